@@ -1,0 +1,1 @@
+"""Derives everything in `gen/` and `docs/reference/` from the contracts in `proto/`."""
