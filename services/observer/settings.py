@@ -1,0 +1,18 @@
+"""Settings of the observer."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from chassis.settings import Settings
+
+
+class ObserverSettings(Settings):
+    """The house settings, and how much the observer keeps."""
+
+    trace_window_spans: int = Field(
+        default=50_000, ge=1, description="Spans that the observer keeps; about 0.6 kB of memory each."
+    )
+    trace_max_spans: int = Field(
+        default=2_000, ge=1, description="Spans that the observer keeps of one trace; more are counted and dropped."
+    )
