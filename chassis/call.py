@@ -1,0 +1,119 @@
+"""The call that is being answered: who calls, under which contract, and how much time is left."""
+
+import asyncio
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from chassis.contract import MethodContract
+from chassis.errors import MeshError
+from chassis.identifiers import uuid7
+
+EDGE = "edge"
+
+
+class Caller:
+    """Who calls: the person behind the token, if there is one, and the workload behind the certificate.
+
+    `user_id`, `role` and `session_id` are "" without a token; `workload`, the SPIFFE name of the peer, is ""
+    without mTLS.
+    """
+
+    __slots__ = ("permissions", "role", "session_id", "token", "user_id", "workload")
+
+    def __init__(
+        self,
+        user_id: str = "",
+        role: str = "",
+        permissions: frozenset[str] = frozenset(),
+        session_id: str = "",
+        workload: str = "",
+        token: str = "",
+    ) -> None:
+        self.user_id = user_id
+        self.role = role
+        self.permissions = permissions
+        self.session_id = session_id
+        self.workload = workload
+        self.token = token
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller's roles grant a permission."""
+        return permission in self.permissions
+
+    @property
+    def principal(self) -> str:
+        """The name that idempotency keys, quotas and audit records are kept under."""
+        return f"user:{self.user_id}" if self.user_id else f"workload:{self.workload}"
+
+
+NOBODY = Caller()
+
+
+class Call:
+    """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
+
+    __slots__ = (
+        "_operation_id",
+        "caller",
+        "context",
+        "deadline",
+        "failure",
+        "headers",
+        "idempotency",
+        "metadata",
+        "method",
+        "span",
+    )
+
+    def __init__(self, method: MethodContract, metadata: Mapping[str, str], context: Any = None) -> None:
+        self.method = method
+        self.metadata = metadata
+        self.context = context
+        self.caller = NOBODY
+        # On the event loop's clock; the deadline stage sets it.
+        self.deadline = float("inf")
+        # Initial metadata of the answer, sent with it.
+        self.headers: list[tuple[str, str]] = []
+        # What the call failed with; the errors stage sets it, the telemetry stage reads it.
+        self.failure: MeshError | None = None
+        # The claim of the call's idempotency key; its stage hands it to the first unit of work.
+        self.idempotency: Any = None
+        self.span: Any = None
+        self._operation_id = ""
+
+    @property
+    def operation_id(self) -> str:
+        """UUIDv7 text: stable across retries under one idempotency key, fresh otherwise."""
+        if not self._operation_id:
+            self._operation_id = str(uuid7())
+        return self._operation_id
+
+    @operation_id.setter
+    def operation_id(self, value: str) -> None:
+        self._operation_id = value
+
+    @property
+    def address(self) -> str:
+        """The client's address as the edge saw it; "" unless the edge itself is the peer."""
+        if self.caller.workload != EDGE:
+            return ""
+        # The edge appends the address of its peer, so only the last entry is its word.
+        return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+    def remaining(self) -> float:
+        """Seconds to the deadline; never negative, infinite outside a served call."""
+        if self.deadline == float("inf"):
+            return self.deadline
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    def set_header(self, key: str, value: str) -> None:
+        """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""
+        self.headers.append((key, value))
+
+    def if_match(self) -> str:
+        """The `if-match` header without quotes and weakness mark; "" when it was not sent."""
+        return self.metadata.get("if-match", "").removeprefix("W/").strip('"')
+
+
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

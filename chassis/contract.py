@@ -1,0 +1,259 @@
+"""What a contract says about an RPC, read once from its descriptors; nobody else reads the options."""
+
+import functools
+import importlib
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import protomesh
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from protomesh.options.v1 import options_pb2
+
+DEFAULT_TIMEOUT = 2.0
+DEFAULT_MAX_REQUEST_BYTES = 1024 * 1024
+ADMIN = "admin"
+ANY_WORKLOAD = "*"
+
+AccessKind = Literal["public", "authenticated", "permission", "internal"]
+IdempotencyLevel = Literal["unknown", "no_side_effects", "idempotent"]
+KeySource = Literal["none", "required_header", "optional_header", "request_field"]
+
+_LEVELS: Mapping[int, IdempotencyLevel] = {
+    descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN: "unknown",
+    descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS: "no_side_effects",
+    descriptor_pb2.MethodOptions.IDEMPOTENT: "idempotent",
+}
+_KEY_SOURCES: Mapping[int, KeySource] = {
+    options_pb2.idempotency_key_unspecified: "none",
+    options_pb2.required_header: "required_header",
+    options_pb2.optional_header: "optional_header",
+    options_pb2.request_field: "request_field",
+}
+
+
+class ContractError(Exception):
+    """A contract lacks what the mesh needs, such as the access of an RPC."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may call an RPC: its kind, and the permission or the callers when the kind has them."""
+
+    kind: AccessKind
+    permission: str = ""
+    granted_to: frozenset[str] = frozenset()
+    callers: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, option: options_pb2.Access) -> "Access | None":
+        """The rule that is set; None when none is, or when a rule is set to nothing."""
+        match option.WhichOneof("rule"):
+            case "public" if option.public:
+                return cls("public")
+            case "authenticated" if option.authenticated:
+                return cls("authenticated")
+            case "permission" if option.permission.name:
+                return cls("permission", option.permission.name, frozenset(option.permission.granted_to))
+            case "internal" if option.internal.callers:
+                return cls("internal", callers=frozenset(option.internal.callers))
+        return None
+
+    def admits_workload(self, workload: str) -> bool:
+        """Whether a workload with a certificate of the mesh may call this internal RPC."""
+        return bool(workload) and (workload in self.callers or ANY_WORKLOAD in self.callers)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpBinding:
+    """One REST binding. `body` is the field that the HTTP body fills: "*" is all of the request, "" none."""
+
+    verb: str
+    path: str
+    body: str
+    response_body: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodContract:
+    """All that the contract says of one RPC. Times are seconds, sizes bytes."""
+
+    full_name: str
+    path: str
+    service: str
+    name: str
+    deployable: str
+    access: Access | None
+    timeout: float
+    max_request_bytes: int
+    rate_limit: options_pb2.RateLimit | None
+    cache_seconds: int | None
+    success_status: int
+    audit: bool
+    idempotency_key: KeySource
+    idempotency_level: IdempotencyLevel
+    http: tuple[HttpBinding, ...]
+    request_class: type[Message]
+    response_class: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    descriptor: MethodDescriptor
+
+    @property
+    def cache(self) -> int | None:
+        """Seconds that a public answer may be kept; None when it may not."""
+        return self.cache_seconds
+
+    @property
+    def retryable(self) -> bool:
+        """Whether a client may repeat the call when the server was unavailable."""
+        if self.idempotency_level == "idempotent":
+            return self.idempotency_key in ("required_header", "request_field")
+        return self.idempotency_level == "no_side_effects"
+
+
+def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = None) -> MethodContract:
+    """The contract of one RPC. `access` stands in for the option in contracts that are not ours."""
+    options = method.GetOptions()
+    extension = options.Extensions
+    service = method.containing_service
+    timeout = extension[options_pb2.timeout].ToTimedelta().total_seconds()
+    return MethodContract(
+        full_name=method.full_name,
+        path=f"/{service.full_name}/{method.name}",
+        service=service.full_name,
+        name=method.name,
+        deployable=service.GetOptions().Extensions[options_pb2.service].deployable,
+        access=Access.parse(access if access is not None else extension[options_pb2.access]),
+        timeout=timeout or DEFAULT_TIMEOUT,
+        max_request_bytes=extension[options_pb2.max_request_bytes] or DEFAULT_MAX_REQUEST_BYTES,
+        rate_limit=_if_set(options, options_pb2.rate_limit),
+        cache_seconds=cache.max_age_seconds if (cache := _if_set(options, options_pb2.cache)) else None,
+        success_status=extension[options_pb2.success_status] or 200,
+        audit=extension[options_pb2.audit],
+        idempotency_key=_KEY_SOURCES[extension[options_pb2.idempotency_key]],
+        idempotency_level=_LEVELS[options.idempotency_level],
+        http=tuple(_http_bindings(extension[annotations_pb2.http])),
+        request_class=message_factory.GetMessageClass(method.input_type),
+        response_class=message_factory.GetMessageClass(method.output_type),
+        client_streaming=method.client_streaming,
+        server_streaming=method.server_streaming,
+        descriptor=method,
+    )
+
+
+def _if_set(options: descriptor_pb2.MethodOptions, extension: Any) -> Any:
+    return options.Extensions[extension] if options.HasExtension(extension) else None
+
+
+def _http_bindings(rule: http_pb2.HttpRule) -> Iterator[HttpBinding]:
+    pattern = rule.WhichOneof("pattern")
+    if pattern is None:
+        return
+    verb, path = (pattern.upper(), getattr(rule, pattern))
+    if pattern == "custom":
+        verb, path = rule.custom.kind, rule.custom.path
+    yield HttpBinding(verb, path, rule.body, rule.response_body)
+    for additional in rule.additional_bindings:
+        yield from _http_bindings(additional)
+
+
+def service_descriptor(full_name: str) -> ServiceDescriptor:
+    """The descriptor of a service; looks through all generated modules when none that is loaded holds it.
+
+    Raises ContractError when no contract has the service.
+    """
+    pool = descriptor_pool.Default()
+    try:
+        return pool.FindServiceByName(full_name)
+    except KeyError:
+        files()
+    try:
+        return pool.FindServiceByName(full_name)
+    except KeyError:
+        raise ContractError(f"No contract defines the service {full_name}.") from None
+
+
+def methods_of(service: str, access: options_pb2.Access | None = None) -> dict[str, MethodContract]:
+    """The contracts of a service's RPCs, by RPC name."""
+    return {method.name: parse_method(method, access) for method in service_descriptor(service).methods}
+
+
+@functools.cache
+def method_at(path: str) -> MethodContract:
+    """The contract behind a call path such as `/protomesh.catalog.v1.ProductService/GetProduct`."""
+    service, _, name = path.lstrip("/").rpartition("/")
+    try:
+        return parse_method(service_descriptor(service).methods_by_name[name])
+    except KeyError:
+        raise ContractError(f"No contract defines the RPC {path}.") from None
+
+
+@functools.cache
+def files() -> Sequence[FileDescriptor]:
+    """The descriptors of all generated files of the platform, sorted by name. Imports them all."""
+    roots = [pathlib.Path(root) for root in protomesh.__path__]
+    names = {
+        ".".join(("protomesh", *module.relative_to(root).with_suffix("").parts))
+        for root in roots
+        for module in root.rglob("*_pb2.py")
+    }
+    return [importlib.import_module(name).DESCRIPTOR for name in sorted(names)]
+
+
+@functools.cache
+def platform() -> Sequence[MethodContract]:
+    """The contracts of every RPC of the platform."""
+    services = (service for file in files() for service in file.services_by_name.values())
+    return [parse_method(method) for service in services for method in service.methods]
+
+
+@functools.cache
+def permissions() -> Mapping[str, frozenset[str]]:
+    """Every permission of the platform, with the built-in roles that grant it besides admin."""
+    granted: dict[str, frozenset[str]] = {}
+    for access in (method.access for method in platform()):
+        if access is not None and access.kind == "permission":
+            granted[access.permission] = granted.get(access.permission, frozenset()) | access.granted_to
+    return granted
+
+
+@functools.cache
+def permissions_of(role: str) -> frozenset[str]:
+    """What a built-in role may do, by the contracts. `admin` may do all; an unknown role may do nothing."""
+    return frozenset(name for name, roles in permissions().items() if role == ADMIN or role in roles)
+
+
+def service_config(deployable: str) -> dict[str, Any]:
+    """The gRPC service config for clients of a deployable: balancing, timeouts, harmless retries."""
+    return channel_config(method for method in platform() if method.deployable == deployable)
+
+
+def channel_config(methods: Iterable[MethodContract]) -> dict[str, Any]:
+    """The gRPC service config for these RPCs. It watches health: a draining server gets no new call."""
+    return {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
+        "methodConfig": [_method_config(method) for method in methods],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+
+
+def _method_config(method: MethodContract) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": [{"service": method.service, "method": method.name}],
+        "timeout": f"{method.timeout:g}s",
+    }
+    if method.retryable:
+        config["retryPolicy"] = {
+            "maxAttempts": 3,
+            "initialBackoff": "0.05s",
+            "maxBackoff": "0.5s",
+            "backoffMultiplier": 3,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    return config

@@ -1,0 +1,82 @@
+"""What an operator may set, by environment variables that begin with PROTOMESH_ (docs/settings.md)."""
+
+import pathlib
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_PORT = 9000
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Settings of every service. A service that needs more derives from this class."""
+
+    model_config = SettingsConfigDict(env_prefix="PROTOMESH_", extra="ignore", frozen=True)
+
+    service: str = Field("", description="Name of the deployable; its entry point sets it.")
+    host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
+    port: Port = Field(DEFAULT_PORT, description="Port that the gRPC server listens on; 0 takes a free one.")
+    metrics_port: Port = Field(
+        9100, description="Loopback port that serves Prometheus metrics at `/metrics`; 0 takes a free one."
+    )
+    instance: str = Field(
+        "", description="Name of this process in traces (`service.instance.id`); unset: host and port."
+    )
+    database_url: str = Field(
+        "", repr=False, description="PostgreSQL URL of the service's own database; unset: it has none."
+    )
+    database_pool_size: int = Field(
+        10, ge=1, le=200, description="Connections that the process keeps to its database."
+    )
+    nats_url: str = Field(
+        "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."
+    )
+    valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
+    tls_directory: pathlib.Path | None = Field(
+        None,
+        description="Directory with `ca.pem`, `<service>.pem` and `<service>.key`, re-read when they change; "
+        "unset: no TLS, and then every internal RPC is refused.",
+    )
+    trust_domain: str = Field(
+        "protomesh.local", description="SPIFFE trust domain that peers' certificates must name."
+    )
+    targets: dict[str, str] = Field(
+        default_factory=dict,
+        description='Where other services are, as JSON: `{"catalog": "ipv4:127.0.0.1:5001,127.0.0.1:5002"}`; '
+        f"one that is not named: `dns:///<service>:{DEFAULT_PORT}`.",
+    )
+    otlp_endpoint: str = Field(
+        "", description="gRPC target that spans are exported to, such as `127.0.0.1:4317`; unset: none are."
+    )
+    otlp_server_name: str = Field(
+        "observer", description="Name in the span receiver's certificate; empty: export without TLS."
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of traces that are recorded when the caller has not decided."
+    )
+    token_issuer: str = Field("protomesh", description="`iss` that access tokens must have.")
+    token_audience: str = Field("protomesh", description="`aud` that access tokens must have.")
+    cursor_secret: str = Field(
+        default_factory=secrets.token_hex,
+        repr=False,
+        description="Secret that list cursors are signed with, the same in every replica; "
+        "unset: a fresh one for each process.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    maximum_concurrent_rpcs: int = Field(
+        200, ge=1, description="Calls that are served at once; one more is answered RESOURCE_EXHAUSTED."
+    )
+    drain_wait_seconds: float = Field(
+        2.0,
+        ge=0,
+        description="Seconds between NOT_SERVING and the end of new calls, for balancers to notice.",
+    )
+    drain_seconds: float = Field(
+        10.0, ge=0, description="Seconds that running calls get to finish at a drain."
+    )
