@@ -297,7 +297,7 @@ class AdjustStockRequest(_message.Message):
     delta: _builtins.int
     """Units to add; negative to write off; not 0; at most 1,000,000 either way."""
     reason: _builtins.str
-    """Why, for the record; at most 200 characters."""
+    """Why, for the record; at most 200 characters, none of them a control character."""
     def __init__(
         self,
         *,

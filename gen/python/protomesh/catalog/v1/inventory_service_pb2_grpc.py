@@ -83,8 +83,9 @@ class InventoryServiceServicer:
 
     def ReserveStock(self, request, context):
         """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
-        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION RESERVATION_CLOSED when
-        the order's stock was released before.
+        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
+        (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
+        INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +118,8 @@ class InventoryServiceServicer:
 
     def AdjustStock(self, request, context):
         """Receives units into stock, or writes units off with a negative number.
-        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is available.
+        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is
+        available, STOCK_TOO_LARGE when a product would have received more than 1,000,000,000 units.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,9 @@ class InventoryServiceStub:
     """
     ReserveStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]
     """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
-    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION RESERVATION_CLOSED when
-    the order's stock was released before.
+    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
+    (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
+    INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
     """
     CommitStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.CommitStockRequest, _inventory_service_pb2.Reservation]
     """Turns an order's reserved units into sold ones. Repeating it changes nothing.
@@ -59,7 +60,8 @@ class InventoryServiceStub:
     """
     AdjustStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.AdjustStockRequest, _inventory_service_pb2.Stock]
     """Receives units into stock, or writes units off with a negative number.
-    Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is available.
+    Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is
+    available, STOCK_TOO_LARGE when a product would have received more than 1,000,000,000 units.
     """
 
 @_typing.type_check_only
@@ -75,8 +77,9 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """
     ReserveStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]  # type: ignore[assignment]
     """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
-    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION RESERVATION_CLOSED when
-    the order's stock was released before.
+    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
+    (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
+    INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
     """
     CommitStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.CommitStockRequest, _inventory_service_pb2.Reservation]  # type: ignore[assignment]
     """Turns an order's reserved units into sold ones. Repeating it changes nothing.
@@ -93,7 +96,8 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """
     AdjustStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.AdjustStockRequest, _inventory_service_pb2.Stock]  # type: ignore[assignment]
     """Receives units into stock, or writes units off with a negative number.
-    Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is available.
+    Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is
+    available, STOCK_TOO_LARGE when a product would have received more than 1,000,000,000 units.
     """
 
 class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -118,8 +122,9 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.Reservation, _abc.Awaitable[_inventory_service_pb2.Reservation]]:
         """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
-        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION RESERVATION_CLOSED when
-        the order's stock was released before.
+        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
+        (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
+        INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
         """
 
     @_abc_1.abstractmethod
@@ -160,7 +165,8 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.Stock, _abc.Awaitable[_inventory_service_pb2.Stock]]:
         """Receives units into stock, or writes units off with a negative number.
-        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is available.
+        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is
+        available, STOCK_TOO_LARGE when a product would have received more than 1,000,000,000 units.
         """
 
 def add_InventoryServiceServicer_to_server(servicer: InventoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
