@@ -1,0 +1,65 @@
+"""A trace as a tree for the terminal: one line a hop, with where it stands in time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from protomesh.observer.v1.trace_pb2 import Span, Trace
+from rich.markup import escape
+from rich.tree import Tree
+
+_BAR_WIDTH = 24
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
+
+
+def draw(trace: Trace) -> Tree:
+    """Draws spans below their parents; a span whose parent is not kept stands at the top."""
+    origin = min((_start(span) for span in trace.spans), default=0.0)
+    length = max((_start(span) + span.duration_ms for span in trace.spans), default=0.0) - origin
+    services = sorted({span.service for span in trace.spans})
+    colours = {service: _COLOURS[index % len(_COLOURS)] for index, service in enumerate(services)}
+    children = _children(trace)
+
+    def line(span: Span) -> str:
+        bar = _bar(_start(span) - origin, span.duration_ms, length)
+        name = f"[{colours[span.service]}]{escape(span.service):<10}[/] {escape(span.name)}"
+        fault = f" [bold red]{escape(span.error_message or 'error')}[/]" if span.error else ""
+        return f"[dim]{bar}[/] {span.duration_ms:8.1f} ms  {name}{_detail(span)}{fault}"
+
+    def grow(branch: Tree, parent: str) -> None:
+        for span in children.get(parent, []):
+            grow(branch.add(line(span)), span.span_id)
+
+    dropped = f", {trace.dropped_spans} not kept" if trace.dropped_spans else ""
+    tree = Tree(f"[bold]{trace.trace_id}[/]  {length:.1f} ms, {len(trace.spans)} spans{dropped}")
+    grow(tree, "")
+    return tree
+
+
+def _children(trace: Trace) -> dict[str, list[Span]]:
+    known = {span.span_id for span in trace.spans}
+    children: dict[str, list[Span]] = defaultdict(list)
+    for span in trace.spans:
+        children[span.parent_span_id if span.parent_span_id in known else ""].append(span)
+    return children
+
+
+def _start(span: Span) -> float:
+    return span.started_at.ToNanoseconds() / 1e6
+
+
+def _bar(offset: float, duration: float, length: float) -> str:
+    """Where the span lies within the whole trace; at least one cell, so that a short hop is seen."""
+    scale = _BAR_WIDTH / length if length else 0.0
+    before = min(int(offset * scale), _BAR_WIDTH - 1)
+    filled = max(1, min(round(duration * scale), _BAR_WIDTH - before))
+    return "·" * before + "█" * filled + "·" * (_BAR_WIDTH - before - filled)
+
+
+def _detail(span: Span) -> str:
+    """What a person wants to see beside the name: the statement, or the subject."""
+    for key in ("db.query.text", "messaging.destination.name"):
+        text = " ".join(span.attributes.get(key, "").split())
+        if text:
+            return f" [dim]{escape(text[:80] + ('…' if len(text) > 80 else ''))}[/]"
+    return ""
