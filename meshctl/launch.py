@@ -1,0 +1,58 @@
+"""Becomes a program, after giving up what it must not keep: run as a script, never imported.
+
+`python -I -S launch.py PARENT_PID UID GID CAPABILITY PROGRAM ARGUMENT…`; UID -1 keeps the account,
+CAPABILITY -1 passes none. It is a script of its own, since code between fork and exec in a process with
+threads may hang.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def check(result: int) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def become(uid: int, gid: int, capability: int) -> None:
+    """Takes another account; the one capability stays with it across exec."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if capability >= 0:
+        check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if capability >= 0:
+        bit = 1 << capability
+        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)
+        check(libc.capset(header, sets))
+        check(libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0))
+
+
+def die_with(parent: int) -> None:
+    """The kernel ends this process when its parent is gone, so that a killed supervisor orphans nothing."""
+    if not sys.platform.startswith("linux"):
+        return
+    check(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main() -> None:
+    parent, uid, gid, capability = (int(value) for value in sys.argv[1:5])
+    os.chdir("/")
+    if uid >= 0:
+        become(uid, gid, capability)
+    # A change of account clears the death signal, so it comes last.
+    die_with(parent)
+    os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606  it becomes the program that the supervisor named
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The stateful parts of the mesh, embedded: real servers from wheels, on the loopback interface."""

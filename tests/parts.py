@@ -1,0 +1,44 @@
+"""The embedded parts for tests: real servers on free ports in a folder that goes with the test run."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from meshctl.parts import nats, postgres, valkey
+from meshctl.ports import Ports
+from meshctl.process import Process
+from meshctl.program import Program
+
+
+@asynccontextmanager
+async def running(program: Program, folder: Path) -> AsyncIterator[Process]:
+    """The program, healthy; stopped at the end."""
+    process = Process(program, folder / f"{program.name}.log")
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.stop()
+
+
+@asynccontextmanager
+async def running_postgres(folder: Path) -> AsyncIterator[str]:
+    """The superuser's URL of a new PostgreSQL."""
+    port, password = Ports().take(), secrets.token_hex(16)
+    async with running(await postgres.program(folder / "postgres", port, password), folder):
+        yield postgres.url(port, password)
+
+
+@asynccontextmanager
+async def running_nats(folder: Path) -> AsyncIterator[str]:
+    port, password = Ports().take(), secrets.token_hex(16)
+    async with running(nats.program(folder / "nats", port, password), folder):
+        yield nats.url(port, password)
+
+
+@asynccontextmanager
+async def running_valkey(folder: Path) -> AsyncIterator[str]:
+    port, password = Ports().take(), secrets.token_hex(16)
+    async with running(valkey.program(folder / "valkey", port, password), folder):
+        yield valkey.url(port, password)
