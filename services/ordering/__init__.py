@@ -1,0 +1,1 @@
+"""Ordering: takes orders and brings each to an end."""

@@ -1,0 +1,20 @@
+"""Starts ordering."""
+
+from chassis.service import Service, run
+from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
+
+from services.ordering.changes import Changes
+from services.ordering.order_service import OrderService
+from services.ordering.placement import Placement
+
+
+async def compose(service: Service) -> None:
+    placement = Placement(service.database, InventoryServiceStub(service.mesh))
+    changes = Changes(service.settings.database_url)
+    service.serve("protomesh.ordering.v1.OrderService", OrderService(service.database, placement, changes))
+    service.background(placement.recover)
+    service.background(changes.listen)
+
+
+if __name__ == "__main__":
+    run("ordering", compose)

@@ -1,0 +1,143 @@
+"""Orders and their rules: what follows what, and what an order comes to."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from chassis.database import metadata
+from chassis.errors import FailedPrecondition, MeshError
+from sqlalchemy import BigInteger, DateTime, ForeignKey
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, WriteOnlyMapped, mapped_column, relationship
+
+LARGEST_AMOUNT = 2**63 - 1
+
+
+class Model(DeclarativeBase):
+    metadata = metadata()
+    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB}
+
+
+class Status(enum.StrEnum):
+    """Where an order stands; the contract's `Order.Status` says what each means."""
+
+    PLACING = "placing"
+    PENDING_PAYMENT = "pending_payment"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+NEXT: Mapping[Status, frozenset[Status]] = {
+    Status.PLACING: frozenset({Status.PENDING_PAYMENT, Status.REJECTED, Status.CANCELLED}),
+    Status.PENDING_PAYMENT: frozenset({Status.CANCELLED}),
+    Status.REJECTED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+FINAL = frozenset(status for status, following in NEXT.items() if not following)
+
+
+class OrderItem(Model):
+    """A product of an order, at the price of the moment of placing."""
+
+    __tablename__ = "order_items"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    product_id: Mapped[UUID]
+    sku: Mapped[str]
+    name: Mapped[str]
+    quantity: Mapped[int]
+    unit_price_minor: Mapped[int] = mapped_column(BigInteger)
+
+
+class OrderTransition(Model):
+    """A status that an order took, and why."""
+
+    __tablename__ = "order_transitions"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    reason: Mapped[str]
+    changed_at: Mapped[datetime]
+
+
+class Order(Model):
+    """An order. Its version guards it: of two transactions that change the same version, one fails."""
+
+    __tablename__ = "orders"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    buyer_id: Mapped[UUID]
+    status: Mapped[str]
+    currency_code: Mapped[str]
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    shipping_note: Mapped[str]
+    reason: Mapped[str]
+    # What the buyer was told when the order was rejected, so that a repeated call is told the same.
+    rejection: Mapped[dict[str, Any] | None]
+    version: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    items: Mapped[list[OrderItem]] = relationship(lazy="raise")
+    transitions: WriteOnlyMapped[OrderTransition] = relationship(passive_deletes=True)
+
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
+
+    @classmethod
+    def place(cls, id: UUID, buyer_id: UUID, currency: str, items: Sequence[OrderItem], note: str) -> "Order":
+        """A new order that is about to reserve its stock. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
+        total = sum(item.quantity * item.unit_price_minor for item in items)
+        if total > LARGEST_AMOUNT:
+            raise FailedPrecondition("ORDER_TOTAL_TOO_LARGE", "The order comes to more than can be paid.")
+        order = cls(id=id, buyer_id=buyer_id, currency_code=currency, total_minor=total, shipping_note=note)
+        order.items = list(items)
+        order.version = 0
+        order._become(Status.PLACING)
+        order.created_at = order.updated_at
+        return order
+
+    def accept(self) -> None:
+        """The stock is held: the order waits for its payment."""
+        self._become(Status.PENDING_PAYMENT)
+
+    def reject(self, failure: MeshError) -> None:
+        """The stock cannot be had, for a reason that asking again will not change."""
+        self._become(Status.REJECTED, failure.reason)
+        self.rejection = {"message": failure.message, "metadata": dict(failure.metadata)}
+
+    def cancel(self, reason: str) -> bool:
+        """Takes the order back; False when it was cancelled before. Raises FailedPrecondition ORDER_NOT_CANCELLABLE."""
+        if self.status == Status.CANCELLED:
+            return False
+        if Status.CANCELLED not in NEXT[Status(self.status)]:
+            sentence = f"An order that is {self.status} cannot be cancelled."
+            raise FailedPrecondition("ORDER_NOT_CANCELLABLE", sentence, metadata={"status": self.status})
+        self._become(Status.CANCELLED, reason)
+        return True
+
+    def _become(self, status: Status, reason: str = "") -> None:
+        if self.version and status not in NEXT[Status(self.status)]:
+            raise ValueError(f"{self.status} is never followed by {status}")
+        self.status, self.reason = status.value, reason
+        self.version += 1
+        self.updated_at = datetime.now(UTC)
+        self.transitions.add(
+            OrderTransition(version=self.version, status=self.status, reason=reason, changed_at=self.updated_at)
+        )
+
+
+class Saga(Model):
+    """An order that is under way, and who brings it on: there is a row as long as the order is undecided.
+
+    Whoever holds the lease works on the order; the fencing token, which grows with every holder, shuts out one who
+    was thought dead and comes back.
+    """
+
+    __tablename__ = "sagas"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    fencing_token: Mapped[int] = mapped_column(BigInteger)
+    leased_until: Mapped[datetime]

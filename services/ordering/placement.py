@@ -1,0 +1,118 @@
+"""The saga of an order: prices, a row, its stock, a verdict.
+
+placing ─ ReserveStock ─┬─ held ────→ pending_payment, OrderPlaced
+                        ├─ refused ─→ rejected
+                        └─ unknown ─→ still placing: whoever holds the lease next asks again, by the same key
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import grpc
+from chassis.database import Database
+from chassis.errors import MeshError, from_rpc
+from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, ReserveStockRequest, StockLine
+from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
+from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
+
+from services.ordering import convert, repository
+from services.ordering.model import Order
+
+# Answers that asking again does not change; all others leave it open whether the stock is held.
+_REFUSALS = frozenset(
+    {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
+)
+_POLL_SECONDS = 1.0
+_BATCH = 20
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to bring an order on, until somebody takes it over with a greater fencing token."""
+
+    order_id: UUID
+    fencing_token: int
+
+
+class Placement:
+    """Brings orders from their placing to a verdict, and recovers those whose process died on the way."""
+
+    def __init__(self, database: Database, inventory: InventoryServiceAsyncStub) -> None:
+        self._database = database
+        self._inventory = inventory
+
+    async def begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> None:
+        """Writes a new order at today's prices and brings it to its verdict."""
+        quote = await self._inventory.QuotePrices(
+            QuotePricesRequest(product_ids=[line.product_id for line in request.lines])
+        )
+        items = convert.order_items(request.lines, quote.prices)
+        currency = quote.prices[0].unit_price.currency_code
+        async with self._database.unit_of_work() as work:
+            work.add(Order.place(order_id, buyer_id, currency, items, request.shipping_note))
+            work.add(repository.new_saga(order_id))
+        await self._finish(Lease(order_id, fencing_token=1), convert.stock_lines(request.lines))
+
+    async def resume(self, order_id: UUID) -> None:
+        """Brings an order on that an earlier call left undecided; does nothing when it is decided."""
+        async with self._database.unit_of_work() as work:
+            token = await repository.take_over_saga(work, order_id)
+        if token is not None:
+            await self._finish_again(Lease(order_id, token))
+
+    async def recover(self) -> None:
+        """For ever finishes orders whose lease ran out, since whoever held it died or lost its way."""
+        while True:
+            try:
+                found = await self._recover_batch()
+            except Exception:
+                _log.exception("recovery of orders failed; it goes on")
+                found = 0
+            if found < _BATCH:
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _recover_batch(self) -> int:
+        async with self._database.unit_of_work() as work:
+            leases = [Lease(*claim) for claim in await repository.claim_abandoned_sagas(work, _BATCH)]
+        await asyncio.gather(*(self._recover_one(lease) for lease in leases))
+        return len(leases)
+
+    async def _recover_one(self, lease: Lease) -> None:
+        try:
+            await self._finish_again(lease)
+        except Exception as error:
+            _log.warning("order %s stays undecided for now: %s", lease.order_id, type(error).__name__)
+            async with self._database.unit_of_work() as work:
+                await repository.defer_saga(work, lease.order_id, lease.fencing_token, _POLL_SECONDS)
+
+    async def _finish_again(self, lease: Lease) -> None:
+        lines = await repository.lines_of(self._database, lease.order_id)
+        await self._finish(lease, convert.stock_lines(lines))
+
+    async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> None:
+        refusal = await self._reserve(lease.order_id, lines)
+        async with self._database.unit_of_work() as work:
+            # The order is locked before its saga, here and in a cancellation, so that the two cannot deadlock.
+            order = await repository.lock(work, lease.order_id)
+            if not await repository.end_saga(work, lease.order_id, lease.fencing_token):
+                return  # Cancelled, or taken over: what the other one decides stands.
+            if refusal is not None:
+                order.reject(refusal)
+            else:
+                order.accept()
+                work.publish(convert.order_placed(order), version=order.version)
+
+    async def _reserve(self, order_id: UUID, lines: Sequence[StockLine]) -> MeshError | None:
+        """Why the stock is refused; None when it is held. An unknown outcome is raised."""
+        try:
+            await self._inventory.ReserveStock(ReserveStockRequest(order_id=str(order_id), lines=lines))
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in _REFUSALS:
+                raise
+            return from_rpc(error)
+        return None

@@ -1,0 +1,143 @@
+"""The only SQL of ordering."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from chassis.database import Database
+from chassis.errors import NotFound
+from chassis.pagination import Listing
+from chassis.reads import Query, Row
+from chassis.unit_of_work import UnitOfWork
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+
+from services.ordering.model import Order, OrderItem, OrderTransition, Saga
+
+# Longer than a call may take (10 s), so that recovery never races a call that is still alive.
+LEASE = timedelta(seconds=15)
+
+_LINE = func.json_build_object(
+    "product_id", OrderItem.product_id, "sku", OrderItem.sku, "name", OrderItem.name,
+    "quantity", OrderItem.quantity, "unit_price_minor", OrderItem.unit_price_minor,
+)  # fmt: skip
+_LINES = (
+    select(func.json_agg(aggregate_order_by(_LINE, OrderItem.position)))
+    .where(OrderItem.order_id == Order.id)
+    .scalar_subquery()
+)
+_TRANSITION = func.json_build_object(
+    "version", OrderTransition.version, "status", OrderTransition.status,
+    "reason", OrderTransition.reason, "changed_at", OrderTransition.changed_at,
+)  # fmt: skip
+_HISTORY = (
+    select(func.json_agg(aggregate_order_by(_TRANSITION, OrderTransition.version)))
+    .where(OrderTransition.order_id == Order.id)
+    .scalar_subquery()
+)
+_COLUMNS: Sequence[ColumnElement[Any]] = (*Order.__table__.columns, _LINES.label("lines"))
+
+_EXISTS = Query(select(Order.id).where(Order.id == bindparam("id")))
+_LINES_OF = Query(
+    select(OrderItem.product_id, OrderItem.quantity)
+    .where(OrderItem.order_id == bindparam("id"))
+    .order_by(OrderItem.position)
+)
+_OWN = Query(
+    select(*_COLUMNS, _HISTORY.label("history")).where(
+        Order.id == bindparam("id"), Order.buyer_id == bindparam("buyer_id")
+    )
+)
+ORDERS = Listing(
+    select(*_COLUMNS),
+    filters={"buyer_id": Order.buyer_id == bindparam("buyer_id"), "status": Order.status == bindparam("status")},
+    order_by=(Order.created_at.desc(), Order.id.desc()),
+)
+
+
+async def exists(database: Database, order_id: UUID) -> bool:
+    """Whether there is such an order, whoever's it is."""
+    return await database.one(_EXISTS, id=order_id) is not None
+
+
+async def own(database: Database, order_id: UUID, buyer_id: UUID) -> Row:
+    """An order of the buyer with its lines and history. Raises NotFound ORDER_NOT_FOUND."""
+    row = await database.one(_OWN, id=order_id, buyer_id=buyer_id)
+    if row is None:
+        raise _not_found()
+    return row
+
+
+async def lines_of(database: Database, order_id: UUID) -> list[Row]:
+    """What an order reserves: rows of product_id and quantity."""
+    return await database.all(_LINES_OF, id=order_id)
+
+
+async def lock_own(work: UnitOfWork, order_id: UUID, buyer_id: UUID) -> Order:
+    """The buyer's order, held until the unit of work ends. Raises NotFound ORDER_NOT_FOUND."""
+    statement = select(Order).where(Order.id == order_id, Order.buyer_id == buyer_id).with_for_update()
+    order: Order | None = (await work.execute(statement)).scalar_one_or_none()
+    if order is None:
+        raise _not_found()
+    return order
+
+
+async def lock(work: UnitOfWork, order_id: UUID) -> Order:
+    """An order that is known to exist, held until the unit of work ends."""
+    order: Order = (await work.execute(select(Order).where(Order.id == order_id).with_for_update())).scalar_one()
+    return order
+
+
+def _not_found() -> NotFound:
+    return NotFound("ORDER_NOT_FOUND", "No such order.")
+
+
+def new_saga(order_id: UUID) -> Saga:
+    """The saga of a new order, leased to whoever writes it."""
+    return Saga(order_id=order_id, fencing_token=1, leased_until=func.now() + LEASE)
+
+
+async def take_over_saga(work: UnitOfWork, order_id: UUID) -> int | None:
+    """Leases an order's saga, whoever holds it; its fencing token, or None when the order is decided."""
+    statement = update(Saga).where(Saga.order_id == order_id).values(_LEASED).returning(Saga.fencing_token)
+    token: int | None = (await work.execute(statement)).scalar_one_or_none()
+    return token
+
+
+async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Sequence[tuple[UUID, int]]:
+    """Leases sagas whose holder let the lease run out: (order id, fencing token) pairs."""
+    abandoned = (
+        select(Saga.order_id)
+        .where(Saga.leased_until < func.now())
+        .order_by(Saga.leased_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Saga)
+        .where(Saga.order_id.in_(abandoned))
+        .values(_LEASED)
+        .returning(Saga.order_id, Saga.fencing_token)
+    )
+    return [(row.order_id, row.fencing_token) for row in await work.execute(statement)]
+
+
+async def defer_saga(work: UnitOfWork, order_id: UUID, fencing_token: int, seconds: float) -> None:
+    """Gives a lease back early, so that the next attempt comes after `seconds` and not after the whole lease."""
+    held = (Saga.order_id == order_id) & (Saga.fencing_token == fencing_token)
+    await work.execute(update(Saga).where(held).values(leased_until=func.now() + timedelta(seconds=seconds)))
+
+
+async def end_saga(work: UnitOfWork, order_id: UUID, fencing_token: int) -> bool:
+    """Ends a saga for its holder; False when somebody else holds or has ended it."""
+    held = (Saga.order_id == order_id) & (Saga.fencing_token == fencing_token)
+    return (await work.execute(delete(Saga).where(held).returning(Saga.order_id))).first() is not None
+
+
+async def abort_saga(work: UnitOfWork, order_id: UUID) -> None:
+    """Ends a saga, whoever holds it."""
+    await work.execute(delete(Saga).where(Saga.order_id == order_id))
+
+
+_LEASED = {"fencing_token": Saga.fencing_token + 1, "leased_until": func.now() + LEASE}
