@@ -1,0 +1,96 @@
+"""The unit of work: business rows, the events about them and the call's idempotency claim, in one transaction."""
+
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from google.protobuf.message import Message
+from sqlalchemy import Executable, Result
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from chassis import outbox
+from chassis.call import current_call
+
+Entity = TypeVar("Entity")
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Claim(Protocol):
+    """What the unit of work knows of the call's idempotency key."""
+
+    async def enter(self, session: AsyncSession) -> None:
+        """Writes the claim in the session's transaction, unless an earlier one holds it."""
+
+    def committed(self) -> None:
+        """The transaction is committed."""
+
+    async def answer(self, session: AsyncSession, message: Message) -> None:
+        """Stores the call's answer in the session's transaction."""
+
+
+class UnitOfWork:
+    """A transaction: committed on a clean exit, rolled back otherwise.
+
+    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when somebody else was faster, which the
+    pipeline answers ABORTED.
+    """
+
+    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+        self.session = sessions()
+        self._events: list[outbox.Draft] = []
+        self._answer: Message | None = None
+        call = current_call.get()
+        self._claim: Claim | None = call.idempotency if call is not None else None
+
+    async def __aenter__(self) -> Self:
+        if self._claim is not None:
+            try:
+                await self._claim.enter(self.session)
+            except BaseException:
+                await self.session.close()
+                raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # AsyncSession shields its own closing from a cancellation, and closing rolls back.
+        async with self.session:
+            if kind is None:
+                await self._commit()
+
+    async def _commit(self) -> None:
+        # First the rows, so that their locks put events about one aggregate in the order of its changes.
+        await self.session.flush()
+        await outbox.write(self.session, self._events)
+        if self._claim is not None and self._answer is not None:
+            await self._claim.answer(self.session, self._answer)
+        await self.session.commit()
+        if self._claim is not None:
+            self._claim.committed()
+
+    def add(self, entity: object) -> None:
+        """Has a new entity inserted."""
+        self.session.add(entity)
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
+        """Runs a statement in the transaction."""
+        return await self.session.execute(statement, parameters)
+
+    async def get(self, entity_type: type[Entity], id: Any, *, for_update: bool = False) -> Entity | None:
+        """The entity with this primary key, if there is one; locked until the end when it is for an update."""
+        return await self.session.get(entity_type, id, with_for_update=for_update or None)
+
+    def publish(self, event: Message, *, version: int = 0) -> None:
+        """Has an event sent once the transaction is committed; `version` is the aggregate's, 0 if it has none.
+
+        TypeError for a message that the contracts do not call an event, ValueError for one without its aggregate.
+        """
+        self._events.append(outbox.draft(event, version))
+
+    def answer(self, message: Answer) -> Answer:
+        """Stores the call's answer under its idempotency key in this same transaction, and gives it back.
+
+        For handlers whose last unit of work this is: no crash can then come between the effects and the answer.
+        """
+        self._answer = message
+        return message
