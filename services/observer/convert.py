@@ -1,7 +1,5 @@
 """Stored trace ↔ message."""
 
-from __future__ import annotations
-
 from google.protobuf.timestamp_pb2 import Timestamp
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1 import trace_pb2 as otlp

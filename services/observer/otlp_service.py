@@ -1,7 +1,5 @@
 """The servicer of the official OTLP TraceService: Envoy and every service export to it."""
 
-from __future__ import annotations
-
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,

@@ -1,7 +1,5 @@
 """Settings of the observer."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from chassis.settings import Settings
@@ -14,5 +12,7 @@ class ObserverSettings(Settings):
         default=50_000, ge=1, description="Spans that the observer keeps; about 0.6 kB of memory each."
     )
     trace_max_spans: int = Field(
-        default=2_000, ge=1, description="Spans that the observer keeps of one trace; more are counted and dropped."
+        default=2_000,
+        ge=1,
+        description="Spans that the observer keeps of one trace; further ones are only counted.",
     )

@@ -1,7 +1,5 @@
 """The window of recent spans, in memory and bounded."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +20,8 @@ class StoredTrace:
     errors: int = 0
     dropped: int = 0
     services: set[str] = field(default_factory=set)
-    # Service and span by span id, so that an exporter's retry adds nothing. Serialised: a parsed span costs about
-    # five times the memory, and few are ever looked at.
+    # Service and span by span id, so that an exporter's retry adds nothing. Serialised: a parsed span costs
+    # about five times the memory, and few are ever looked at.
     spans: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
 
     @property
@@ -75,11 +73,9 @@ class TraceStore:
     def get(self, trace_id: str) -> StoredTrace | None:
         return self._traces.get(trace_id)
 
-    def newest_first(self, *, before: int | None = None) -> Iterator[StoredTrace]:
-        """Traces by arrival, the last first; with `before`, only those that came before that sequence number."""
-        for trace in reversed(self._traces.values()):
-            if before is None or trace.sequence < before:
-                yield trace
+    def newest_first(self) -> Iterator[StoredTrace]:
+        """Traces by arrival, the last first."""
+        return reversed(self._traces.values())
 
     def _add_span(self, service: str, span: Span) -> bool:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
