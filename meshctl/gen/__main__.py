@@ -1,6 +1,8 @@
 """`python -m meshctl.gen` generates; with `--check` it only says what is out of date."""
 
 import argparse
+import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -9,12 +11,42 @@ from meshctl.gen import files, protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 # Directories that the generator owns wholly: what it does not write there, it removes.
-OWNED = ["gen/python", "gen/descriptors"]
+OWNED = ["gen", "docs/reference"]
+RELEASED = "gen/descriptors/released.binpb"
 
 
 def generate(root: Path, fresh: Path) -> None:
     """Writes all that is derived from `root`/proto below `fresh`, laid out as in the repository."""
-    protoc.compile_contracts(root / "proto", fresh / "gen/python", fresh / "gen/descriptors/protomesh.binpb")
+    python, image = fresh / "gen/python", fresh / "gen/descriptors/protomesh.binpb"
+    protoc.compile_contracts(root / "proto", python, image)
+    if (root / RELEASED).exists():  # Moved at a release only, never generated.
+        shutil.copy(root / RELEASED, fresh / RELEASED)
+    # What follows reads the contracts through the modules that were just written, not those of the run before.
+    sys.path.insert(0, str(python))
+    derive(image, fresh)
+
+
+def derive(image: Path, fresh: Path) -> None:
+    """Writes what the compiled contracts say: the edge, OpenAPI, client configuration, reference pages."""
+    from chassis import contract
+    from meshctl.gen import envoy, openapi, reference
+    from meshctl.gen.comments import Comments
+
+    comments = Comments(image)
+    methods, protos = contract.platform(), contract.files()
+    write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
+    write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments))
+    for deployable in sorted({method.deployable for method in methods} - {""}):
+        write(fresh / f"gen/client/{deployable}.json", json.dumps(contract.service_config(deployable), indent=2) + "\n")
+    write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
+    write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
+    write(fresh / "docs/reference/events.md", reference.events(protos, comments))
+    write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def main() -> int:

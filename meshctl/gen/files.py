@@ -1,7 +1,6 @@
 """Puts generated files where they belong, without a moment in which a reader finds half of them."""
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ def publish(fresh: Path, target: Path) -> list[str]:
     for name in changed:
         if (fresh / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fresh / name, target / name)
+            (fresh / name).replace(target / name)
         else:
             (target / name).unlink()
     return changed

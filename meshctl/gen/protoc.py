@@ -51,7 +51,7 @@ def _protoc(arguments: Sequence[str]) -> None:
 
 def _foreign_sources() -> list[str]:
     # The google/api and google/rpc sources come with googleapis-common-protos, the well-known types with grpcio-tools.
-    common = Path(status_pb2.__file__).parents[2]
+    common = Path(str(status_pb2.__file__)).parents[2]
     return [f"--proto_path={common}", f"--proto_path={files('grpc_tools')}/_proto"]
 
 

@@ -1,0 +1,72 @@
+"""The bounds of a field, from its validation rules to the keywords of JSON Schema."""
+
+import math
+from typing import Any
+
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+
+Schema = dict[str, Any]
+
+_KEYWORDS = {
+    "min_len": "minLength",
+    "max_len": "maxLength",
+    "min_bytes": "minLength",
+    "pattern": "pattern",
+    "gt": "exclusiveMinimum",
+    "gte": "minimum",
+    "lt": "exclusiveMaximum",
+    "lte": "maximum",
+    "const": "const",
+    "min_items": "minItems",
+    "max_items": "maxItems",
+    "unique": "uniqueItems",
+    "min_pairs": "minProperties",
+    "max_pairs": "maxProperties",
+}
+_FORMATS = {"uuid": "uuid", "email": "email", "uri": "uri", "hostname": "hostname", "ipv4": "ipv4", "ipv6": "ipv6"}
+
+
+def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    """The rules of a field; empty when it has none."""
+    rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
+    return rules
+
+
+def bounds(rules: validate_pb2.FieldRules) -> Schema:
+    """The keywords for a value; those of a list's items and a map's values are asked for one by one.
+
+    Rules that JSON Schema cannot say (CEL, times) are left to the field's comment.
+    """
+    kind = rules.WhichOneof("type")
+    if kind in (None, "enum", "any", "bytes", "duration", "timestamp", "field_mask"):
+        return {}
+    schema: Schema = {}
+    for rule, value in getattr(rules, kind).ListFields():
+        if rule.name in _KEYWORDS:
+            schema[_KEYWORDS[rule.name]] = _portable(value)
+        elif rule.name in _FORMATS and value:
+            schema["format"] = _FORMATS[rule.name]
+        elif rule.name == "len":
+            schema |= {"minLength": value, "maxLength": value}
+        elif rule.name == "prefix":
+            schema.setdefault("pattern", f"^{value}")
+        elif rule.name == "in":
+            schema["enum"] = list(value)
+        elif rule.name == "not_in":
+            schema["not"] = {"enum": list(value)}
+    return schema
+
+
+def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> list[str]:
+    """The names of the enum values that a field with these rules takes."""
+    enum = rules.enum
+    values = (value for value in enum_type.values if value.number not in enum.not_in)
+    return [value.name for value in values if not getattr(enum, "in") or value.number in getattr(enum, "in")]
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, str):
+        # The regular expressions of many tools know no Unicode classes. This one class is control characters.
+        return value.replace(r"\P{Cc}", r"[^\x00-\x1F\x7F-\x9F]")
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
