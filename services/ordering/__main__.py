@@ -1,8 +1,8 @@
 """Starts ordering."""
 
-from chassis.service import Service, run
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
 
+from chassis.service import Service, run
 from services.ordering.changes import Changes
 from services.ordering.order_service import OrderService
 from services.ordering.placement import Placement

@@ -1,4 +1,4 @@
-"""Wakes those who watch an order when it changes, whichever process changed it: PostgreSQL says so to each of them."""
+"""Wakes those who watch an order when it changes, whichever process changed it: PostgreSQL tells them all."""
 
 import asyncio
 from collections import defaultdict
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import psycopg
+
 from chassis.call import Call
 
 CHANNEL = "order_changed"
@@ -42,7 +43,7 @@ class Changes:
                     changed.set()
 
     async def of(self, order_id: UUID, until: Call) -> AsyncIterator[None]:
-        """Answers at once, then whenever the order may have changed, to shortly before the call's deadline."""
+        """Yields at once, then whenever the order may have changed, to shortly before the deadline."""
         with self._watching(str(order_id)) as changed:
             while (remaining := until.remaining() - _MARGIN_SECONDS) > 0:
                 changed.clear()

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from chassis.errors import FailedPrecondition
-from chassis.reads import Row
 from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.catalog.v1 import inventory_service_pb2
 from protomesh.ordering.v1 import order_pb2, order_service_pb2, ordering_events_pb2
 from protomesh.type.v1.money_pb2 import Money
 
+from chassis.errors import FailedPrecondition
+from chassis.reads import Row
 from services.ordering.model import Order, OrderItem
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]
@@ -76,16 +76,14 @@ def rejection(row: Row) -> FailedPrecondition:
     return FailedPrecondition(row.reason, row.rejection["message"], metadata=row.rejection["metadata"])
 
 
-def status_filter(status: order_pb2.Order.Status.ValueType) -> dict[str, object]:
-    """The filter of a list by status; empty when any status is meant."""
-    return {"status": order_pb2.Order.Status.Name(status)} if status else {}
+def status_name(status: order_pb2.Order.Status.ValueType) -> str:
+    """The status as it is stored; "" when any is meant."""
+    return order_pb2.Order.Status.Name(status) if status else ""
 
 
 def stock_lines(lines: Sequence[Any]) -> list[inventory_service_pb2.StockLine]:
     """What to reserve, for anything that has product_id and quantity."""
-    return [
-        inventory_service_pb2.StockLine(product_id=str(line.product_id), quantity=line.quantity) for line in lines
-    ]
+    return [inventory_service_pb2.StockLine(product_id=str(line.product_id), quantity=line.quantity) for line in lines]
 
 
 def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:

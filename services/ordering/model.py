@@ -3,21 +3,22 @@
 import enum
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
-from chassis.database import metadata
-from chassis.errors import FailedPrecondition, MeshError
 from sqlalchemy import BigInteger, DateTime, ForeignKey
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, WriteOnlyMapped, mapped_column, relationship
+
+from chassis.database import metadata
+from chassis.errors import FailedPrecondition, MeshError
 
 LARGEST_AMOUNT = 2**63 - 1
 
 
 class Model(DeclarativeBase):
     metadata = metadata()
-    type_annotation_map = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB}
 
 
 class Status(enum.StrEnum):
@@ -78,13 +79,13 @@ class Order(Model):
     reason: Mapped[str]
     # What the buyer was told when the order was rejected, so that a repeated call is told the same.
     rejection: Mapped[dict[str, Any] | None]
-    version: Mapped[int]
+    version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     items: Mapped[list[OrderItem]] = relationship(lazy="raise")
     transitions: WriteOnlyMapped[OrderTransition] = relationship(passive_deletes=True)
 
-    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
     def place(cls, id: UUID, buyer_id: UUID, currency: str, items: Sequence[OrderItem], note: str) -> "Order":
@@ -109,7 +110,10 @@ class Order(Model):
         self.rejection = {"message": failure.message, "metadata": dict(failure.metadata)}
 
     def cancel(self, reason: str) -> bool:
-        """Takes the order back; False when it was cancelled before. Raises FailedPrecondition ORDER_NOT_CANCELLABLE."""
+        """Takes the order back; False when it was cancelled before.
+
+        Raises FailedPrecondition ORDER_NOT_CANCELLABLE.
+        """
         if self.status == Status.CANCELLED:
             return False
         if Status.CANCELLED not in NEXT[Status(self.status)]:
@@ -132,8 +136,8 @@ class Order(Model):
 class Saga(Model):
     """An order that is under way, and who brings it on: there is a row as long as the order is undecided.
 
-    Whoever holds the lease works on the order; the fencing token, which grows with every holder, shuts out one who
-    was thought dead and comes back.
+    Whoever holds the lease works on the order; the fencing token, which grows with every holder, shuts out one
+    who was thought dead and comes back.
     """
 
     __tablename__ = "sagas"

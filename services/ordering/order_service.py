@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from chassis.call import Call
-from chassis.database import Database
 from protomesh.ordering.v1.order_pb2 import Order
 from protomesh.ordering.v1.order_service_pb2 import (
     CancelOrderRequest,
@@ -17,6 +15,8 @@ from protomesh.ordering.v1.order_service_pb2 import (
     WatchOrderRequest,
 )
 
+from chassis.call import Call
+from chassis.database import Database
 from services.ordering import convert, repository
 from services.ordering.changes import Changes
 from services.ordering.model import FINAL, Status
@@ -47,15 +47,17 @@ class OrderService:
         return convert.order_message(row)
 
     async def ListOrders(self, request: ListOrdersRequest, call: Call) -> ListOrdersResponse:
-        filters: dict[str, object] = {"buyer_id": UUID(call.caller.user_id), **convert.status_filter(request.status)}
-        page = await repository.ORDERS.fetch(self._database, request, filters=filters)
+        page = await repository.OWN_ORDERS.fetch(
+            self._database,
+            request,
+            filters={"status": convert.status_name(request.status)},
+            scope={"buyer_id": UUID(call.caller.user_id)},
+        )
         return ListOrdersResponse(data=map(convert.order_message, page.rows), meta=page.meta)
 
-    async def ListAllOrders(self, request: ListAllOrdersRequest, call: Call) -> ListAllOrdersResponse:
-        filters = convert.status_filter(request.status)
-        if request.buyer_id:
-            filters["buyer_id"] = UUID(request.buyer_id)
-        page = await repository.ORDERS.fetch(self._database, request, filters=filters)
+    async def ListAllOrders(self, request: ListAllOrdersRequest, call: Call) -> ListAllOrdersResponse:  # noqa: ARG002
+        filters = {"status": convert.status_name(request.status), "buyer_id": request.buyer_id}
+        page = await repository.ALL_ORDERS.fetch(self._database, request, filters=filters)
         return ListAllOrdersResponse(data=map(convert.order_message, page.rows), meta=page.meta)
 
     async def CancelOrder(self, request: CancelOrderRequest, call: Call) -> Order:

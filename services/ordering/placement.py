@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import grpc
-from chassis.database import Database
-from chassis.errors import MeshError, from_rpc
 from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, ReserveStockRequest, StockLine
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
+from chassis.database import Database
+from chassis.errors import MeshError, from_rpc
 from services.ordering import convert, repository
 from services.ordering.model import Order
 
@@ -70,7 +70,7 @@ class Placement:
         while True:
             try:
                 found = await self._recover_batch()
-            except Exception:
+            except Exception:  # noqa: BLE001 (whatever it was, other orders wait)
                 _log.exception("recovery of orders failed; it goes on")
                 found = 0
             if found < _BATCH:
@@ -85,7 +85,7 @@ class Placement:
     async def _recover_one(self, lease: Lease) -> None:
         try:
             await self._finish_again(lease)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it was, the next attempt may go better)
             _log.warning("order %s stays undecided for now: %s", lease.order_id, type(error).__name__)
             async with self._database.unit_of_work() as work:
                 await repository.defer_saga(work, lease.order_id, lease.fencing_token, _POLL_SECONDS)
@@ -97,7 +97,7 @@ class Placement:
     async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> None:
         refusal = await self._reserve(lease.order_id, lines)
         async with self._database.unit_of_work() as work:
-            # The order is locked before its saga, here and in a cancellation, so that the two cannot deadlock.
+            # First the order, then its saga, as a cancellation does: so the two cannot deadlock.
             order = await repository.lock(work, lease.order_id)
             if not await repository.end_saga(work, lease.order_id, lease.fencing_token):
                 return  # Cancelled, or taken over: what the other one decides stands.

@@ -5,14 +5,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
 from chassis.database import Database
 from chassis.errors import NotFound
 from chassis.pagination import Listing
 from chassis.reads import Query, Row
 from chassis.unit_of_work import UnitOfWork
-from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
-
 from services.ordering.model import Order, OrderItem, OrderTransition, Saga
 
 # Longer than a call may take (10 s), so that recovery never races a call that is still alive.
@@ -44,16 +44,12 @@ _LINES_OF = Query(
     .where(OrderItem.order_id == bindparam("id"))
     .order_by(OrderItem.position)
 )
-_OWN = Query(
-    select(*_COLUMNS, _HISTORY.label("history")).where(
-        Order.id == bindparam("id"), Order.buyer_id == bindparam("buyer_id")
-    )
-)
-ORDERS = Listing(
-    select(*_COLUMNS),
-    filters={"buyer_id": Order.buyer_id == bindparam("buyer_id"), "status": Order.status == bindparam("status")},
-    order_by=(Order.created_at.desc(), Order.id.desc()),
-)
+_BUYER = Order.buyer_id == bindparam("buyer_id")
+_OWN = Query(select(*_COLUMNS, _HISTORY.label("history")).where(Order.id == bindparam("id"), _BUYER))
+_NEWEST_FIRST = (Order.created_at.desc(), Order.id.desc())
+_STATUS = Order.status == bindparam("status")
+OWN_ORDERS = Listing(select(*_COLUMNS).where(_BUYER), filters={"status": _STATUS}, order_by=_NEWEST_FIRST)
+ALL_ORDERS = Listing(select(*_COLUMNS), filters={"status": _STATUS, "buyer_id": _BUYER}, order_by=_NEWEST_FIRST)
 
 
 async def exists(database: Database, order_id: UUID) -> bool:
@@ -115,16 +111,13 @@ async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Sequence[tuple[
         .with_for_update(skip_locked=True)
     )
     statement = (
-        update(Saga)
-        .where(Saga.order_id.in_(abandoned))
-        .values(_LEASED)
-        .returning(Saga.order_id, Saga.fencing_token)
+        update(Saga).where(Saga.order_id.in_(abandoned)).values(_LEASED).returning(Saga.order_id, Saga.fencing_token)
     )
     return [(row.order_id, row.fencing_token) for row in await work.execute(statement)]
 
 
 async def defer_saga(work: UnitOfWork, order_id: UUID, fencing_token: int, seconds: float) -> None:
-    """Gives a lease back early, so that the next attempt comes after `seconds` and not after the whole lease."""
+    """Gives a lease back early: the next attempt comes after `seconds`, not after the whole lease."""
     held = (Saga.order_id == order_id) & (Saga.fencing_token == fencing_token)
     await work.execute(update(Saga).where(held).values(leased_until=func.now() + timedelta(seconds=seconds)))
 

@@ -1,8 +1,8 @@
 """Starts projects."""
 
-from chassis.service import Service, run
 from protomesh.identity.v1.user_service_pb2_grpc import UserServiceStub
 
+from chassis.service import Service, run
 from services.projects.project_service import ProjectService
 
 

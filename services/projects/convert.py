@@ -7,8 +7,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.projects.v1.project_pb2 import Project, ProjectMember
 from protomesh.projects.v1.project_service_pb2 import UpdateProjectRequest
 
-from services.projects.model import Role, Status
-
 
 def project_message(project: Any) -> Project:
     """A project, from a row or an entity."""
@@ -33,19 +31,27 @@ def member_message(member: Any) -> ProjectMember:
     )
 
 
-def status(value: Project.Status.ValueType) -> Status:
-    return Status(Project.Status.Name(value))
+def status_name(status: Project.Status.ValueType) -> str:
+    """The status as it is stored; "" when none was sent."""
+    return Project.Status.Name(status) if status else ""
 
 
-def role(value: ProjectMember.Role.ValueType) -> Role:
-    return Role(ProjectMember.Role.Name(value))
+def role_name(role: ProjectMember.Role.ValueType) -> str:
+    """The role as it is stored; "" when none was sent."""
+    return ProjectMember.Role.Name(role) if role else ""
+
+
+def pattern(text: str) -> str:
+    """The LIKE pattern of whatever contains the text, no character of which is a wildcard; "" for no text."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%" if text else ""
 
 
 def changes(request: UpdateProjectRequest) -> dict[str, str]:
     """The fields that were sent, and no others."""
     sent = {field: getattr(request, field) for field in ("name", "description") if request.HasField(field)}
     if request.HasField("status"):
-        sent["status"] = status(request.status).value
+        sent["status"] = status_name(request.status)
     return sent
 
 

@@ -2,17 +2,19 @@
 
 import enum
 from datetime import UTC, datetime
+from typing import Any, ClassVar
 from uuid import UUID
+
+from sqlalchemy import DateTime, ForeignKey
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from chassis.database import metadata
 from chassis.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
-from sqlalchemy import DateTime, ForeignKey
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class Model(DeclarativeBase):
     metadata = metadata()
-    type_annotation_map = {datetime: DateTime(timezone=True)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True)}
 
 
 class Status(enum.StrEnum):
@@ -53,14 +55,14 @@ class Project(Model):
     description: Mapped[str]
     status: Mapped[str]
     owner_id: Mapped[UUID]
-    version: Mapped[int]
+    version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     members: Mapped[list[ProjectMember]] = relationship(
         lazy="raise", cascade="all, delete-orphan", passive_deletes=True, order_by=ProjectMember.joined_at
     )
 
-    __mapper_args__ = {"version_id_col": version}
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
     def create(cls, id: UUID, creator_id: UUID, name: str, description: str, status: Status) -> "Project":

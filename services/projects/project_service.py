@@ -2,9 +2,6 @@
 
 from uuid import UUID
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import NotFound
 from google.protobuf.empty_pb2 import Empty
 from protomesh.identity.v1.user_service_pb2 import BatchGetUsersRequest
 from protomesh.identity.v1.user_service_pb2_grpc import UserServiceAsyncStub
@@ -24,34 +21,39 @@ from protomesh.projects.v1.project_service_pb2 import (
     UpdateProjectRequest,
 )
 
+from chassis.call import Call
+from chassis.database import Database
+from chassis.errors import NotFound
 from services.projects import convert, repository
 from services.projects.model import Project, Role, Status
 
 
 class ProjectService:
-    """Projects and their members: members read, owners change, and nobody else learns that there is anything."""
+    """Projects and their members: members read, owners change, nobody else learns that there is anything."""
 
     def __init__(self, database: Database, users: UserServiceAsyncStub) -> None:
         self._database = database
         self._users = users
 
     async def ListProjects(self, request: ListProjectsRequest, call: Call) -> ListProjectsResponse:
-        filters: dict[str, object] = {"caller_id": UUID(call.caller.user_id)}
-        if request.status:
-            filters["status"] = convert.status(request.status).value
-        if request.search:
-            filters["pattern"] = repository.containing(request.search)
-        page = await repository.PROJECTS.fetch(self._database, request, filters=filters)
+        page = await repository.PROJECTS.fetch(
+            self._database,
+            request,
+            filters={
+                "status": convert.status_name(request.status),
+                "pattern": convert.pattern(request.search),
+            },
+            scope={"caller_id": UUID(call.caller.user_id)},
+        )
         return ListProjectsResponse(data=map(convert.project_message, page.rows), meta=page.meta)
 
     async def CreateProject(self, request: CreateProjectRequest, call: Call) -> project_pb2.Project:
-        id, creator_id = UUID(call.operation_id), UUID(call.caller.user_id)
-        status = convert.status(request.status) if request.status else Status.ACTIVE
-        project = Project.create(id, creator_id, request.name, request.description, status)
+        project_id, creator_id = UUID(call.operation_id), UUID(call.caller.user_id)
+        status = convert.status_name(request.status) or Status.ACTIVE
+        project = Project.create(project_id, creator_id, request.name, request.description, Status(status))
         async with self._database.unit_of_work() as work:
             work.add(project)
-            answer = work.answer(convert.project_message(project))
-        return answer
+            return work.answer(convert.project_message(project))
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
         project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
@@ -75,12 +77,12 @@ class ProjectService:
 
     async def ListProjectMembers(self, request: ListProjectMembersRequest, call: Call) -> ListProjectMembersResponse:
         project = await repository.get(self._database, UUID(request.project_id), UUID(call.caller.user_id))
-        page = await repository.MEMBERS.fetch(self._database, request, filters={"project_id": project.id})
+        page = await repository.MEMBERS.fetch(self._database, request, scope={"project_id": project.id})
         return ListProjectMembersResponse(data=map(convert.member_message, page.rows), meta=page.meta)
 
     async def AddProjectMember(self, request: AddProjectMemberRequest, call: Call) -> ProjectMember:
         caller_id, user_id = UUID(call.caller.user_id), UUID(request.user_id)
-        role = convert.role(request.role) if request.role else Role.MEMBER
+        role = Role(convert.role_name(request.role) or Role.MEMBER)
         is_user = await self._is_user(request.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.project_id), caller_id)
@@ -95,7 +97,7 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.project_id), caller_id)
             project.require_owner(caller_id)
-            member = project.give_role(UUID(request.user_id), convert.role(request.role))
+            member = project.give_role(UUID(request.user_id), Role(convert.role_name(request.role)))
         return convert.member_message(member)
 
     async def RemoveProjectMember(self, request: RemoveProjectMemberRequest, call: Call) -> Empty:

@@ -2,14 +2,14 @@
 
 from uuid import UUID
 
+from sqlalchemy import Text, bindparam, exists, or_, select
+from sqlalchemy.orm import selectinload
+
 from chassis.database import Database
 from chassis.errors import NotFound
 from chassis.pagination import Listing
 from chassis.reads import Query, Row
 from chassis.unit_of_work import UnitOfWork
-from sqlalchemy import Text, bindparam, exists, or_, select
-from sqlalchemy.orm import selectinload
-
 from services.projects.model import Project, ProjectMember
 
 _IS_MEMBER = exists().where(ProjectMember.project_id == Project.id, ProjectMember.user_id == bindparam("caller_id"))
@@ -17,17 +17,15 @@ _PATTERN = bindparam("pattern", type_=Text)
 
 _GET = Query(select(*Project.__table__.columns).where(Project.id == bindparam("id"), _IS_MEMBER))
 PROJECTS = Listing(
-    select(*Project.__table__.columns),
+    select(*Project.__table__.columns).where(_IS_MEMBER),
     filters={
-        "caller_id": _IS_MEMBER,
         "status": Project.status == bindparam("status"),
         "pattern": or_(Project.name.ilike(_PATTERN), Project.description.ilike(_PATTERN)),
     },
     order_by=(Project.created_at.desc(), Project.id.desc()),
 )
 MEMBERS = Listing(
-    select(*ProjectMember.__table__.columns),
-    filters={"project_id": ProjectMember.project_id == bindparam("project_id")},
+    select(*ProjectMember.__table__.columns).where(ProjectMember.project_id == bindparam("project_id")),
     order_by=(ProjectMember.joined_at.asc(), ProjectMember.user_id.asc()),
 )
 
@@ -43,7 +41,7 @@ async def get(database: Database, project_id: UUID, caller_id: UUID) -> Row:
 async def lock(work: UnitOfWork, project_id: UUID, caller_id: UUID) -> Project:
     """A project that the caller is a member of, with its members, held until the unit of work ends.
 
-    All changes of a project's members hold the project, which is why it cannot lose its last owner to two at once.
+    Every change of members holds the project, so that two at once cannot take its last owner.
     Raises NotFound PROJECT_NOT_FOUND.
     """
     held = select(Project).where(Project.id == project_id).with_for_update().options(selectinload(Project.members))
@@ -52,12 +50,6 @@ async def lock(work: UnitOfWork, project_id: UUID, caller_id: UUID) -> Project:
     if project is None or not project.has_member(caller_id):
         raise _not_found()
     return project
-
-
-def containing(text: str) -> str:
-    """The LIKE pattern of whatever contains the text, with no character of it taken as a wildcard."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
 
 
 def _not_found() -> NotFound:

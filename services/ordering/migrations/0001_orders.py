@@ -2,8 +2,9 @@
 
 import sqlalchemy as sa
 from alembic import op
-from chassis import migrations
 from sqlalchemy.dialects import postgresql
+
+from chassis import migrations
 
 revision = "0001"
 down_revision = None

@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+
 from chassis import migrations
 
 revision = "0001"
