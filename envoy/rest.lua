@@ -1,0 +1,54 @@
+-- REST calls only: what the transcoder leaves undone. Native gRPC and gRPC-Web pass untouched.
+
+local function is_grpc(headers)
+  local content_type = headers:get("content-type")
+  return content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc"
+end
+
+-- An empty query parameter (`?status=&page=`) means the same as none, but is no valid enum or number.
+local function without_empty_parameters(path)
+  local mark = string.find(path, "?", 1, true)
+  if mark == nil then
+    return path
+  end
+  local kept = {}
+  for parameter in string.gmatch(string.sub(path, mark + 1), "[^&]+") do
+    if not string.find(parameter, "^[^=]*=?$") then
+      kept[#kept + 1] = parameter
+    end
+  end
+  local bare = string.sub(path, 1, mark - 1)
+  return #kept == 0 and bare or bare .. "?" .. table.concat(kept, "&")
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  if is_grpc(headers) then
+    return
+  end
+  headers:replace(":path", without_empty_parameters(headers:get(":path")))
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  if is_grpc(headers) then
+    return
+  end
+  headers:remove("grpc-status")
+  headers:remove("grpc-message")
+  headers:remove("grpc-status-details-bin")
+  headers:remove("grpc-accept-encoding")
+  headers:remove("accept-encoding")
+  if headers:get(":status") ~= "200" then
+    return
+  end
+  local route = handle:metadata()
+  local success_status = route:get("success_status")
+  if success_status ~= nil then
+    headers:replace(":status", success_status)
+  end
+  local cache_control = route:get("cache_control")
+  if cache_control ~= nil then
+    headers:replace("cache-control", cache_control)
+  end
+end

@@ -1,0 +1,191 @@
+"""Routes from contracts: for each RPC its exact gRPC path and its REST bindings, and for the rest a clear refusal."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, HttpBinding, MethodContract
+
+TYPE = "type.googleapis.com/envoy.extensions.filters.http."
+# How much longer than the server the edge waits, so that the server's own answer about its deadline arrives.
+GRACE_SECONDS = 0.25
+_PREVIOUS_HOSTS = {
+    "name": "envoy.retry_host_predicates.previous_hosts",
+    "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    },
+}
+
+
+def _retry(on: str) -> dict[str, Any]:
+    return {
+        "retry_on": on,
+        "num_retries": 2,
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
+        "retry_host_predicate": [_PREVIOUS_HOSTS],
+        "host_selection_retry_max_attempts": 3,
+    }
+
+
+RETRY_UNSENT = _retry("connect-failure,refused-stream,reset-before-request")
+# A read may also be sent again when its server died in the middle.
+RETRY_READ = _retry("connect-failure,refused-stream,reset-before-request,reset")
+
+
+def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
+    """Envoy's routes in the order in which they are tried; the last one refuses what no contract names."""
+    bindings = sorted(
+        ((binding, method) for method in methods for binding in method.http),
+        key=lambda pair: (_is_pattern(pair[0].path), pair[0].path, pair[0].verb),
+    )
+    return [
+        _health_route(),
+        *(_grpc_route(method) for method in sorted(methods, key=lambda method: method.path)),
+        _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}, 404),
+        *(_rest_route(binding, method) for binding, method in bindings),
+        *_other_verbs(binding for binding, _ in bindings),
+        _refusal("no such path", {"prefix": "/"}, 404),
+    ]
+
+
+def _grpc_route(method: MethodContract) -> dict[str, Any]:
+    match = {"path": method.path, "headers": [_verb("POST"), _is_grpc()]}
+    return _route(method, method.path, match, streaming=method.client_streaming or method.server_streaming)
+
+
+def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
+    match = {**_path_match(binding.path), "headers": [_verb(binding.verb)]}
+    route = _route(method, f"{binding.verb} {binding.path}", match, streaming=method.client_streaming)
+    deadline = {"header": {"key": "grpc-timeout", "value": f"{int(method.timeout * 1000)}m"}}
+    route["request_headers_to_add"] = [{**deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    marks = _rest_marks(method)
+    if marks:
+        route["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": marks}}
+    return route
+
+
+def _route(method: MethodContract, operation: str, match: dict[str, Any], *, streaming: bool) -> dict[str, Any]:
+    public = method.access is not None and method.access.kind == "public"
+    # A public RPC is the same for everybody: a token is not looked at, so that a stale one is in nobody's way.
+    removed = {"request_headers_to_remove": ["authorization"]} if public else {}
+    return {
+        "name": method.full_name,
+        "match": match,
+        "route": _upstream(method),
+        "decorator": {"operation": operation, "propagate": False},
+        **removed,
+        "typed_per_filter_config": {**_access(public=public), **_buffer(method, streaming=streaming)},
+    }
+
+
+def _upstream(method: MethodContract) -> dict[str, Any]:
+    patience = f"{method.timeout + GRACE_SECONDS:g}s"
+    action: dict[str, Any] = {
+        "cluster": method.deployable,
+        # A stream has no time for its answer as a whole, only for its life.
+        "timeout": "0s" if method.server_streaming else patience,
+        "max_stream_duration": {"max_stream_duration": patience, "grpc_timeout_header_max": patience},
+        "rate_limits": _rate_limits(method),
+    }
+    if method.server_streaming or method.client_streaming:
+        action["idle_timeout"] = patience
+    if method.idempotency_level == "no_side_effects":
+        action["retry_policy"] = RETRY_READ
+    return {key: value for key, value in action.items() if value != []}
+
+
+def _access(*, public: bool) -> dict[str, Any]:
+    if not public:
+        return {}
+    return {"envoy.filters.http.jwt_authn": {"@type": f"{TYPE}jwt_authn.v3.PerRouteConfig", "disabled": True}}
+
+
+def _buffer(method: MethodContract, *, streaming: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {"@type": f"{TYPE}buffer.v3.BufferPerRoute"}
+    if streaming:
+        return {"envoy.filters.http.buffer": {**config, "disabled": True}}
+    if method.max_request_bytes == DEFAULT_MAX_REQUEST_BYTES:
+        return {}
+    return {"envoy.filters.http.buffer": {**config, "buffer": {"max_request_bytes": method.max_request_bytes}}}
+
+
+def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
+    """Stage 0 counts addresses before the token is looked at; stage 1 counts callers by the token's subject."""
+    limit = method.rate_limit
+    named = {"generic_key": {"descriptor_key": "method", "descriptor_value": method.path}}
+    address = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
+    subject = {"key": "envoy.filters.http.jwt_authn", "path": [{"key": "token"}, {"key": "sub"}]}
+    caller = {"metadata": {"descriptor_key": "caller", "metadata_key": subject, "source": "DYNAMIC"}}
+    stages = []
+    if limit is not None and limit.HasField("per_address"):
+        stages.append({"stage": 0, "actions": [named, address]})
+    if limit is not None and limit.HasField("per_caller"):
+        stages.append({"stage": 1, "actions": [named, caller]})
+    return stages
+
+
+def _rest_marks(method: MethodContract) -> dict[str, str]:
+    """What the Lua filter does to an answer."""
+    marks = {}
+    if method.success_status != 200:
+        marks["success_status"] = str(method.success_status)
+    if method.cache is not None:
+        marks["cache_control"] = f"public, max-age={method.cache}"
+    return marks
+
+
+def _other_verbs(bindings: Iterable[HttpBinding]) -> list[dict[str, Any]]:
+    """For each path: OPTIONS answers the methods, and any other method is refused by name."""
+    verbs: dict[str, set[str]] = {}
+    for binding in bindings:
+        verbs.setdefault(binding.path, set()).add(binding.verb)
+    answers = []
+    for path, taken in verbs.items():
+        allow = ", ".join([*sorted(taken), "OPTIONS"])
+        match = _path_match(path)
+        answers.append(_refusal("options", {**match, "headers": [_verb("OPTIONS")]}, 204, allow))
+        answers.append(_refusal("no such method", match, 405, allow))
+    return answers
+
+
+def _refusal(name: str, match: dict[str, Any], status: int, allow: str = "") -> dict[str, Any]:
+    header = {"header": {"key": "allow", "value": allow}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {
+        "name": name,
+        "match": match,
+        "direct_response": {"status": status},
+        **({"response_headers_to_add": [header]} if allow else {}),
+        "typed_per_filter_config": _access(public=True),
+    }
+
+
+def _health_route() -> dict[str, Any]:
+    return _refusal("health", {"path": "/healthz"}, 200)
+
+
+def _verb(verb: str) -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"exact": verb}}
+
+
+def _is_grpc() -> dict[str, Any]:
+    return {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
+
+
+def _is_pattern(path: str) -> bool:
+    return "{" in path or "*" in path
+
+
+def _path_match(path: str) -> dict[str, Any]:
+    if not _is_pattern(path):
+        return {"path": path}
+    return {"safe_regex": {"regex": _regex(path)}}
+
+
+def _regex(template: str) -> str:
+    """The paths of a template such as `/v1/orders/{id}:watch`. A variable is one segment and holds no colon, since
+    a colon begins a verb; `{name=articles/**}` spells its segments out, and `**` is any number of them."""
+    spelled = re.sub(r"\{[^}=]+=([^}]+)\}", r"\1", template)
+    spelled = re.sub(r"\{[^}]+\}", "*", spelled)
+    parts = re.split(r"(\*\*|\*)", spelled)
+    wild = {"*": "[^/:]+", "**": "[^:]+"}
+    return "".join(wild.get(part) or re.escape(part) for part in parts)

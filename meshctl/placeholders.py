@@ -1,0 +1,41 @@
+"""Fills placeholders in configuration that is written by hand."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+PLACEHOLDER = re.compile(r"\$\{([a-z0-9_.]+)\}")
+
+
+def fill(node: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of a YAML tree in which every `${name}` that `values` holds is replaced; others stay.
+
+    A scalar that is one placeholder becomes the value, whatever its type; within a longer text it becomes its text.
+    """
+    match node:
+        case dict():
+            return {key: fill(value, values) for key, value in node.items()}
+        case list():
+            return [fill(item, values) for item in node]
+        case str():
+            return _fill_text(node, values)
+    return node
+
+
+def unfilled(node: Any) -> set[str]:
+    """The names of all placeholders that a YAML tree still holds."""
+    match node:
+        case dict():
+            return {name for value in node.values() for name in unfilled(value)}
+        case list():
+            return {name for item in node for name in unfilled(item)}
+        case str():
+            return set(PLACEHOLDER.findall(node))
+    return set()
+
+
+def _fill_text(text: str, values: Mapping[str, Any]) -> Any:
+    whole = PLACEHOLDER.fullmatch(text)
+    if whole:
+        return values.get(whole[1], text)
+    return PLACEHOLDER.sub(lambda found: str(values.get(found[1], found[0])), text)
