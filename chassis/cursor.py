@@ -1,7 +1,7 @@
 """List cursors: where a list was left, opaque and signed, and so cannot be made up."""
 
 import base64
-import datetime
+import datetime as dt
 import decimal
 import hashlib
 import hmac
@@ -16,10 +16,10 @@ _SIGNATURE_BYTES = 16
 _LONGEST_CURSOR = 2048
 
 # How the values of ordering columns travel in JSON, by a one-letter tag.
-_TAGS: dict[type, str] = {datetime.datetime: "t", datetime.date: "d", uuid.UUID: "u", decimal.Decimal: "n"}
+_TAGS: dict[type, str] = {dt.datetime: "t", dt.date: "d", uuid.UUID: "u", decimal.Decimal: "n"}
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "t": datetime.datetime.fromisoformat,
-    "d": datetime.date.fromisoformat,
+    "t": dt.datetime.fromisoformat,
+    "d": dt.date.fromisoformat,
     "u": uuid.UUID,
     "n": decimal.Decimal,
 }

@@ -4,7 +4,7 @@ import select
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString, Self, cast
+from typing import Any, Self
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg._connection_base import NoticeHandler
@@ -57,13 +57,11 @@ class _Connection(AsyncConnection[Any]):
 class Database:
     """The pool and its two paths. Opening does not wait for PostgreSQL, and a restart of it is survived.
 
-    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection came within 1 s, psycopg's
-    and SQLAlchemy's own from statements. Cancelling the task cancels its statement on the server.
+    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection came within 1 s,
+    psycopg's and SQLAlchemy's own from statements. Cancelling the task cancels its statement on the server.
     """
 
-    def __init__(
-        self, url: str, *, name: str = "protomesh", pool_size: int = 10, cursor_secret: str = ""
-    ) -> None:
+    def __init__(self, url: str, *, name: str = "protomesh", pool_size: int = 10, cursor_secret: str = "") -> None:
         self.name = name
         self.cursor_secret = cursor_secret.encode()
         self.pool = AsyncConnectionPool[_Connection](
@@ -132,7 +130,7 @@ class Database:
                 await connection.set_autocommit(True)
             cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
             with sql_spans.span(query.sql) as span:
-                await cursor.execute(cast(LiteralString, query.sql), query.values(parameters), prepare=True)
+                await cursor.execute(query.sql, query.values(parameters), prepare=True)
                 rows = await cursor.fetchall()
                 span.set_rows(len(rows))
         finally:

@@ -1,4 +1,4 @@
-"""Migrations: a service's numbered alembic files, run without a configuration of their own, one run at a time.
+"""Migrations: a service's numbered alembic files, run without a configuration, one run at a time.
 
 By hand: `python -m chassis.migrations catalog postgresql://…`.
 """
@@ -20,11 +20,11 @@ _LOCK = 0x70726F746F6D657368 & 0x7FFFFFFFFFFFFFFF
 
 
 def upgrade(service: str, database_url: str, versions_dir: pathlib.Path | None = None) -> None:
-    """Brings a database to the newest revision; a second process that does the same waits, then finds it done.
+    """Brings a database to the newest revision; a second process that does so waits, then finds it done.
 
-    `versions_dir` is the folder of numbered files, by default the service's `migrations`. Raises LookupError when
-    the service has none, and what the database says when it cannot be reached or a revision fails; the revisions
-    are one transaction, so that a failed run leaves nothing behind.
+    `versions_dir` is the folder of numbered files, by default the service's `migrations`. Raises LookupError
+    when the service has none, and what the database says when it cannot be reached or a revision fails; all
+    revisions are one transaction, so that a failed run leaves nothing behind.
     """
     versions = versions_dir or _versions_of(service)
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)

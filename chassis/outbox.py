@@ -13,11 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis.events import event_type
 from chassis.identifiers import uuid7
 
-# Under the broker's limit of 1 MiB for a message with its headers. A fact that is larger belongs in object storage.
+# Under the broker's limit of 1 MiB for a message with its headers. What is larger belongs in object storage.
 MAXIMUM_PAYLOAD_BYTES = 512 * 1024
 RETENTION_DAYS = 7
 
-# `position` is given by PostgreSQL after the changed rows were locked, so it follows the order of an aggregate's
+# PostgreSQL gives `position` after the changed rows were locked, so it follows the order of an aggregate's
 # changes whatever the clocks say. `previous_id` is the link by which consumers keep that order.
 _INSERT = text("""
     INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
@@ -53,9 +53,7 @@ def draft(event: Message, version: int = 0) -> Draft:
     aggregate_id = kind.aggregate_id(event)
     payload = event.SerializeToString(deterministic=True)
     if len(payload) > MAXIMUM_PAYLOAD_BYTES:
-        raise ValueError(
-            f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}."
-        )
+        raise ValueError(f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}.")
     trace_context: dict[str, str] = {}
     propagate.inject(trace_context)
     return Draft(

@@ -94,9 +94,9 @@ class _Key:
 class Listing:
     """A list that clients page through; define it once, at import.
 
-    `filters` are conditions by name, each with a `bindparam` of that name (or several, given as a mapping); only
-    those that a fetch names are applied. `order_by` must end in a unique column, so that no row is skipped or shown
-    twice while others are inserted. Each combination of filters is compiled when it is first used.
+    `filters` are conditions by name, each with a `bindparam` of that name (or several, given as a mapping);
+    only those that a fetch names are applied. `order_by` must end in a unique column, so that no row is
+    skipped or shown twice while others are inserted. A combination of filters is compiled at its first use.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class Listing:
         filters: Mapping[str, Any] | None = None,
         scope: Mapping[str, Any] | None = None,
     ) -> Page:
-        """Reads a page. A filter that is None or "" is not applied; `scope` fills the SELECT's own bindparams.
+        """Reads a page. A filter of None or "" is not applied; `scope` fills the SELECT's own bindparams.
 
-        InvalidArgument: VALIDATION_FAILED for a negative number, page with cursor, or a page beyond 100,000 rows;
-        CURSOR_INVALID for a cursor that is damaged or of another list, filter or scope.
+        InvalidArgument: VALIDATION_FAILED for a negative number, page with cursor, or a page beyond 100,000
+        rows; CURSOR_INVALID for a cursor that is damaged or of another list, filter or scope.
         """
         limit, offset = window(request)
         given = {name: value for name, value in (filters or {}).items() if value is not None and value != ""}
@@ -140,19 +140,17 @@ class Listing:
         rows = await database.all(query, **selection.values, **bound, **{_LIMIT: limit + 1})
         more, rows = len(rows) > limit, rows[:limit]
         if more or offset or request.cursor:
-            total, estimated = await self._total(database, selection)
+            total = await self._total(database, selection)
         else:  # the whole list is here
-            total, estimated = len(rows), False
+            total = len(rows), False
         cursor = self._cursor(rows[-1], identity, database.cursor_secret) if more else ""
-        return _page(request, rows, limit, total, estimated, cursor)
+        return _page(request, rows, limit, total, cursor)
 
-    async def _too_deep(
-        self, database: Database, request: ListRequest, selection: "_Selection", limit: int
-    ) -> Page:
-        total, estimated = await self._total(database, selection)
-        if estimated:
+    async def _too_deep(self, database: Database, request: ListRequest, selection: "_Selection", limit: int) -> Page:
+        total = await self._total(database, selection)
+        if total[1]:
             raise _violation(("page", f"reaches beyond {DEEPEST_OFFSET} rows; read on by cursor"))
-        return _page(request, [], limit, total, estimated, "")
+        return _page(request, [], limit, total, "")
 
     def _start(
         self, request: ListRequest, selection: "_Selection", identity: bytes, secret: bytes
@@ -161,21 +159,17 @@ class Listing:
         if not request.cursor:
             return self._query(selection.names, None), {}
         position = cursors.verify(request.cursor, identity, secret)
-        bound = {
-            key.name: value for key, value in zip(self._keys, position, strict=True) if value is not None
-        }
+        bound = {key.name: value for key, value in zip(self._keys, position, strict=True) if value is not None}
         return self._query(selection.names, tuple(value is None for value in position)), bound
 
     def _cursor(self, row: Row, identity: bytes, secret: bytes) -> str:
         return cursors.sign([getattr(row, key.name) for key in self._keys], identity, secret)
 
     def _query(self, names: frozenset[str], nulls: tuple[bool, ...] | None) -> Query:
-        """The query for these filters, from an offset (nulls None) or behind a cursor with NULLs at these keys."""
+        """The query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
         found = self._queries.get((names, nulls))
         if found is None:
-            statement = self._filtered(self._statement, names).limit(
-                bindparam(_LIMIT, type_=BigInteger, required=True)
-            )
+            statement = self._filtered(self._statement, names).limit(bindparam(_LIMIT, type_=BigInteger, required=True))
             if nulls is None:
                 statement = statement.offset(bindparam(_OFFSET, type_=BigInteger, required=True))
             else:
@@ -184,7 +178,7 @@ class Listing:
         return found
 
     def _behind(self, nulls: tuple[bool, ...]) -> ColumnElement[bool]:
-        """a behind, or a the same and b behind, or …"""
+        """The first key behind, or the same and the second behind, and so on."""
         if len({key.descending for key in self._keys}) == 1 and not any(key.nullable for key in self._keys):
             return self._keys[0].row_behind(self._keys)
         alternatives = []
@@ -229,13 +223,10 @@ class _Selection:
         return json.dumps([sorted(self.names), self.values], default=str, sort_keys=True)
 
 
-def _page(
-    request: ListRequest, rows: list[Row], limit: int, total: int, estimated: bool, cursor: str
-) -> Page:
+def _page(request: ListRequest, rows: list[Row], limit: int, total: tuple[int, bool], cursor: str) -> Page:
+    count, estimated = total
     page = 0 if request.cursor else request.page or 1
-    return Page(
-        rows, PageMeta(total=total, page=page, limit=limit, next_cursor=cursor, total_is_estimate=estimated)
-    )
+    return Page(rows, PageMeta(total=count, page=page, limit=limit, next_cursor=cursor, total_is_estimate=estimated))
 
 
 def window(request: ListRequest) -> tuple[int, int]:

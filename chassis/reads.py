@@ -22,8 +22,8 @@ _Conversion = Callable[[Any], Any]
 class Query:
     """A SELECT that is compiled when it is defined, at import, and run many times.
 
-    Values come from `bindparam("name")` in the statement and are given by name when it runs. `IN` would need a
-    new text for each number of values: write `column == any_(bindparam("ids", type_=ARRAY(Uuid)))` instead;
+    Values come from `bindparam("name")` in the statement and are given by name when it runs. `IN` would need
+    a new text for each number of values: write `column == any_(bindparam("ids", type_=ARRAY(Uuid)))` instead;
     TypeError tells who forgets.
     """
 
@@ -38,16 +38,14 @@ class Query:
         # The names of the values that must be given.
         self.names = frozenset(name for name, bind in compiled.binds.items() if bind.required)
         self._fixed: dict[str, Any] = {
-            name: value
-            for name, value in compiled.construct_params(_check=False).items()
-            if name not in self.names
+            name: value for name, value in compiled.construct_params(_check=False).items() if name not in self.names
         }
         self._binders = _conversions({name: _binder(bind.type) for name, bind in compiled.binds.items()})
         columns = statement.exported_columns.items()
         self._loaders = _conversions({name: _loader(column.type) for name, column in columns})
 
     def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What psycopg is given: the statement's constants and the caller's values, as the types want them."""
+        """What psycopg is given: the statement's constants and the caller's values, converted."""
         values = {**self._fixed, **parameters}
         for name, bind in self._binders.items():
             values[name] = bind(values[name])
@@ -60,7 +58,7 @@ class Query:
     def explained(self) -> Self:
         """The same query, answered with the planner's view of it (one row, one column of JSON)."""
         plan = copy.copy(self)
-        plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}
+        plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}  # noqa: SLF001 (its own)
         return plan
 
     def rows(self, rows: list[Row]) -> list[Row]:
@@ -68,8 +66,7 @@ class Query:
         if not self._loaders:
             return rows
         return [
-            row._replace(**{name: load(getattr(row, name)) for name, load in self._loaders.items()})
-            for row in rows
+            row._replace(**{name: load(getattr(row, name)) for name, load in self._loaders.items()}) for row in rows
         ]
 
 

@@ -1,4 +1,4 @@
-"""The unit of work: business rows, the events about them and the call's idempotency claim, in one transaction."""
+"""The unit of work: rows, the events about them and the call's idempotency claim, in one transaction."""
 
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -30,8 +30,8 @@ class Claim(Protocol):
 class UnitOfWork:
     """A transaction: committed on a clean exit, rolled back otherwise.
 
-    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when somebody else was faster, which the
-    pipeline answers ABORTED.
+    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when somebody else was faster, which
+    the pipeline answers ABORTED.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
@@ -77,20 +77,21 @@ class UnitOfWork:
         return await self.session.execute(statement, parameters)
 
     async def get(self, entity_type: type[Entity], id: Any, *, for_update: bool = False) -> Entity | None:
-        """The entity with this primary key, if there is one; locked until the end when it is for an update."""
+        """The entity with this primary key, if there is one; locked to the end when it is for an update."""
         return await self.session.get(entity_type, id, with_for_update=for_update or None)
 
     def publish(self, event: Message, *, version: int = 0) -> None:
-        """Has an event sent once the transaction is committed; `version` is the aggregate's, 0 if it has none.
+        """Has an event sent once the transaction is committed; `version` is the aggregate's, if it has one.
 
-        TypeError for a message that the contracts do not call an event, ValueError for one without its aggregate.
+        TypeError for a message that the contracts do not call an event, ValueError for one that names no
+        aggregate or is too large.
         """
         self._events.append(outbox.draft(event, version))
 
     def answer(self, message: Answer) -> Answer:
         """Stores the call's answer under its idempotency key in this same transaction, and gives it back.
 
-        For handlers whose last unit of work this is: no crash can then come between the effects and the answer.
+        For a handler's last unit of work: no crash can then come between its effects and its answer.
         """
         self._answer = message
         return message
