@@ -1,0 +1,31 @@
+"""Composition root of identity."""
+
+from chassis.service import Service, run
+from services.identity import bootstrap, expiry
+from services.identity.auth_service import AuthService
+from services.identity.login_limits import LoginLimits
+from services.identity.passwords import Passwords
+from services.identity.role_service import RoleService
+from services.identity.sessions import Sessions
+from services.identity.settings import IdentitySettings
+from services.identity.signing_keys import KeyRing
+from services.identity.user_service import UserService
+
+
+async def compose(service: Service) -> None:
+    """Wires identity together."""
+    settings, database = service.settings, service.database
+    assert isinstance(settings, IdentitySettings)
+    passwords = Passwords(settings.password_threads, LoginLimits.of(settings))
+    keys = KeyRing(database, settings)
+    await keys.refresh()
+    await bootstrap.ensure_administrator(database, passwords, settings)
+    service.serve("protomesh.identity.v1.AuthService", AuthService(database, passwords, Sessions(keys, settings), keys))
+    service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
+    service.serve("protomesh.identity.v1.RoleService", RoleService(database))
+    service.background(keys.run)
+    service.background(lambda: expiry.run(database))
+
+
+if __name__ == "__main__":
+    run("identity", compose, settings=IdentitySettings)

@@ -1,0 +1,102 @@
+"""The servicer of AuthService."""
+
+from uuid import UUID
+
+from protomesh.identity.v1.auth_service_pb2 import (
+    ChangePasswordRequest,
+    ChangePasswordResponse,
+    GetJsonWebKeySetRequest,
+    JsonWebKeySet,
+    LoginUserRequest,
+    LogoutUserRequest,
+    LogoutUserResponse,
+    RefreshTokenRequest,
+    RegisteredUser,
+    RegisterUserRequest,
+    RotateSigningKeyRequest,
+    SigningKey,
+    TokenGrant,
+)
+
+from chassis.call import Call
+from chassis.database import Database
+from chassis.errors import Unauthenticated
+from services.identity import convert, repository, sessions
+from services.identity.model import User, normal_email
+from services.identity.passwords import Passwords, outdated, password_incorrect
+from services.identity.sessions import Sessions
+from services.identity.signing_keys import KeyRing
+
+
+class AuthService:
+    """Signing up, in and out, and the keys that tokens are checked with."""
+
+    def __init__(self, database: Database, passwords: Passwords, sessions: Sessions, keys: KeyRing) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._sessions = sessions
+        self._keys = keys
+
+    async def RegisterUser(self, request: RegisterUserRequest, call: Call) -> RegisteredUser:
+        password_hash = await self._passwords.hash(request.password)
+        user = User.register(UUID(call.operation_id), request.username, request.email, password_hash)
+        with repository.unique_names():
+            async with self._database.unit_of_work() as work:
+                work.add(user)
+                work.publish(convert.user_registered(user))
+        return convert.registered_user(user)
+
+    async def LoginUser(self, request: LoginUserRequest, call: Call) -> TokenGrant:
+        email = normal_email(request.email)
+        account = await self._database.one(repository.CREDENTIALS_BY_EMAIL, email=email)
+        password_hash = account.password_hash if account else None
+        right = await self._passwords.check(request.password, password_hash, account=email, address=call.address)
+        if account is None or not right:
+            raise _login_failed()
+        renewed = await self._passwords.hash(request.password) if outdated(account.password_hash) else None
+        async with self._database.unit_of_work() as work:
+            user = await repository.lock_user(work, account.id)
+            # What was checked may have changed before the lock.
+            if user.disabled or user.password_hash != account.password_hash:
+                raise _login_failed()
+            user.password_hash = renewed or user.password_hash
+            return self._sessions.start(work, user)
+
+    async def RefreshToken(self, request: RefreshTokenRequest, call: Call) -> TokenGrant:
+        async with self._database.unit_of_work() as work:
+            grant = await self._sessions.carry_on(work, request.refresh_token)
+        if grant is None:
+            # Only now, since an exception within the unit of work would undo the revocation.
+            raise Unauthenticated("REFRESH_TOKEN_REUSED", "The refresh token was used before; sign in again.")
+        return grant
+
+    async def LogoutUser(self, request: LogoutUserRequest, call: Call) -> LogoutUserResponse:
+        only = None if request.everywhere else UUID(call.caller.session_id)
+        async with self._database.unit_of_work() as work:
+            await sessions.end(work, UUID(call.caller.user_id), only=only)
+        return LogoutUserResponse()
+
+    async def ChangePassword(self, request: ChangePasswordRequest, call: Call) -> ChangePasswordResponse:
+        user_id = UUID(call.caller.user_id)
+        account = await self._database.one(repository.CREDENTIALS, id=user_id)
+        if account is None:
+            raise repository.user_not_found()
+        await self._passwords.confirm(request.current_password, account, address=call.address)
+        password_hash = await self._passwords.hash(request.new_password)
+        async with self._database.unit_of_work() as work:
+            user = await repository.lock_user(work, user_id)
+            if user.password_hash != account.password_hash:
+                raise password_incorrect()
+            user.change(password_hash=password_hash)
+            await sessions.end(work, user_id, but=UUID(call.caller.session_id))
+        return ChangePasswordResponse()
+
+    async def GetJsonWebKeySet(self, request: GetJsonWebKeySetRequest, call: Call) -> JsonWebKeySet:
+        return convert.json_web_key_set(self._keys.published())
+
+    async def RotateSigningKey(self, request: RotateSigningKeyRequest, call: Call) -> SigningKey:
+        return convert.signing_key(await self._keys.rotate())
+
+
+def _login_failed() -> Unauthenticated:
+    return Unauthenticated("LOGIN_FAILED", "The email address or the password is not right.")

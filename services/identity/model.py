@@ -1,0 +1,154 @@
+"""Tables of identity, and the rules that hold for them. Times are UTC."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text, text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from chassis.database import metadata
+from chassis.identifiers import uuid7
+from services.identity.settings import REFRESH_TOKEN_LIFE, SESSION_LIFE
+
+ADMIN, STAFF, CUSTOMER, SERVICE = ROLES = ("admin", "staff", "customer", "service")
+# Only who may assign roles changes accounts of these, or staff could make themselves administrators.
+PROTECTED_ROLES = frozenset({ADMIN, STAFF})
+
+
+class Model(DeclarativeBase):
+    """A table of identity."""
+
+    metadata = metadata()
+    type_annotation_map: ClassVar = {datetime: TIMESTAMP(timezone=True), str: Text(), bytes: LargeBinary()}
+
+
+def now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+def normal_email(email: str) -> str:
+    """The one spelling of an email address that is kept and looked up."""
+    return email.strip().lower()
+
+
+class User(Model):
+    """A person, or a machine, that can sign in."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        CheckConstraint("role IN ('admin', 'staff', 'customer', 'service')", name="role"),
+        Index("users_username_key", text("lower(username)"), unique=True),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    username: Mapped[str]
+    email: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    first_name: Mapped[str]
+    last_name: Mapped[str]
+    role: Mapped[str]
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+    # Every change moves the version on, and a change that was made on an old one fails.
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
+
+    @classmethod
+    def register(cls, id: uuid.UUID, username: str, email: str, password_hash: str, role: str = CUSTOMER) -> User:
+        """A new user. `email` may be in any spelling."""
+        moment = now()
+        return cls(
+            id=id,
+            username=username,
+            email=normal_email(email),
+            password_hash=password_hash,
+            first_name="",
+            last_name="",
+            role=role,
+            created_at=moment,
+            updated_at=moment,
+        )
+
+    @property
+    def disabled(self) -> bool:
+        """Whether nobody can sign in."""
+        return self.disabled_at is not None
+
+    def change(self, **values: Any) -> bool:
+        """Sets what differs; whether anything did."""
+        different = {name: value for name, value in values.items() if getattr(self, name) != value}
+        for name, value in different.items():
+            setattr(self, name, value)
+        if different:
+            self.updated_at = now()
+        return bool(different)
+
+
+class Session(Model):
+    """A sign-in, and with it the family of refresh tokens that came of it."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    revoked_at: Mapped[datetime | None]
+
+    @classmethod
+    def start(cls, user_id: uuid.UUID) -> Session:
+        """A new session of a user."""
+        moment = now()
+        return cls(id=uuid7(), user_id=user_id, created_at=moment, expires_at=moment + SESSION_LIFE)
+
+    @property
+    def live(self) -> bool:
+        """Whether it can still be refreshed."""
+        return self.revoked_at is None and now() < self.expires_at
+
+
+class RefreshToken(Model):
+    """A refresh token, known only by its hash; used once."""
+
+    __tablename__ = "refresh_tokens"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    session_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+    session: Mapped[Session] = relationship(lazy="raise")
+
+    @classmethod
+    def of(cls, session: Session, token_hash: bytes) -> RefreshToken:
+        """The next token of a session."""
+        moment = now()
+        expires_at = min(moment + REFRESH_TOKEN_LIFE, session.expires_at)
+        return cls(id=uuid7(), session_id=session.id, token_hash=token_hash, created_at=moment, expires_at=expires_at)
+
+    @property
+    def live(self) -> bool:
+        """Whether it was never used and has not expired."""
+        return self.used_at is None and now() < self.expires_at
+
+
+class SigningKey(Model):
+    """A key that signs access tokens from `signs_from` until its successor does; known until `expires_at`."""
+
+    __tablename__ = "signing_keys"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    public_key: Mapped[dict[str, str]] = mapped_column(JSONB)
+    private_key: Mapped[bytes]
+    created_at: Mapped[datetime]
+    signs_from: Mapped[datetime]
+    expires_at: Mapped[datetime | None]

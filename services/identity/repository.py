@@ -1,0 +1,131 @@
+"""The only SQL of identity."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Boolean, Uuid, any_, bindparam, delete, func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+
+from chassis.errors import AlreadyExists, NotFound
+from chassis.pagination import Listing
+from chassis.reads import Query, Row
+from chassis.unit_of_work import UnitOfWork
+from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, User, now
+
+__all__ = ["Row"]
+
+_PROFILE = (User.id, User.username, User.email, User.first_name, User.last_name, User.version)
+_ACCOUNT = (*_PROFILE, User.role, User.disabled_at, User.created_at, User.updated_at)
+
+# A caller sees themselves; everybody only with the permission, which the servicer knows.
+PROFILE = Query(
+    select(*_PROFILE).where(
+        User.id == bindparam("id"),
+        or_(bindparam("sees_all", type_=Boolean), User.id == bindparam("caller_id")),
+    )
+)
+ACCOUNT = Query(select(*_ACCOUNT).where(User.id == bindparam("id")))
+CREDENTIALS = Query(select(User.id, User.email, User.password_hash).where(User.id == bindparam("id")))
+CREDENTIALS_BY_EMAIL = Query(select(User.id, User.email, User.password_hash).where(User.email == bindparam("email")))
+REFERENCES = Query(
+    select(User.id, User.username, User.disabled_at).where(User.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+)
+PUBLISHED_KEYS = Query(
+    select(SigningKey.id, SigningKey.public_key, SigningKey.private_key, SigningKey.signs_from)
+    .where(or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now()))
+    .order_by(SigningKey.signs_from.desc())
+)
+
+_SEARCHED = func.concat_ws(" ", User.username, User.email, User.first_name, User.last_name)
+ACCOUNTS = Listing(
+    select(*_ACCOUNT),
+    filters={
+        "role": User.role == bindparam("role"),
+        "search": _SEARCHED.ilike(bindparam("search"), escape="\\"),
+    },
+    order_by=(User.created_at.desc(), User.id.desc()),
+)
+
+_TAKEN = {
+    "users_email_key": ("EMAIL_TAKEN", "Another account has this email address."),
+    "users_username_key": ("USERNAME_TAKEN", "Another account has this username."),
+}
+
+
+def user_not_found() -> NotFound:
+    """The one answer for a user that does not exist, and for one that the caller may not see."""
+    return NotFound("USER_NOT_FOUND", "No such user.")
+
+
+@contextmanager
+def unique_names() -> Iterator[None]:
+    """Around a unit of work that writes users: the database decides who was first. Raises AlreadyExists."""
+    try:
+        yield
+    except IntegrityError as error:
+        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+        if constraint in _TAKEN:
+            raise AlreadyExists(*_TAKEN[constraint]) from None
+        raise
+
+
+def containing(text: str) -> str:
+    """The LIKE pattern for whatever holds this text."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+async def lock_user(work: UnitOfWork, id: UUID) -> User:
+    """The user, locked until the transaction ends. Raises NotFound USER_NOT_FOUND."""
+    user = await work.get(User, id, for_update=True)
+    if user is None:
+        raise user_not_found()
+    return user
+
+
+async def lock_administrators(work: UnitOfWork) -> Sequence[User]:
+    """The administrators that can sign in, locked until the transaction ends: the last two cannot go at once."""
+    administrators = select(User).where(User.role == ADMIN, User.disabled_at.is_(None)).order_by(User.id)
+    return (await work.session.scalars(administrators.with_for_update())).all()
+
+
+async def insert_user_once(work: UnitOfWork, user: User) -> bool:
+    """Inserts a user unless its email address or username is taken; whether it was inserted."""
+    values = {column.key: getattr(user, column.key) for column in User.__table__.columns}
+    statement = insert(User).values({**values, "version": 1}).on_conflict_do_nothing().returning(User.id)
+    return (await work.execute(statement)).first() is not None
+
+
+async def lock_refresh_token(work: UnitOfWork, token_hash: bytes) -> RefreshToken | None:
+    """The refresh token with this hash, locked until the transaction ends: of two uses one comes first."""
+    statement = select(RefreshToken).where(RefreshToken.token_hash == token_hash).with_for_update()
+    return (await work.session.scalars(statement)).one_or_none()
+
+
+async def revoke_sessions(
+    work: UnitOfWork, user_id: UUID, *, only: UUID | None = None, but: UUID | None = None
+) -> Sequence[UUID]:
+    """Ends sessions of a user (all of them, one of them, or all but one); those that had not ended before."""
+    statement = update(Session).where(Session.user_id == user_id, Session.revoked_at.is_(None))
+    if only is not None:
+        statement = statement.where(Session.id == only)
+    if but is not None:
+        statement = statement.where(Session.id != but)
+    ended = await work.execute(statement.values(revoked_at=now()).returning(Session.id))
+    return ended.scalars().all()
+
+
+async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
+    """Deletes sessions, and with them their refresh tokens, whose time is over; how many."""
+    expired = select(Session.id).where(Session.expires_at < now()).limit(limit).with_for_update(skip_locked=True)
+    deleted = await work.execute(delete(Session).where(Session.id.in_(expired)).returning(Session.id))
+    return len(deleted.all())
+
+
+async def lock_signing_keys(work: UnitOfWork) -> Sequence[SigningKey]:
+    """All keys that are published. One transaction at a time gets here, also while there is no row to lock."""
+    await work.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
+    published = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())
+    return (await work.session.scalars(select(SigningKey).where(published))).all()

@@ -1,0 +1,39 @@
+"""The servicer of RoleService."""
+
+from uuid import UUID
+
+from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest, ListRolesRequest, ListRolesResponse
+from protomesh.identity.v1.user_pb2 import Account
+from protomesh.type.v1.page_pb2 import PageMeta
+
+from chassis import pagination
+from chassis.call import Call
+from chassis.database import Database
+from chassis.errors import InvalidArgument
+from services.identity import administration, convert, repository, sessions
+from services.identity.model import ADMIN, ROLES
+
+
+class RoleService:
+    """Roles, what they grant, and who has them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ListRoles(self, request: ListRolesRequest, call: Call) -> ListRolesResponse:
+        if request.cursor:
+            raise InvalidArgument("CURSOR_INVALID", "Roles are read by page.")
+        limit, offset = pagination.window(request)
+        meta = PageMeta(total=len(ROLES), page=request.page or 1, limit=limit)
+        return ListRolesResponse(data=map(convert.role_message, ROLES[offset : offset + limit]), meta=meta)
+
+    async def AssignRole(self, request: AssignRoleRequest, call: Call) -> Account:
+        role = Account.Role.Name(request.role)
+        async with self._database.unit_of_work() as work:
+            administrators = await repository.lock_administrators(work)
+            user = await repository.lock_user(work, UUID(request.id))
+            if role != ADMIN:
+                administration.require_another(administrators, user)
+            if user.change(role=role):
+                await sessions.end(work, user.id)
+        return convert.account_message(user)

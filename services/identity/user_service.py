@@ -1,0 +1,127 @@
+"""The servicer of UserService."""
+
+from uuid import UUID
+
+from protomesh.identity.v1.user_pb2 import Account, CurrentUser
+from protomesh.identity.v1.user_pb2 import User as UserMessage
+from protomesh.identity.v1.user_service_pb2 import (
+    BatchGetUsersRequest,
+    BatchGetUsersResponse,
+    DisableUserRequest,
+    EnableUserRequest,
+    GetMeRequest,
+    GetUserRequest,
+    ListUsersRequest,
+    ListUsersResponse,
+    UpdateUserRequest,
+)
+
+from chassis.call import Call
+from chassis.database import Database
+from chassis.errors import Aborted
+from chassis.reads import Row
+from services.identity import administration, convert, repository, sessions
+from services.identity.model import User, normal_email, now
+from services.identity.passwords import Passwords, password_incorrect
+
+READ, WRITE = "identity.users.read", "identity.users.write"
+
+
+class UserService:
+    """Users and their profiles."""
+
+    def __init__(self, database: Database, passwords: Passwords) -> None:
+        self._database = database
+        self._passwords = passwords
+
+    async def GetMe(self, request: GetMeRequest, call: Call) -> CurrentUser:
+        row = await self._database.one(repository.ACCOUNT, id=UUID(call.caller.user_id))
+        if row is None:
+            raise repository.user_not_found()
+        _set_etag(call, row)
+        return convert.current_user(row)
+
+    async def GetUser(self, request: GetUserRequest, call: Call) -> UserMessage:
+        caller_id = UUID(call.caller.user_id)
+        row = await self._database.one(
+            repository.PROFILE, id=UUID(request.id), caller_id=caller_id, sees_all=call.caller.may(READ)
+        )
+        if row is None:
+            raise repository.user_not_found()
+        _set_etag(call, row)
+        return convert.user_message(row)
+
+    async def UpdateUser(self, request: UpdateUserRequest, call: Call) -> UserMessage:
+        user_id = UUID(request.id)
+        if user_id != UUID(call.caller.user_id) and not call.caller.may(WRITE):
+            raise repository.user_not_found()
+        changes = _changes(request)
+        await self._confirm_email(changes.get("email"), request, call)
+        with repository.unique_names():
+            async with self._database.unit_of_work() as work:
+                user = await repository.lock_user(work, user_id)
+                administration.require_right_over(user, call.caller)
+                _match_etag(call, user)
+                user.change(**changes)
+        _set_etag(call, user)
+        return convert.user_message(user)
+
+    async def _confirm_email(self, email: str | None, request: UpdateUserRequest, call: Call) -> None:
+        """Whoever changes what a user signs in with must be that user, and know the password."""
+        if email is None:
+            return
+        account = await self._database.one(repository.CREDENTIALS, id=UUID(request.id))
+        if account is None or account.email == email:
+            return
+        if UUID(request.id) != UUID(call.caller.user_id) or not request.current_password:
+            raise password_incorrect()
+        await self._passwords.confirm(request.current_password, account, address=call.address)
+
+    async def ListUsers(self, request: ListUsersRequest, call: Call) -> ListUsersResponse:
+        filters = {}
+        if request.role:
+            filters["role"] = Account.Role.Name(request.role)
+        if request.search:
+            filters["search"] = repository.containing(request.search)
+        page = await repository.ACCOUNTS.fetch(self._database, request, filters=filters)
+        return ListUsersResponse(data=map(convert.account_message, page.rows), meta=page.meta)
+
+    async def DisableUser(self, request: DisableUserRequest, call: Call) -> Account:
+        async with self._database.unit_of_work() as work:
+            administrators = await repository.lock_administrators(work)
+            user = await repository.lock_user(work, UUID(request.id))
+            administration.require_right_over(user, call.caller)
+            administration.require_another(administrators, user)
+            user.change(disabled_at=user.disabled_at or now())
+            await sessions.end(work, user.id)
+        return convert.account_message(user)
+
+    async def EnableUser(self, request: EnableUserRequest, call: Call) -> Account:
+        async with self._database.unit_of_work() as work:
+            user = await repository.lock_user(work, UUID(request.id))
+            administration.require_right_over(user, call.caller)
+            user.change(disabled_at=None)
+        return convert.account_message(user)
+
+    async def BatchGetUsers(self, request: BatchGetUsersRequest, call: Call) -> BatchGetUsersResponse:
+        ids = [UUID(text) for text in request.user_ids]
+        rows = sorted(await self._database.all(repository.REFERENCES, ids=ids), key=lambda row: ids.index(row.id))
+        return BatchGetUsersResponse(users=map(convert.user_reference, rows))
+
+
+def _changes(request: UpdateUserRequest) -> dict[str, str]:
+    # Only optional fields know whether they were sent.
+    changes = {field.name: value for field, value in request.ListFields() if field.has_presence}
+    if "email" in changes:
+        changes["email"] = normal_email(changes["email"])
+    return changes
+
+
+def _set_etag(call: Call, user: User | Row) -> None:
+    call.set_header("etag", f'"{user.version}"')
+
+
+def _match_etag(call: Call, user: User) -> None:
+    wanted = call.if_match()
+    if wanted not in ("", "*", str(user.version)):
+        raise Aborted("ETAG_MISMATCH", "The user was changed by somebody else since it was read.")
