@@ -37,7 +37,10 @@ def derive(image: Path, fresh: Path) -> None:
     write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
     write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments))
     for deployable in sorted({method.deployable for method in methods} - {""}):
-        write(fresh / f"gen/client/{deployable}.json", json.dumps(contract.service_config(deployable), indent=2) + "\n")
+        write(
+            fresh / f"gen/client/{deployable}.json",
+            json.dumps(contract.service_config(deployable), indent=2) + "\n",
+        )
     write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
@@ -51,7 +54,9 @@ def write(path: Path, text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="meshctl gen", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when generated files are out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail when generated files are out of date"
+    )
     check: bool = parser.parse_args().check
     act = files.drift if check else files.publish
     with files.exclusive(ROOT / ".mesh/gen.lock"), tempfile.TemporaryDirectory(dir=ROOT / ".mesh") as staging:

@@ -24,7 +24,14 @@ _KEYWORDS = {
     "min_pairs": "minProperties",
     "max_pairs": "maxProperties",
 }
-_FORMATS = {"uuid": "uuid", "email": "email", "uri": "uri", "hostname": "hostname", "ipv4": "ipv4", "ipv6": "ipv6"}
+_FORMATS = {
+    "uuid": "uuid",
+    "email": "email",
+    "uri": "uri",
+    "hostname": "hostname",
+    "ipv4": "ipv4",
+    "ipv6": "ipv6",
+}
 
 
 def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:

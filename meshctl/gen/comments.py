@@ -57,7 +57,9 @@ def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Path
             yield f"{name}.{method.name}", (*path, _SERVICE_METHOD, at)
 
 
-def _in_message(message: descriptor_pb2.DescriptorProto, scope: str, path: Path_) -> Iterator[tuple[str, Path_]]:
+def _in_message(
+    message: descriptor_pb2.DescriptorProto, scope: str, path: Path_
+) -> Iterator[tuple[str, Path_]]:
     name = f"{scope}.{message.name}"
     yield name, path
     for index, field in enumerate(message.field):
@@ -68,7 +70,9 @@ def _in_message(message: descriptor_pb2.DescriptorProto, scope: str, path: Path_
         yield from _in_enum(enum, name, (*path, _MESSAGE_ENUM, index))
 
 
-def _in_enum(enum: descriptor_pb2.EnumDescriptorProto, scope: str, path: Path_) -> Iterator[tuple[str, Path_]]:
+def _in_enum(
+    enum: descriptor_pb2.EnumDescriptorProto, scope: str, path: Path_
+) -> Iterator[tuple[str, Path_]]:
     name = f"{scope}.{enum.name}"
     yield name, path
     for index, value in enumerate(enum.value):

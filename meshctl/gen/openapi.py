@@ -125,7 +125,12 @@ def _parameters(method: MethodContract, binding: HttpBinding, schemas: Schemas) 
     message = method.descriptor.input_type
     bound = _path_variables(binding.path)
     for name in bound:
-        yield {"name": name, "in": "path", "required": True, **_lifted(schemas.field(_field_at(message, name)))}
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            **_lifted(schemas.field(_field_at(message, name))),
+        }
     if binding.body == "*":
         return
     required = schemas.required(message)
@@ -155,7 +160,13 @@ def _headers(method: MethodContract, comments: Comments) -> Iterator[Schema]:
         key = {"type": "string", "minLength": 16, "maxLength": 255, "pattern": r"^[\x21-\x7E]+$"}
         text = "Names this call, so that repeating it with the same key has no second effect and the same answer."
         required = method.idempotency_key == "required_header"
-        yield {"name": "idempotency-key", "in": "header", "required": required, "description": text, "schema": key}
+        yield {
+            "name": "idempotency-key",
+            "in": "header",
+            "required": required,
+            "description": text,
+            "schema": key,
+        }
     if "ETAG_MISMATCH" in comments.errors(method.full_name):
         text = "The ETag that was read; what was changed since is left alone."
         yield {"name": "if-match", "in": "header", "description": text, "schema": {"type": "string"}}
@@ -212,7 +223,9 @@ def _error(status: int, description: str) -> Schema:
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
     }
     if status == 429:
-        error["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}}}
+        error["headers"] = {
+            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}}
+        }
     return error
 
 
@@ -225,7 +238,11 @@ def _status(schemas: Schemas) -> Schema:
         "description": "What went wrong: a google.rpc.Status. `details` always holds an ErrorInfo.",
         "required": ["code", "message", "details"],
         "properties": {
-            "code": {"type": "integer", "format": "int32", "description": "A canonical code, google.rpc.Code."},
+            "code": {
+                "type": "integer",
+                "format": "int32",
+                "description": "A canonical code, google.rpc.Code.",
+            },
             "message": {"type": "string", "description": "A sentence for people."},
             "details": {"type": "array", "items": {"anyOf": details}},
         },

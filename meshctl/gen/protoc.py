@@ -31,7 +31,9 @@ def compile_contracts(proto: Path, python: Path, image: Path) -> None:
     validate.write_bytes(_validate_descriptors().SerializeToString(deterministic=True))
     try:
         sources = [f"--proto_path={proto}", *_foreign_sources(), f"--descriptor_set_in={validate}"]
-        _protoc([*sources, f"--python_out={python}", f"--mypy_out=quiet:{python}", *contracts, VALIDATE_PROTO])
+        _protoc(
+            [*sources, f"--python_out={python}", f"--mypy_out=quiet:{python}", *contracts, VALIDATE_PROTO]
+        )
         stubs = [f"--grpc_python_out={python}", f"--mypy_grpc_out=quiet:{python}"]
         _protoc([*sources, *stubs, *_with_services(proto, contracts)])
         whole = [f"--descriptor_set_out={image}", "--include_imports", "--include_source_info"]
@@ -57,7 +59,12 @@ def _foreign_sources() -> list[str]:
 
 def _validate_descriptors() -> descriptor_pb2.FileDescriptorSet:
     """No package ships validate.proto as a source, but protovalidate holds its descriptor."""
-    imports = [descriptor_pb2.DESCRIPTOR, duration_pb2.DESCRIPTOR, field_mask_pb2.DESCRIPTOR, timestamp_pb2.DESCRIPTOR]
+    imports = [
+        descriptor_pb2.DESCRIPTOR,
+        duration_pb2.DESCRIPTOR,
+        field_mask_pb2.DESCRIPTOR,
+        timestamp_pb2.DESCRIPTOR,
+    ]
     descriptors = descriptor_pb2.FileDescriptorSet()
     for module in imports:
         module.CopyToProto(descriptors.file.add())

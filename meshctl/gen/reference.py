@@ -91,8 +91,12 @@ def permissions(methods: Sequence[MethodContract]) -> str:
         "| --- | --- | --- |",
     ]
     for method in methods:
-        roles = _codes({*method.access.granted_to, ADMIN}) if method.access and method.access.permission else ""
-        lines.append(f"| `{method.service.removeprefix('protomesh.')}.{method.name}` | {_access(method)} | {roles} |")
+        roles = (
+            _codes({*method.access.granted_to, ADMIN}) if method.access and method.access.permission else ""
+        )
+        lines.append(
+            f"| `{method.service.removeprefix('protomesh.')}.{method.name}` | {_access(method)} | {roles} |"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -108,12 +112,17 @@ def events(files: Sequence[FileDescriptor], comments: Comments) -> str:
         lines += [f"## Stream {stream}", ""]
         for event, message in sorted(published, key=lambda pair: pair[0].subject):
             lines += [f"### {message.name}", "", comments.of(message.full_name), ""]
-            lines += [f"Subject `{event.subject}.<{event.aggregate_id_field}>`, message `{message.full_name}`.", ""]
+            lines += [
+                f"Subject `{event.subject}.<{event.aggregate_id_field}>`, message `{message.full_name}`.",
+                "",
+            ]
             lines += ["| field | type | meaning |", "| --- | --- | --- |"]
             for field in message.fields:
                 kind = field.message_type.full_name if field.message_type else _scalar(field.type)
                 repeated = "repeated " * field.is_repeated
-                lines.append(f"| `{field.name}` | {repeated}`{kind}` | {_cell(comments.of(field.full_name))} |")
+                lines.append(
+                    f"| `{field.name}` | {repeated}`{kind}` | {_cell(comments.of(field.full_name))} |"
+                )
             lines.append("")
     return "\n".join(lines)
 

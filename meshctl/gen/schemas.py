@@ -16,7 +16,11 @@ _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.FieldMask": {"type": "string"},
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.Value": {},
-    "google.protobuf.Any": {"type": "object", "required": ["@type"], "properties": {"@type": {"type": "string"}}},
+    "google.protobuf.Any": {
+        "type": "object",
+        "required": ["@type"],
+        "properties": {"@type": {"type": "string"}},
+    },
     "google.protobuf.Empty": {"type": "object"},
     "google.api.HttpBody": {"type": "string", "format": "binary"},
 }
@@ -80,7 +84,12 @@ class Schemas:
             values = self._value(entry.fields_by_name["value"], rules.map.values)
             return {"type": "object", "additionalProperties": values, **bounds(rules), **described}
         if field.is_repeated:
-            return {"type": "array", "items": self._value(field, rules.repeated.items), **bounds(rules), **described}
+            return {
+                "type": "array",
+                "items": self._value(field, rules.repeated.items),
+                **bounds(rules),
+                **described,
+            }
         return {**self._value(field, rules), **described}
 
     def _value(self, field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Schema:
