@@ -55,7 +55,7 @@ class OrderService:
         )
         return ListOrdersResponse(data=map(convert.order_message, page.rows), meta=page.meta)
 
-    async def ListAllOrders(self, request: ListAllOrdersRequest, call: Call) -> ListAllOrdersResponse:  # noqa: ARG002
+    async def ListAllOrders(self, request: ListAllOrdersRequest, call: Call) -> ListAllOrdersResponse:
         filters = {"status": convert.status_name(request.status), "buyer_id": request.buyer_id}
         page = await repository.ALL_ORDERS.fetch(self._database, request, filters=filters)
         return ListAllOrdersResponse(data=map(convert.order_message, page.rows), meta=page.meta)
