@@ -20,7 +20,9 @@ async def compose(service: Service) -> None:
     keys = KeyRing(database, settings)
     await keys.refresh()
     await bootstrap.ensure_administrator(database, passwords, settings)
-    service.serve("protomesh.identity.v1.AuthService", AuthService(database, passwords, Sessions(keys, settings), keys))
+    service.serve(
+        "protomesh.identity.v1.AuthService", AuthService(database, passwords, Sessions(keys, settings), keys)
+    )
     service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
     service.serve("protomesh.identity.v1.RoleService", RoleService(database))
     service.background(keys.run)

@@ -50,7 +50,9 @@ class AuthService:
         email = normal_email(request.email)
         account = await self._database.one(repository.CREDENTIALS_BY_EMAIL, email=email)
         password_hash = account.password_hash if account else None
-        right = await self._passwords.check(request.password, password_hash, account=email, address=call.address)
+        right = await self._passwords.check(
+            request.password, password_hash, account=email, address=call.address
+        )
         if account is None or not right:
             raise _login_failed()
         renewed = await self._passwords.hash(request.password) if outdated(account.password_hash) else None

@@ -88,7 +88,9 @@ def signing_key(key: Key) -> SigningKey:
 
 def user_registered(user: User) -> UserRegistered:
     """The fact that somebody registered."""
-    return UserRegistered(user_id=str(user.id), username=user.username, registered_at=timestamp(user.created_at))
+    return UserRegistered(
+        user_id=str(user.id), username=user.username, registered_at=timestamp(user.created_at)
+    )
 
 
 def sessions_revoked(user_id: UUID, session_ids: Sequence[UUID]) -> Iterator[SessionsRevoked]:

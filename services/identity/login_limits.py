@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import ipaddress
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -68,13 +69,16 @@ class LoginLimits:
         limits = list(self._limits(account, address))
         windows = await asyncio.gather(*(counter.get_window_stats(limit, key) for limit, key in limits))
         moment = time.time()
-        return max((max(1.0, window.reset_time - moment) for window in windows if window.remaining <= 0), default=0.0)
+        return max(
+            (max(1.0, window.reset_time - moment) for window in windows if window.remaining <= 0), default=0.0
+        )
 
     def _limits(self, account: str, address: str) -> Iterator[tuple[RateLimitItem, str]]:
         # Valkey holds no personal data, only this trace of the account.
         trace = hashlib.sha256(account.encode()).hexdigest()[:32]
-        yield from ((limit, f"account:{trace}:{address}") for limit in self._per_account)
-        yield from ((limit, f"address:{address}") for limit in self._per_address)
+        network = _network(address)
+        yield from ((limit, f"account:{trace}:{network}") for limit in self._per_account)
+        yield from ((limit, f"address:{network}") for limit in self._per_address)
 
     def _counter(self) -> FixedWindowRateLimiter:
         return self._shared if time.monotonic() >= self._shared_from else self._own
@@ -83,9 +87,19 @@ class LoginLimits:
         self._shared_from = time.monotonic() + RETREAT_SECONDS
 
 
+def _network(address: str) -> str:
+    """What one client commands: an IPv4 address, or an IPv6 network of /64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
 def _valkey(url: str) -> RedisStorage:
+    scheme, _, rest = url.partition("://")
     return RedisStorage(
-        f"async+{url}".replace("valkey", "redis", 1),
+        f"async+{scheme.replace('valkey', 'redis')}://{rest}",
         wrap_exceptions=True,
         implementation="redispy",
         key_prefix="identity:logins",

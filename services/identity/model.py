@@ -61,7 +61,9 @@ class User(Model):
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
-    def register(cls, id: uuid.UUID, username: str, email: str, password_hash: str, role: str = CUSTOMER) -> User:
+    def register(
+        cls, id: uuid.UUID, username: str, email: str, password_hash: str, role: str = CUSTOMER
+    ) -> User:
         """A new user. `email` may be in any spelling."""
         moment = now()
         return cls(
@@ -133,7 +135,9 @@ class RefreshToken(Model):
         """The next token of a session."""
         moment = now()
         expires_at = min(moment + REFRESH_TOKEN_LIFE, session.expires_at)
-        return cls(id=uuid7(), session_id=session.id, token_hash=token_hash, created_at=moment, expires_at=expires_at)
+        return cls(
+            id=uuid7(), session=session, token_hash=token_hash, created_at=moment, expires_at=expires_at
+        )
 
     @property
     def live(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Boolean, Uuid, any_, bindparam, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import AlreadyExists, NotFound
 from chassis.pagination import Listing
@@ -16,27 +18,23 @@ from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, Us
 
 __all__ = ["Row"]
 
-_PROFILE = (User.id, User.username, User.email, User.first_name, User.last_name, User.version)
-_ACCOUNT = (*_PROFILE, User.role, User.disabled_at, User.created_at, User.updated_at)
+_Columns = Sequence[InstrumentedAttribute[Any]]
+_PROFILE: _Columns = (User.id, User.username, User.email, User.first_name, User.last_name, User.version)
+_ACCOUNT: _Columns = (*_PROFILE, User.role, User.disabled_at, User.created_at, User.updated_at)
+_CREDENTIALS: _Columns = (User.id, User.email, User.password_hash)
+_REFERENCE: _Columns = (User.id, User.username, User.disabled_at)
+_KEY: _Columns = (SigningKey.id, SigningKey.public_key, SigningKey.private_key, SigningKey.signs_from)
 
 # A caller sees themselves; everybody only with the permission, which the servicer knows.
-PROFILE = Query(
-    select(*_PROFILE).where(
-        User.id == bindparam("id"),
-        or_(bindparam("sees_all", type_=Boolean), User.id == bindparam("caller_id")),
-    )
-)
+_VISIBLE = or_(bindparam("sees_all", type_=Boolean), User.id == bindparam("caller_id"))
+PROFILE = Query(select(*_PROFILE).where(User.id == bindparam("id"), _VISIBLE))
 ACCOUNT = Query(select(*_ACCOUNT).where(User.id == bindparam("id")))
-CREDENTIALS = Query(select(User.id, User.email, User.password_hash).where(User.id == bindparam("id")))
-CREDENTIALS_BY_EMAIL = Query(select(User.id, User.email, User.password_hash).where(User.email == bindparam("email")))
-REFERENCES = Query(
-    select(User.id, User.username, User.disabled_at).where(User.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
-)
-PUBLISHED_KEYS = Query(
-    select(SigningKey.id, SigningKey.public_key, SigningKey.private_key, SigningKey.signs_from)
-    .where(or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now()))
-    .order_by(SigningKey.signs_from.desc())
-)
+CREDENTIALS = Query(select(*_CREDENTIALS).where(User.id == bindparam("id")))
+CREDENTIALS_BY_EMAIL = Query(select(*_CREDENTIALS).where(User.email == bindparam("email")))
+REFERENCES = Query(select(*_REFERENCE).where(User.id == any_(bindparam("ids", type_=ARRAY(Uuid)))))
+
+_PUBLISHED = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())
+PUBLISHED_KEYS = Query(select(*_KEY).where(_PUBLISHED).order_by(SigningKey.signs_from.desc()))
 
 _SEARCHED = func.concat_ws(" ", User.username, User.email, User.first_name, User.last_name)
 ACCOUNTS = Listing(
@@ -119,7 +117,9 @@ async def revoke_sessions(
 
 async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
     """Deletes sessions, and with them their refresh tokens, whose time is over; how many."""
-    expired = select(Session.id).where(Session.expires_at < now()).limit(limit).with_for_update(skip_locked=True)
+    expired = (
+        select(Session.id).where(Session.expires_at < now()).limit(limit).with_for_update(skip_locked=True)
+    )
     deleted = await work.execute(delete(Session).where(Session.id.in_(expired)).returning(Session.id))
     return len(deleted.all())
 
@@ -127,5 +127,4 @@ async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
 async def lock_signing_keys(work: UnitOfWork) -> Sequence[SigningKey]:
     """All keys that are published. One transaction at a time gets here, also while there is no row to lock."""
     await work.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
-    published = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())
-    return (await work.session.scalars(select(SigningKey).where(published))).all()
+    return (await work.session.scalars(select(SigningKey).where(_PUBLISHED))).all()

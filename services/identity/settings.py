@@ -48,4 +48,6 @@ class IdentitySettings(Settings):
         "unset: none.",
     )
     bootstrap_admin_username: str = Field("admin", description="Username of that administrator.")
-    bootstrap_admin_password: SecretStr = Field(SecretStr(""), description="First password of that administrator.")
+    bootstrap_admin_password: SecretStr = Field(
+        SecretStr(""), description="First password of that administrator."
+    )

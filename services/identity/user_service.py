@@ -105,7 +105,9 @@ class UserService:
 
     async def BatchGetUsers(self, request: BatchGetUsersRequest, call: Call) -> BatchGetUsersResponse:
         ids = [UUID(text) for text in request.user_ids]
-        rows = sorted(await self._database.all(repository.REFERENCES, ids=ids), key=lambda row: ids.index(row.id))
+        rows = sorted(
+            await self._database.all(repository.REFERENCES, ids=ids), key=lambda row: ids.index(row.id)
+        )
         return BatchGetUsersResponse(users=map(convert.user_reference, rows))
 
 
