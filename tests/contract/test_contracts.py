@@ -1,0 +1,187 @@
+"""The rules that every contract keeps, whoever wrote it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
+from protomesh.options.v1 import options_pb2
+
+from chassis import contract
+from chassis.contract import MethodContract
+from meshctl.gen.comments import Comments
+
+METHODS = contract.platform()
+# Contracts that others wrote, and that we must speak as they are.
+OURS = [file for file in contract.files() if file.package.startswith("protomesh.")]
+OUR_METHODS = [method for method in METHODS if method.service.startswith("protomesh.")]
+LISTS = [method for method in OUR_METHODS if method.name.startswith("List")]
+ROLES = {"staff", "customer", "service"}
+DEPLOYABLES = {method.deployable for method in METHODS}
+
+each_method = pytest.mark.parametrize("method", OUR_METHODS, ids=lambda method: method.path)
+
+
+def messages(file: FileDescriptor) -> Iterator[Descriptor]:
+    todo = list(file.message_types_by_name.values())
+    while todo:
+        message = todo.pop()
+        todo += message.nested_types
+        if not message.GetOptions().map_entry:
+            yield message
+
+
+def enums(file: FileDescriptor) -> Iterator[EnumDescriptor]:
+    yield from file.enum_types_by_name.values()
+    for message in messages(file):
+        yield from message.enum_types
+
+
+def has_path(message: Descriptor, path: str) -> bool:
+    first, _, rest = path.partition(".")
+    field = message.fields_by_name.get(first)
+    return field is not None and (
+        not rest or (field.message_type is not None and has_path(field.message_type, rest))
+    )
+
+
+@each_method
+def test_every_rpc_says_who_may_call_it(method: MethodContract) -> None:
+    assert method.access is not None
+
+
+@each_method
+def test_every_rpc_has_a_deployable(method: MethodContract) -> None:
+    assert method.deployable
+
+
+@each_method
+def test_every_rpc_is_either_internal_or_bound_to_rest(method: MethodContract) -> None:
+    assert method.access is not None
+    assert (method.access.kind == "internal") != bool(method.http)
+
+
+@each_method
+def test_a_permission_is_dotted_and_granted_to_built_in_roles(method: MethodContract) -> None:
+    assert method.access is not None
+    if method.access.kind == "permission":
+        assert re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", method.access.permission)
+        assert method.access.granted_to <= ROLES
+
+
+@each_method
+def test_an_internal_rpc_names_callers_that_exist(method: MethodContract) -> None:
+    assert method.access is not None
+    assert method.access.callers <= DEPLOYABLES | {"edge", "developer", contract.ANY_WORKLOAD}
+
+
+@each_method
+def test_every_path_variable_is_a_field_of_the_request(method: MethodContract) -> None:
+    for binding in method.http:
+        for variable in re.findall(r"\{([^}=]+)", binding.path):
+            assert has_path(method.descriptor.input_type, variable), f"{binding.path}: {variable}"
+
+
+@each_method
+def test_every_body_is_a_field_of_the_request_or_the_rest_of_it(method: MethodContract) -> None:
+    for binding in method.http:
+        assert binding.body in ("", "*") or has_path(method.descriptor.input_type, binding.body)
+
+
+@each_method
+def test_reads_are_gets_and_gets_are_reads(method: MethodContract) -> None:
+    for binding in method.http:
+        assert (binding.verb == "GET") == (method.idempotency_level == "no_side_effects")
+
+
+@each_method
+def test_a_get_or_a_delete_has_no_body(method: MethodContract) -> None:
+    for binding in method.http:
+        assert not (binding.verb in ("GET", "DELETE") and binding.body)
+
+
+@each_method
+def test_only_public_reads_may_be_cached(method: MethodContract) -> None:
+    if method.cache is not None:
+        assert method.access is not None
+        assert (method.access.kind, method.idempotency_level) == ("public", "no_side_effects")
+
+
+@each_method
+def test_a_call_that_is_harmless_to_repeat_says_by_which_key(method: MethodContract) -> None:
+    assert (method.idempotency_level == "idempotent") == (method.idempotency_key != "none")
+
+
+@each_method
+def test_every_rate_limit_names_its_window(method: MethodContract) -> None:
+    if method.rate_limit is not None:
+        quotas = [quota for _, quota in method.rate_limit.ListFields()]
+        assert quotas
+        assert all(quota.requests and quota.per for quota in quotas)
+
+
+@pytest.mark.parametrize("method", LISTS, ids=lambda method: method.path)
+def test_every_list_paginates(method: MethodContract) -> None:
+    request, answer = method.descriptor.input_type, method.descriptor.output_type
+    assert {"page", "limit", "cursor"} <= set(request.fields_by_name)
+    assert [field.name for field in answer.fields] == ["data", "meta"]
+    assert answer.fields_by_name["data"].is_repeated
+    meta = answer.fields_by_name["meta"].message_type
+    assert meta is not None
+    assert meta.full_name == "protomesh.type.v1.PageMeta"
+
+
+def test_no_two_bindings_collide() -> None:
+    bindings = [(b.verb, re.sub(r"\{[^}]*\}", "{}", b.path)) for method in METHODS for b in method.http]
+    assert [binding for binding, times in Counter(bindings).items() if times > 1] == []
+
+
+def test_every_binding_is_versioned_or_well_known() -> None:
+    paths = [binding.path for method in METHODS for binding in method.http]
+    assert [path for path in paths if not path.startswith(("/v1/", "/.well-known/"))] == []
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_everything_in_a_contract_is_commented(file: FileDescriptor, comments: Comments) -> None:
+    names = [message.full_name for message in messages(file)]
+    names += [field.full_name for message in messages(file) for field in message.fields]
+    names += [enum.full_name for enum in enums(file)]
+    names += [f"{enum.full_name}.{value.name}" for enum in enums(file) for value in enum.values]
+    names += [service.full_name for service in file.services_by_name.values()]
+    names += [rpc.full_name for service in file.services_by_name.values() for rpc in service.methods]
+    names += [extension.full_name for extension in file.extensions_by_name.values()]
+    assert [name for name in names if not comments.of(name)] == []
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_enums_start_at_unspecified_and_show_in_lower_snake(file: FileDescriptor) -> None:
+    for enum in enums(file):
+        if enum.name != "ErrorReason":
+            assert enum.values[0].name.endswith("_unspecified")
+            assert all(re.fullmatch(r"[a-z][a-z0-9_]*", value.name) for value in enum.values)
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_times_are_named_at(file: FileDescriptor) -> None:
+    fields = (field for message in messages(file) for field in message.fields if field.message_type)
+    times = (field for field in fields if field.message_type.full_name == "google.protobuf.Timestamp")
+    assert [field.full_name for field in times if not field.name.endswith(("_at", "_from", "_until"))] == []
+
+
+@pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
+def test_every_event_has_a_versioned_subject_a_stream_and_an_aggregate(file: FileDescriptor) -> None:
+    for message in messages(file):
+        event = message.GetOptions().Extensions[options_pb2.event]
+        assert message.GetOptions().HasExtension(options_pb2.event) == file.name.endswith("_events.proto")
+        if event.subject:
+            domain = file.package.split(".")[1]
+            assert re.fullmatch(rf"{domain}(\.[a-z_]+)+\.v1", event.subject)
+            assert event.stream == domain.upper()
+            assert event.aggregate_id_field in message.fields_by_name
+
+
+def test_no_two_events_share_a_subject() -> None:
+    options = (message.GetOptions() for file in OURS for message in messages(file))
+    subjects = Counter(option.Extensions[options_pb2.event].subject for option in options)
+    assert [subject for subject, times in subjects.items() if subject and times > 1] == []
