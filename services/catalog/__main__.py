@@ -1,0 +1,21 @@
+"""Starts catalog."""
+
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+
+from chassis.service import Service, run
+from services.catalog import subscribers
+from services.catalog.category_service import CategoryService
+from services.catalog.inventory_service import InventoryService
+from services.catalog.product_service import ProductService
+
+
+async def compose(service: Service) -> None:
+    """What the process serves and listens to."""
+    service.serve("protomesh.catalog.v1.CategoryService", CategoryService(service.database))
+    service.serve("protomesh.catalog.v1.ProductService", ProductService(service.database))
+    service.serve("protomesh.catalog.v1.InventoryService", InventoryService(service.database))
+    service.subscribe("catalog.release_stock", OrderCancelled, subscribers.release_stock)
+
+
+if __name__ == "__main__":
+    run("catalog", compose)

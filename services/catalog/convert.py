@@ -1,0 +1,146 @@
+"""Rows and entities ↔ messages."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from protomesh.catalog.v1.category_pb2 import Category
+from protomesh.catalog.v1.category_service_pb2 import CategoryNode, CategoryTree, UpdateCategoryRequest
+from protomesh.catalog.v1.inventory_service_pb2 import ProductPrice, Reservation, Stock, StockLine
+from protomesh.catalog.v1.product_pb2 import Product
+from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
+from protomesh.type.v1.money_pb2 import Money
+
+from services.catalog.model import ReservationStatus, normal_sku
+from services.catalog.stock_repository import Lines
+
+_PRODUCT_STATUS = dict(Product.Status.items())
+_RESERVATION_STATUS = dict(Reservation.Status.items())
+
+
+def product_message(product: Any, available: int) -> Product:
+    """A product, from a row or an entity."""
+    return Product(
+        id=str(product.id),
+        sku=product.sku,
+        name=product.name,
+        description=product.description,
+        category_id=str(product.category_id) if product.category_id else "",
+        price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
+        status=_PRODUCT_STATUS[product.status],
+        available=available,
+        in_stock=available > 0,
+        image_urls=product.image_urls,
+        etag=str(product.version),
+        created_at=product.created_at,
+        updated_at=product.updated_at,
+    )
+
+
+def product_status(value: Product.Status.ValueType) -> str:
+    """A status as it is kept."""
+    return Product.Status.Name(value)
+
+
+def product_changes(request: UpdateProductRequest) -> dict[str, Any]:
+    """The columns that the request changes, and no others."""
+    changes: dict[str, Any] = {
+        field: getattr(request, field) for field in ("name", "description") if request.HasField(field)
+    }
+    if request.HasField("sku"):
+        changes["sku"] = normal_sku(request.sku)
+    if request.HasField("category_id"):
+        changes["category_id"] = UUID(request.category_id) if request.category_id else None
+    if request.HasField("price"):
+        changes |= {"currency_code": request.price.currency_code, "price_minor": request.price.amount_minor}
+    if request.HasField("status"):
+        changes["status"] = product_status(request.status)
+    if request.image_urls:
+        changes["image_urls"] = list(request.image_urls)
+    return changes
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """A moment."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def category_message(category: Any) -> Category:
+    """A category, from a row or an entity."""
+    return Category(
+        id=str(category.id),
+        parent_id=str(category.parent_id) if category.parent_id else "",
+        slug=category.slug,
+        name=category.name,
+        position=category.position,
+        path=category.path,
+        depth=category.depth,
+        etag=str(category.version),
+        created_at=category.created_at,
+        updated_at=category.updated_at,
+    )
+
+
+def category_changes(request: UpdateCategoryRequest) -> dict[str, Any]:
+    """The columns that the request changes, but for the parent, which the tree has a say in."""
+    return {
+        field: getattr(request, field) for field in ("slug", "name", "position") if request.HasField(field)
+    }
+
+
+def category_tree(rows: Sequence[Any], root_id: UUID | None) -> CategoryTree:
+    """The tree below a category, or the whole one, from rows in which whatever is above comes first."""
+    children: dict[UUID | None, list[Any]] = {}
+    for row in sorted(rows, key=lambda row: (row.position, row.name, row.path)):
+        children.setdefault(row.parent_id, []).append(row)
+
+    def nodes(parent_id: UUID | None) -> list[CategoryNode]:
+        return [
+            CategoryNode(category=category_message(row), children=nodes(row.id))
+            for row in children.get(parent_id, [])
+        ]
+
+    return CategoryTree(data=nodes(root_id))
+
+
+def lines(messages: Iterable[StockLine]) -> Lines:
+    """Units by product, in the order in which stock is taken; two spellings of one id are one product."""
+    units: dict[UUID, int] = {}
+    for line in messages:
+        product_id = UUID(line.product_id)
+        units[product_id] = units.get(product_id, 0) + line.quantity
+    return dict(sorted(units.items()))
+
+
+def reservation_message(order_id: UUID, status: ReservationStatus, lines: Lines) -> Reservation:
+    """A reservation."""
+    return Reservation(
+        order_id=str(order_id),
+        status=_RESERVATION_STATUS[status.value],
+        lines=[StockLine(product_id=str(product), quantity=units) for product, units in lines.items()],
+    )
+
+
+def stock_message(stock: Any) -> Stock:
+    """A product's stock, from a row."""
+    return Stock(
+        product_id=str(stock.product_id),
+        available=stock.available,
+        reserved=stock.reserved,
+        sold=stock.sold,
+        received=stock.received,
+    )
+
+
+def price_message(product: Any) -> ProductPrice:
+    """What a product costs, from a row."""
+    return ProductPrice(
+        product_id=str(product.id),
+        sku=product.sku,
+        name=product.name,
+        unit_price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
+    )

@@ -1,0 +1,183 @@
+"""Tables of catalog, and the rules that hold for them. Times are UTC, prices are in minor units."""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Computed, DateTime, ForeignKey, Text
+from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from chassis.database import metadata
+from chassis.errors import Aborted, FailedPrecondition
+
+MAXIMUM_DEPTH = 8
+
+
+class Model(DeclarativeBase):
+    """A table of catalog; its constraints and indexes stand in the migrations."""
+
+    metadata = metadata()
+    type_annotation_map: ClassVar = {datetime: DateTime(timezone=True), str: Text(), int: BigInteger()}
+
+
+class ProductStatus(enum.StrEnum):
+    """Whether a product is for sale; the contract's `Product.Status` says what each means."""
+
+    DRAFT = "draft"
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+
+
+class ReservationStatus(enum.StrEnum):
+    """Where a reservation stands; the contract's `Reservation.Status` says what each means."""
+
+    RESERVED = "reserved"
+    COMMITTED = "committed"
+    RELEASED = "released"
+
+
+def normal_sku(sku: str) -> str:
+    """The one spelling of a SKU that is kept and looked up: `" 85123a"` and `"85123A"` are one product."""
+    return " ".join(sku.split()).upper()
+
+
+class Versioned:
+    """A row whose every change moves its version on; a change that was made on an old version fails."""
+
+    version: Mapped[int]
+    updated_at: Mapped[datetime]
+
+    def expect(self, etag: str) -> None:
+        """Aborts when the row is not the one that the caller read; an empty etag expects nothing."""
+        if etag and etag != str(self.version):
+            raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")
+
+    def change(self, **values: Any) -> bool:
+        """Sets what differs; whether anything did."""
+        different = {name: value for name, value in values.items() if getattr(self, name) != value}
+        for name, value in different.items():
+            setattr(self, name, value)
+        if different:
+            self.updated_at = datetime.now(UTC)
+        return bool(different)
+
+
+class Category(Versioned, Model):
+    """A place in the tree. `path` holds the slugs from the top, so that a subtree is a prefix."""
+
+    __tablename__ = "categories"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("categories.id"))
+    slug: Mapped[str]
+    name: Mapped[str]
+    position: Mapped[int]
+    path: Mapped[str]
+    depth: Mapped[int]
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy wants it so)
+
+    @classmethod
+    def create(cls, id: UUID, parent: Category | None, slug: str, name: str, position: int) -> Category:
+        """A new category below `parent`, or at the top. FailedPrecondition CATEGORY_TOO_DEEP."""
+        moment = datetime.now(UTC)
+        category = cls(id=id, slug=slug, name=name, position=position, created_at=moment, updated_at=moment)
+        category.hang(parent)
+        return category
+
+    def hang(self, parent: Category | None) -> None:
+        """Puts it below `parent`, or at the top. FailedPrecondition CATEGORY_CYCLE or CATEGORY_TOO_DEEP."""
+        if parent and (parent.path == self.path or parent.path.startswith(f"{self.path}/")):
+            raise FailedPrecondition("CATEGORY_CYCLE", "A category cannot move below itself.")
+        depth = parent.depth + 1 if parent else 0
+        check_depth(depth)
+        path = f"{parent.path}/{self.slug}" if parent else self.slug
+        self.change(parent_id=parent.id if parent else None, path=path, depth=depth)
+
+
+def check_depth(depth: int) -> None:
+    """FailedPrecondition CATEGORY_TOO_DEEP for a level that is too far down; 0 is the top."""
+    if depth >= MAXIMUM_DEPTH:
+        raise FailedPrecondition("CATEGORY_TOO_DEEP", f"Categories are at most {MAXIMUM_DEPTH} levels deep.")
+
+
+class Product(Versioned, Model):
+    """Something that is sold."""
+
+    __tablename__ = "products"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    sku: Mapped[str]
+    name: Mapped[str]
+    description: Mapped[str]
+    category_id: Mapped[UUID | None] = mapped_column(ForeignKey("categories.id"))
+    currency_code: Mapped[str]
+    price_minor: Mapped[int]
+    status: Mapped[str]
+    image_urls: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    # PostgreSQL computes it, from the name, the SKU and the description.
+    search: Mapped[str] = mapped_column(TSVECTOR, Computed(""), deferred=True)
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy wants it so)
+
+
+class Stock(Model):
+    """Units of a product: available + reserved + sold = received."""
+
+    __tablename__ = "stock"
+
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.id"), primary_key=True)
+    available: Mapped[int]
+    reserved: Mapped[int]
+    sold: Mapped[int]
+    received: Mapped[int]
+
+
+class Reservation(Model):
+    """What an order holds. One that is released stays so, also when its order's call to reserve comes late."""
+
+    __tablename__ = "reservations"
+
+    order_id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ReservationLine(Model):
+    """Units of one product that an order holds."""
+
+    __tablename__ = "reservation_lines"
+
+    order_id: Mapped[UUID] = mapped_column(ForeignKey("reservations.order_id"), primary_key=True)
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.id"), primary_key=True)
+    quantity: Mapped[int]
+
+
+class StockMovement(Model):
+    """The ledger: every change of stock, from which each row of `stock` can be computed again.
+
+    `received` adds to available and received (a write-off is negative), `reserved` moves units from available to
+    reserved, `committed` from reserved to sold, `released` from reserved back to available.
+    """
+
+    __tablename__ = "stock_movements"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.id"))
+    order_id: Mapped[UUID | None]
+    kind: Mapped[str]
+    quantity: Mapped[int]
+    reason: Mapped[str]
+    actor_id: Mapped[str]
+    created_at: Mapped[datetime]

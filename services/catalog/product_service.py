@@ -1,0 +1,130 @@
+"""The servicer of ProductService."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from protomesh.catalog.v1 import product_pb2
+from protomesh.catalog.v1.catalog_events_pb2 import ProductArchived, ProductCreated, ProductUpdated
+from protomesh.catalog.v1.product_service_pb2 import (
+    ArchiveProductRequest,
+    BatchImportProductsRequest,
+    BatchImportProductsResponse,
+    CreateProductRequest,
+    GetProductRequest,
+    ListProductsRequest,
+    ListProductsResponse,
+    UpdateProductRequest,
+)
+
+from chassis.call import Call, Caller
+from chassis.database import Database
+from services.catalog import convert, product_import, repository, stock_repository
+from services.catalog.model import Product, ProductStatus, normal_sku
+
+_LISTINGS = {
+    ListProductsRequest.newest: repository.NEWEST,
+    ListProductsRequest.price_ascending: repository.CHEAPEST,
+    ListProductsRequest.price_descending: repository.DEAREST,
+}
+
+
+def sees_everything(caller: Caller) -> bool:
+    """Whether products that are not for sale exist for the caller: they do for whoever can change them."""
+    return caller.may("catalog.products.write")
+
+
+class ProductService:
+    """Products: everybody reads those that are for sale, staff reads and changes all."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def GetProduct(self, request: GetProductRequest, call: Call) -> product_pb2.Product:
+        row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
+        if row is None or (row.status != ProductStatus.ACTIVE and not sees_everything(call.caller)):
+            raise repository.product_not_found()
+        return convert.product_message(row, row.available)
+
+    async def ListProducts(self, request: ListProductsRequest, call: Call) -> ListProductsResponse:
+        listing = _LISTINGS.get(request.sort, repository.BEST_MATCH if request.search else repository.NEWEST)
+        filters = _filters(request)
+        if not sees_everything(call.caller):
+            filters["for_sale"] = {}
+        page = await listing.fetch(self._database, request, filters=filters)
+        return ListProductsResponse(
+            data=[convert.product_message(row, row.available) for row in page.rows], meta=page.meta
+        )
+
+    async def CreateProduct(self, request: CreateProductRequest, call: Call) -> product_pb2.Product:
+        product = _new_product(UUID(call.operation_id), request)
+        async with self._database.unit_of_work() as work:
+            await repository.save_product(work, product)
+            await stock_repository.receive_first(
+                work, {product.id: request.initial_stock}, call.caller.user_id
+            )
+            answer = convert.product_message(product, request.initial_stock)
+            work.publish(ProductCreated(product_id=answer.id, product=answer), version=product.version)
+            return work.answer(answer)
+
+    async def UpdateProduct(self, request: UpdateProductRequest, call: Call) -> product_pb2.Product:
+        async with self._database.unit_of_work() as work:
+            product, available = await repository.lock_product(work, request.id)
+            product.expect(request.etag or call.if_match())
+            changed = product.change(**convert.product_changes(request))
+            await repository.save_product(work, product)
+            answer = convert.product_message(product, available)
+            if changed:
+                work.publish(ProductUpdated(product_id=answer.id, product=answer), version=product.version)
+        return answer
+
+    async def ArchiveProduct(self, request: ArchiveProductRequest, call: Call) -> product_pb2.Product:
+        async with self._database.unit_of_work() as work:
+            product, available = await repository.lock_product(work, request.id)
+            product.expect(request.etag or call.if_match())
+            if product.change(status=ProductStatus.ARCHIVED.value):
+                await repository.save_product(work, product)
+                event = ProductArchived(product_id=str(product.id), archived_at=convert.timestamp(product.updated_at))
+                work.publish(event, version=product.version)
+            return work.answer(convert.product_message(product, available))
+
+    async def BatchImportProducts(
+        self, request: BatchImportProductsRequest, call: Call
+    ) -> BatchImportProductsResponse:
+        batch = product_import.Batch(request.rows)
+        async with self._database.unit_of_work() as work:
+            await batch.write(work, call.caller.user_id)
+        return BatchImportProductsResponse(results=batch.results)
+
+
+def _filters(request: ListProductsRequest) -> dict[str, Any]:
+    filters: dict[str, Any] = {}
+    if request.search:
+        filters["search"] = repository.search_terms(request.search)
+    if request.sku:
+        filters["sku"] = normal_sku(request.sku)
+    if request.status:
+        filters["status"] = convert.product_status(request.status)
+    if request.HasField("category_id"):
+        filters["category_id"] = UUID(request.category_id)
+    for bound in ("min_price_minor", "max_price_minor"):
+        if request.HasField(bound):
+            filters[bound] = getattr(request, bound)
+    return filters
+
+
+def _new_product(id: UUID, request: CreateProductRequest) -> Product:
+    moment = datetime.now(UTC)
+    return Product(
+        id=id,
+        sku=normal_sku(request.sku),
+        name=request.name.strip(),
+        description=request.description,
+        category_id=UUID(request.category_id) if request.category_id else None,
+        currency_code=request.price.currency_code,
+        price_minor=request.price.amount_minor,
+        status=convert.product_status(request.status) if request.status else ProductStatus.ACTIVE.value,
+        image_urls=list(request.image_urls),
+        created_at=moment,
+        updated_at=moment,
+    )

@@ -1,0 +1,211 @@
+"""The SQL of categories and products; that of stock stands in stock_repository.py."""
+
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
+
+from chassis.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound
+from chassis.pagination import Listing
+from chassis.reads import Query
+from chassis.unit_of_work import UnitOfWork
+from services.catalog.model import Category, Product, Stock, check_depth
+
+_ENGLISH: ColumnElement[Any] = literal_column("'english'::regconfig")
+_SEARCHED = func.websearch_to_tsquery(_ENGLISH, bindparam("search", type_=Text)).op("||")(
+    func.to_tsquery(_ENGLISH, bindparam("unfinished", type_=Text))
+)
+# A whole number, so that a cursor holds exactly what PostgreSQL compares with.
+_RANK = cast(func.ts_rank(Product.search, _SEARCHED) * 1_000_000, BigInteger)
+
+_TOP = aliased(Category)
+_SUBTREE = (
+    select(Category.id)
+    .join_from(Category, _TOP, func.starts_with(Category.path + "/", _TOP.path + "/"))
+    .where(_TOP.id == bindparam("category_id", type_=Uuid))
+)
+
+PRODUCT_COLUMNS = (
+    *(column for column in Product.__table__.columns if column.name != "search"),
+    Stock.available,
+)
+_PRODUCTS = select(*PRODUCT_COLUMNS).join_from(Product, Stock, Stock.product_id == Product.id)
+_FILTERS = {
+    "search": Product.search.op("@@")(_SEARCHED),
+    "category_id": Product.category_id.in_(_SUBTREE),
+    "status": Product.status == bindparam("status"),
+    "for_sale": Product.status == literal_column("'active'"),
+    "min_price_minor": Product.price_minor >= bindparam("min_price_minor"),
+    "max_price_minor": Product.price_minor <= bindparam("max_price_minor"),
+    "sku": Product.sku == bindparam("sku"),
+}
+
+GET_PRODUCT = Query(_PRODUCTS.where(Product.id == bindparam("id")))
+BEST_MATCH = Listing(_PRODUCTS, filters=_FILTERS, order_by=(_RANK.desc(), Product.id.desc()))
+NEWEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.created_at.desc(), Product.id.desc()))
+CHEAPEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.price_minor, Product.id))
+DEAREST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.price_minor.desc(), Product.id.desc()))
+
+_CATEGORIES = select(*Category.__table__.columns)
+GET_CATEGORY = Query(_CATEGORIES.where(Category.id == bindparam("id")))
+ALL_CATEGORIES = Query(_CATEGORIES.order_by(Category.path))
+CATEGORIES = Listing(
+    _CATEGORIES,
+    filters={"parent_id": Category.parent_id == bindparam("parent_id")},
+    order_by=(Category.path,),
+)
+
+
+def search_terms(words: str) -> dict[str, str]:
+    """The values of the `search` filter: the words as typed, and with the last one unfinished.
+
+    Operators of a web search (quotes, a minus, `or`) leave no unfinished word to guess at.
+    """
+    plain = re.findall(r"\w+", words)
+    operators = '"' in words or re.search(r"(^|\s)-|\bor\b", words, re.IGNORECASE)
+    finishes = not words or not words[-1].isalnum()
+    unfinished = "" if operators or finishes else " & ".join(plain) + ":*"
+    return {"search": words, "unfinished": unfinished}
+
+
+async def lock_category_tree(work: UnitOfWork) -> None:
+    """Makes changes of the tree wait for each other: two moves that are harmless alone can close a cycle together."""
+    await work.execute(text("SELECT pg_advisory_xact_lock(hashtext('catalog.categories'))"))
+
+
+async def category(work: UnitOfWork, id: str) -> Category:
+    """A category. NotFound CATEGORY_NOT_FOUND."""
+    found = await work.get(Category, UUID(id))
+    if found is None:
+        raise category_not_found()
+    return found
+
+
+async def parent(work: UnitOfWork, id: str) -> Category | None:
+    """The category to hang something below; None, the top, for an empty id. NotFound CATEGORY_NOT_FOUND."""
+    return await category(work, id) if id else None
+
+
+async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_depth: int) -> None:
+    """Gives what is below a category that moved from `old_path` its new paths. FailedPrecondition CATEGORY_TOO_DEEP."""
+    below = func.starts_with(Category.path, f"{old_path}/")
+    deepest = (await work.execute(select(func.max(Category.depth)).where(below))).scalar()
+    if deepest is None:
+        return
+    deeper = moved.depth - old_depth
+    check_depth(deepest + deeper)
+    await work.execute(
+        update(Category)
+        .where(below)
+        .values(
+            path=moved.path + func.substr(Category.path, len(old_path) + 1),
+            depth=Category.depth + deeper,
+            version=Category.version + 1,
+            updated_at=moved.updated_at,
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def save_category(work: UnitOfWork, entity: Category) -> None:
+    """Writes a category. AlreadyExists SLUG_TAKEN."""
+    work.add(entity)
+    taken = AlreadyExists("SLUG_TAKEN", "A category beside it has this slug.", metadata={"slug": entity.slug})
+    async with _refusing({"categories_path_key": taken}):
+        await work.session.flush()
+
+
+async def delete_category(work: UnitOfWork, id: UUID) -> None:
+    """Deletes a category. NotFound CATEGORY_NOT_FOUND; FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
+    refusals = {
+        "categories_parent_id_fkey": FailedPrecondition(
+            "CATEGORY_HAS_CHILDREN", "There are categories below it."
+        ),
+        "products_category_id_fkey": FailedPrecondition("CATEGORY_IN_USE", "Products hang in it."),
+    }
+    async with _refusing(refusals):
+        gone = await work.execute(delete(Category).where(Category.id == id).returning(Category.id))
+    if gone.first() is None:
+        raise category_not_found()
+
+
+async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:
+    """A product, held until the unit of work ends, and its available units. NotFound PRODUCT_NOT_FOUND."""
+    statement = (
+        select(Product, Stock.available)
+        .join(Stock, Stock.product_id == Product.id)
+        .where(Product.id == UUID(id))
+        .with_for_update(of=Product, key_share=True)
+    )
+    found = (await work.execute(statement)).first()
+    if found is None:
+        raise product_not_found()
+    return found.Product, found.available
+
+
+async def save_product(work: UnitOfWork, entity: Product) -> None:
+    """Writes a product. AlreadyExists SKU_TAKEN; NotFound CATEGORY_NOT_FOUND."""
+    work.add(entity)
+    refusals = {
+        "products_sku_key": AlreadyExists(
+            "SKU_TAKEN", "A product has this SKU.", metadata={"sku": entity.sku}
+        ),
+        "products_category_id_fkey": category_not_found(),
+    }
+    async with _refusing(refusals):
+        await work.session.flush()
+
+
+async def products(work: UnitOfWork, ids: Sequence[UUID]) -> Sequence[Any]:
+    """Rows of products as GET_PRODUCT has them, within the unit of work."""
+    return (await work.execute(_PRODUCTS.where(Product.id.in_(ids)))).all()
+
+
+async def category_ids(work: UnitOfWork, paths: Sequence[str]) -> dict[str, UUID]:
+    """The ids of those categories that exist, by path; they are kept from being deleted until the work ends."""
+    held = (
+        select(Category.path, Category.id)
+        .where(Category.path.in_(paths))
+        .with_for_update(read=True, key_share=True)
+    )
+    return {row.path: row.id for row in await work.execute(held)}
+
+
+def product_not_found() -> NotFound:
+    """There is no such product, or the caller may not see it."""
+    return NotFound("PRODUCT_NOT_FOUND", "No such product.")
+
+
+def category_not_found() -> NotFound:
+    """There is no such category."""
+    return NotFound("CATEGORY_NOT_FOUND", "No such category.")
+
+
+@asynccontextmanager
+async def _refusing(refusals: Mapping[str, MeshError]) -> AsyncIterator[None]:
+    """Says what a broken constraint, by its name, means to the caller."""
+    try:
+        yield
+    except IntegrityError as error:
+        broken: Any = error.orig
+        if refusal := refusals.get(broken.diag.constraint_name):
+            raise refusal from None
+        raise
