@@ -42,6 +42,7 @@ def derive(image: Path, fresh: Path) -> None:
             json.dumps(contract.service_config(deployable), indent=2) + "\n",
         )
     write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
+    write(fresh / "docs/reference/options.md", reference.options(comments))
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
     write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))

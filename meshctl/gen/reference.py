@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor
 from protomesh.options.v1 import options_pb2
 
 from chassis.contract import ADMIN, MethodContract
@@ -148,6 +148,33 @@ def reasons(files: Sequence[FileDescriptor], comments: Comments) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def options(comments: Comments) -> str:
+    """The house options: what each means, and on what it stands."""
+    lines = [_NOTE, "# Options", "", "What a contract can say, in `protomesh.options.v1`.", ""]
+    for extension in options_pb2.DESCRIPTOR.extensions_by_name.values():
+        on = extension.containing_type.name.removesuffix("Options").lower()
+        lines += [f"## {extension.name}", "", f"On a {on}. {comments.of(extension.full_name)}", ""]
+        if extension.message_type is not None and extension.message_type.file is options_pb2.DESCRIPTOR:
+            lines += [*_field_lines(extension.message_type, comments), ""]
+        if extension.enum_type is not None:
+            values = (
+                (value.name, f"{extension.enum_type.full_name}.{value.name}")
+                for value in extension.enum_type.values
+            )
+            lines += [*(f"- `{name}`: {comments.of(full_name)}" for name, full_name in values), ""]
+    return "\n".join(lines)
+
+
+def _field_lines(message: Descriptor, comments: Comments, depth: int = 0) -> Iterator[str]:
+    for field in message.fields:
+        yield f"{'  ' * depth}- `{field.name}`: {comments.of(field.full_name)}"
+        if field.message_type is not None:
+            yield from _field_lines(field.message_type, comments, depth + 1)
+        elif field.enum_type is not None:
+            names = ", ".join(f"`{value.name}`" for value in field.enum_type.values if value.number)
+            yield f"{'  ' * (depth + 1)}- one of {names}"
 
 
 def _scalar(number: int) -> str:

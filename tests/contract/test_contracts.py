@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from google.protobuf import timestamp_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
 from protomesh.options.v1 import options_pb2
 
@@ -164,8 +165,8 @@ def test_enums_start_at_unspecified_and_show_in_lower_snake(file: FileDescriptor
 
 @pytest.mark.parametrize("file", OURS, ids=lambda file: file.name)
 def test_times_are_named_at(file: FileDescriptor) -> None:
-    fields = (field for message in messages(file) for field in message.fields if field.message_type)
-    times = (field for field in fields if field.message_type.full_name == "google.protobuf.Timestamp")
+    fields = (field for message in messages(file) for field in message.fields)
+    times = (field for field in fields if field.message_type == timestamp_pb2.Timestamp.DESCRIPTOR)
     assert [field.full_name for field in times if not field.name.endswith(("_at", "_from", "_until"))] == []
 
 
