@@ -36,6 +36,9 @@ _KEY_SOURCES: Mapping[int, KeySource] = {
 }
 
 
+_registered: list[FileDescriptor] = []
+
+
 class ContractError(Exception):
     """A contract lacks what the mesh needs, such as the access of an RPC."""
 
@@ -119,7 +122,7 @@ class MethodContract:
 def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = None) -> MethodContract:
     """The contract of one RPC. `access` stands in for the option in contracts that are not ours."""
     options = method.GetOptions()
-    extension = options.Extensions
+    extension: Any = options.Extensions
     service = method.containing_service
     timeout = extension[options_pb2.timeout].ToTimedelta().total_seconds()
     return MethodContract(
@@ -205,10 +208,18 @@ def files() -> Sequence[FileDescriptor]:
     return [importlib.import_module(name).DESCRIPTOR for name in sorted(names)]
 
 
+def register(file: FileDescriptor) -> None:
+    """Makes contracts known that are not among the generated ones, such as a benchmark's or a plug-in's."""
+    _registered.append(file)
+    platform.cache_clear()
+    permissions.cache_clear()
+    permissions_of.cache_clear()
+
+
 @functools.cache
 def platform() -> Sequence[MethodContract]:
     """The contracts of every RPC of the platform."""
-    services = (service for file in files() for service in file.services_by_name.values())
+    services = (service for file in (*files(), *_registered) for service in file.services_by_name.values())
     return [parse_method(method) for service in services for method in service.methods]
 
 

@@ -155,7 +155,7 @@ class Internal(MeshError):
     code = grpc.StatusCode.INTERNAL
 
 
-_CLASSES: Mapping[grpc.StatusCode, type[MeshError]] = {cls.code: cls for cls in MeshError.__subclasses__()}
+_CLASSES: Mapping[int, type[MeshError]] = {cls.code.value[0]: cls for cls in MeshError.__subclasses__()}
 
 # What another server says about the request holds for our caller too; what it says about us does not.
 _PASSED_ON = frozenset(
@@ -248,9 +248,13 @@ def reason_of(error: BaseException) -> str:
 
 def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
     """A failed call through a stub as the MeshError that the server raised."""
-    status = status_of(error)
+    return from_status(status_of(error))
+
+
+def from_status(status: status_pb2.Status) -> MeshError:
+    """A status as the MeshError that it was made of."""
     info = _error_info(status)
-    return _CLASSES.get(error.code(), Internal)(
+    return _CLASSES.get(status.code, Internal)(
         info.reason,
         status.message,
         metadata=info.metadata,
@@ -277,7 +281,7 @@ def _read_violations(status: status_pb2.Status) -> Iterator[Violation]:
 def _read_retry_after(status: status_pb2.Status) -> float | None:
     retry = error_details_pb2.RetryInfo()
     if any(detail.Unpack(retry) for detail in status.details):
-        return retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        return float(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
     return None
 
 

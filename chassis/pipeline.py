@@ -1,0 +1,209 @@
+"""The pipeline: the stages that every call goes through, compiled once for each RPC from its contract."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from chassis import access, audit, caching, failure, validation
+from chassis.admission import Admission
+from chassis.call import Call, current_call
+from chassis.caller import CallerStage
+from chassis.contract import ContractError, MethodContract
+from chassis.database import Database
+from chassis.deadline import Deadline
+from chassis.errors import STATUS_DETAILS, MeshError
+from chassis.idempotency import Idempotency
+from chassis.stage import Proceed, Stage
+from chassis.telemetry import Telemetry, trace_id
+from chassis.tokens import TokenVerifier
+
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What stages share in one server."""
+
+    verifier: TokenVerifier
+    admission: Admission
+    trust_domain: str
+    database: Database | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A named place in the pipeline: how its stage is made (None: the RPC needs none), and why it stands there."""
+
+    name: str
+    make: Callable[[MethodContract, Parts], Stage | None]
+    reason: str
+
+
+def _idempotency(contract: MethodContract, parts: Parts) -> Stage | None:
+    if contract.idempotency_key not in ("required_header", "optional_header"):
+        return None
+    if parts.database is None:
+        raise ContractError(f"{contract.full_name} takes idempotency keys, so its service needs a database.")
+    return Idempotency(parts.database)
+
+
+STEPS: Sequence[Step] = (
+    Step(
+        "telemetry",
+        lambda contract, _: Telemetry(contract),
+        "Outermost, so that every call is counted, timed and traced, however it ends.",
+    ),
+    Step(
+        "audit",
+        lambda contract, _: audit.stage(contract),
+        "Outside errors, so that a refusal is on record with the status that the caller saw.",
+    ),
+    Step(
+        "errors",
+        lambda *_: failure.errors,
+        "Around all that can fail, so that one place decides what a caller is told.",
+    ),
+    Step(
+        "admission",
+        lambda _, parts: parts.admission,
+        "Before any work is done for a call that a busy server should refuse.",
+    ),
+    Step(
+        "deadline",
+        lambda contract, _: Deadline(contract),
+        "Before the first thing that waits: fetching keys, verifying, and all that follows count.",
+    ),
+    Step(
+        "caller",
+        lambda contract, parts: CallerStage(contract, parts.verifier, parts.trust_domain),
+        "Everything that follows asks who calls.",
+    ),
+    Step(
+        "access",
+        lambda contract, _: access.stage(contract),
+        "Before validation, so that a stranger learns nothing about what a good request looks like.",
+    ),
+    Step(
+        "validation",
+        lambda contract, _: validation.stage(contract),
+        "Before idempotency, so that a request that is no good takes no key.",
+    ),
+    Step(
+        "idempotency",
+        _idempotency,
+        "After access, so that a stored answer goes only to whom it was given; before the handler, which it replaces.",
+    ),
+    Step(
+        "caching",
+        lambda contract, _: caching.stage(contract),
+        "Innermost, since it looks at the handler's answer.",
+    ),
+)
+
+
+def stages_of(contract: MethodContract, parts: Parts) -> list[tuple[str, Stage]]:
+    """The stages that an RPC needs, by name, outermost first."""
+    made = ((step.name, step.make(contract, parts)) for step in STEPS)
+    return [(name, stage) for name, stage in made if stage is not None]
+
+
+def compile_rpc(contract: MethodContract, method: Callable[..., Any], parts: Parts) -> Handler:
+    """What the server runs for an RPC: its stages around the servicer's method, in the RPC's call shape."""
+    proceed = _streaming(method) if contract.server_streaming else _single(contract, method)
+    for _, stage in reversed(stages_of(contract, parts)):
+        proceed = partial(_enter, stage, proceed)
+    shape = _SHAPES[contract.client_streaming, contract.server_streaming]
+    answer = (_stream_answer if contract.server_streaming else _unary_answer)(contract, proceed)
+    return shape(answer, _decoder(contract), contract.response_class.SerializeToString)
+
+
+_SHAPES = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _enter(stage: Stage, proceed: Proceed, request: Any, call: Call) -> Any:
+    return stage(request, call, proceed)
+
+
+def _decoder(contract: MethodContract) -> Callable[[bytes], Message | None]:
+    parse = contract.request_class.FromString
+
+    def decode(data: bytes) -> Message | None:
+        # gRPC would answer an exception here with one of its own; None is for the validation stage to refuse.
+        try:
+            return parse(data)
+        except DecodeError:
+            return None
+
+    return decode
+
+
+def _single(contract: MethodContract, method: Callable[..., Any]) -> Proceed:
+    expected = contract.response_class
+
+    async def handle(request: Any, call: Call) -> Any:
+        answer = await method(request, call)
+        if type(answer) is not expected:
+            raise TypeError(f"{contract.full_name} answered {type(answer)}, not {expected}.")
+        return answer
+
+    return handle
+
+
+def _streaming(method: Callable[..., Any]) -> Proceed:
+    async def handle(request: Any, call: Call) -> None:
+        messages: AsyncIterator[Message] = method(request, call)
+        async with contextlib.aclosing(messages):  # type: ignore[type-var]
+            async for message in messages:
+                await _send_headers(call)
+                await call.context.write(message)
+
+    return handle
+
+
+def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
+    async def answer(request: Any, context: Any) -> Any:
+        call = Call(contract, dict(context.invocation_metadata() or ()), context)
+        current_call.set(call)
+        response = await proceed(request, call)
+        if call.failure is not None:
+            await _abort(call, call.failure)
+        await _send_headers(call)
+        return response
+
+    return answer
+
+
+def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
+    async def answer(request: Any, context: Any) -> None:
+        call = Call(contract, dict(context.invocation_metadata() or ()), context)
+        current_call.set(call)
+        await proceed(request, call)
+        if call.failure is not None:
+            await _abort(call, call.failure)
+        await _send_headers(call)
+
+    return answer
+
+
+async def _send_headers(call: Call) -> None:
+    if call.headers:
+        await call.context.send_initial_metadata(call.headers)
+        call.headers = []
+
+
+async def _abort(call: Call, error: MeshError) -> None:
+    # As long as nothing was sent, gRPC makes one frame of headers and status, and the edge sees these as headers.
+    details = (STATUS_DETAILS, error.status().SerializeToString())
+    trailers = [details, ("x-trace-id", trace_id()), *call.headers]
+    await call.context.abort(error.code, error.message, trailers)

@@ -1,0 +1,207 @@
+"""A service: what it serves, what it reacts to, and its life from start-up to drain."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pydantic
+import uvloop
+from google.protobuf.message import Message
+from protomesh.options.v1 import options_pb2
+
+from chassis import contract, logs, metrics, pipeline, telemetry
+from chassis.admission import Admission
+from chassis.channels import MeshChannel
+from chassis.contract import ContractError, MethodContract
+from chassis.database import Database
+from chassis.revocations import Revocations
+from chassis.server import ListenError, Server
+from chassis.settings import Settings
+from chassis.tls import CertificateError, Certificates
+from chassis.tokens import KeySource, TokenVerifier, identity_keys
+from chassis.unit_of_work import UnitOfWork
+
+logger = logging.getLogger(__name__)
+
+Compose = Callable[["Service"], Awaitable[None]]
+Worker = Callable[[], Awaitable[None]]
+Handle = Callable[[Any, UnitOfWork], Awaitable[None]]
+
+
+class StartError(Exception):
+    """The service cannot start; the text is one sentence that says why."""
+
+
+class Service:
+    """What a composition root fills: servicers, subscriptions, background work. See docs/chassis.md."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.certificates = Certificates.of(settings)
+        self.mesh = MeshChannel(settings, self.certificates)
+        self.revocations = Revocations()
+        # Identity puts its own keys here; everybody else fetches them from identity.
+        self.token_keys: KeySource = identity_keys(self.mesh)
+        self._servicers: list[tuple[dict[str, MethodContract], object]] = []
+        self._subscriptions: list[tuple[str, type[Message], Handle]] = []
+        self._workers: list[Worker] = []
+
+    @functools.cached_property
+    def database(self) -> Database:
+        """The service's own database. StartError when the settings name none."""
+        if not self.settings.database_url:
+            raise StartError(f"{self.settings.service} needs a database: set PROTOMESH_DATABASE_URL.")
+        return Database.of(self.settings)
+
+    def serve(self, name: str, servicer: object, access: options_pb2.Access | None = None) -> None:
+        """Serves a gRPC service by its full name. `access` is for contracts that are not ours.
+
+        ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
+        """
+        methods = contract.methods_of(name, access)
+        _check(name, methods, servicer)
+        self._servicers.append((methods, servicer))
+
+    def subscribe(self, durable: str, event: type[Message], handle: Handle) -> None:
+        """Has `handle(event, work)` called for each event, in one transaction with the event's inbox row."""
+        self._subscriptions.append((durable, event, handle))
+
+    def background(self, worker: Worker) -> None:
+        """Runs `worker()` beside the server; it is cancelled at the drain, and its failure ends the process."""
+        self._workers.append(worker)
+
+    async def run(self, until: asyncio.Event, ready: Callable[[int], None] = lambda _: None) -> None:
+        """Serves until the event is set, then drains. `ready` gets the port once calls are answered."""
+        async with contextlib.AsyncExitStack() as parts:
+            await self._open(parts)
+            server = Server(self.settings, self.certificates, self._receive_limit())
+            server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])
+            await server.start()
+            workers = [asyncio.ensure_future(worker()) for worker in self._all_workers()]
+            parts.push_async_callback(_cancel, workers)
+            await server.serving(True)
+            ready(server.port)
+            logger.info("Serving on port %d.", server.port)
+            failure = await _first(until, workers)
+            await self._drain(server)
+        if failure is not None:
+            raise failure
+
+    async def _open(self, parts: contextlib.AsyncExitStack) -> None:
+        parts.push_async_callback(self.mesh.close)
+        if "database" in self.__dict__:
+            await parts.enter_async_context(self.database)
+
+    def _all_workers(self) -> list[Worker]:
+        workers = list(self._workers)
+        if self.settings.nats_url:
+            workers.append(functools.partial(self.revocations.follow, self.settings.nats_url))
+        return workers
+
+    def _handlers(self) -> dict[str, Any]:
+        parts = self._parts()
+        return {
+            method.path: pipeline.compile_rpc(method, getattr(servicer, name), parts)
+            for methods, servicer in self._servicers
+            for name, method in methods.items()
+        }
+
+    def _parts(self) -> pipeline.Parts:
+        settings = self.settings
+        verifier = TokenVerifier(
+            self.token_keys, self.revocations, issuer=settings.token_issuer, audience=settings.token_audience
+        )
+        return pipeline.Parts(
+            verifier=verifier,
+            admission=Admission(settings.maximum_concurrent_rpcs),
+            trust_domain=settings.trust_domain,
+            database=self.__dict__.get("database"),
+        )
+
+    def _receive_limit(self) -> int:
+        limits = [method.max_request_bytes for methods, _ in self._servicers for method in methods.values()]
+        return max(limits, default=contract.DEFAULT_MAX_REQUEST_BYTES)
+
+    async def _drain(self, server: Server) -> None:
+        logger.info("Draining.")
+        await server.serving(False)
+        await asyncio.sleep(self.settings.drain_wait_seconds)
+        await server.stop(self.settings.drain_seconds)
+
+
+def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> None:
+    has = {
+        attribute
+        for attribute in dir(servicer)
+        if attribute[0].isupper() and callable(getattr(servicer, attribute))
+    }
+    for missing in sorted(methods.keys() - has):
+        raise ContractError(f"{type(servicer).__name__} lacks {missing}, which {name} has.")
+    for extra in sorted(has - methods.keys()):
+        raise ContractError(f"{type(servicer).__name__} has {extra}, which {name} lacks.")
+    for method in methods.values():
+        if method.access is None:
+            raise ContractError(f"{method.full_name} has no access option, so nobody may call it.")
+
+
+async def _first(until: asyncio.Event, workers: Sequence[asyncio.Future[None]]) -> BaseException | None:
+    """Waits for the event, or for a worker to fail, and gives its exception then."""
+    stop = asyncio.ensure_future(until.wait())
+    running: set[asyncio.Future[Any]] = {stop, *workers}
+    try:
+        while not stop.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for worker in done - {stop}:
+                if worker.exception() is not None:
+                    return worker.exception()
+        return None
+    finally:
+        stop.cancel()
+
+
+async def _cancel(workers: Sequence[asyncio.Future[None]]) -> None:
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
+def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> None:
+    """The entry point of a deployable: reads settings, composes, serves, drains on SIGTERM or SIGINT."""
+    try:
+        values = settings(service=name)
+    except pydantic.ValidationError as error:
+        sys.exit("\n".join(f"{name}: {_sentence(problem)}" for problem in error.errors()))
+    logs.set_up(name, values.log_level)
+    try:
+        uvloop.run(_live(values, compose))
+    except (StartError, ContractError, CertificateError, ListenError) as error:
+        sys.exit(f"{name} cannot start: {error}")
+
+
+def _sentence(problem: Any) -> str:
+    variable = "PROTOMESH_" + "_".join(str(part) for part in problem["loc"]).upper()
+    return f"{variable} is not valid: {problem['msg']}."
+
+
+async def _live(settings: Settings, compose: Compose) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    service = Service(settings)
+    provider = telemetry.set_up(settings, service.certificates)
+    try:
+        httpd, _ = metrics.serve(settings.metrics_port)
+    except OSError:
+        raise StartError(f"the metrics port {settings.metrics_port} is taken.") from None
+    try:
+        await compose(service)
+        await service.run(stop)
+    finally:
+        httpd.shutdown()
+        if provider is not None:
+            await asyncio.to_thread(provider.shutdown)

@@ -1,0 +1,17 @@
+"""What a stage of the pipeline is: it sees the call, and decides whether and how the next stage runs."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from chassis.call import Call
+
+# Takes the request, or the iterator of requests of a client stream; gives the answer, or None when the messages of
+# a server stream were written already. So all four call shapes have one form for every stage.
+Proceed = Callable[[Any, Call], Awaitable[Any]]
+
+
+class Stage(Protocol):
+    """One step around the handler. A failure is raised, best as a MeshError."""
+
+    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+        """Does its part, and awaits `proceed(request, call)` unless the call ends here."""

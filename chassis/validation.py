@@ -1,0 +1,108 @@
+"""Validation: a handler never sees a request that breaks its contract."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import protovalidate
+from buf.validate import validate_pb2
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from chassis.call import Call
+from chassis.contract import MethodContract
+from chassis.errors import InvalidArgument
+from chassis.stage import Proceed, Stage
+
+_validator = protovalidate.Validator()
+
+
+def stage(contract: MethodContract) -> Stage:
+    """The check of a request, or of each message of a client's stream."""
+    check = _check_of(contract)
+    if not contract.client_streaming:
+        return _Single(check)
+    return _Stream(check)
+
+
+class _Single:
+    def __init__(self, check: "Check") -> None:
+        self._check = check
+
+    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+        self._check(request)
+        return await proceed(request, call)
+
+
+class _Stream:
+    def __init__(self, check: "Check") -> None:
+        self._check = check
+
+    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+        return await proceed(self._checked(request), call)
+
+    async def _checked(self, requests: AsyncIterator[Message | None]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._check(request)
+            assert request is not None
+            yield request
+
+
+class Check:
+    """Size, form and rules of one message. InvalidArgument says what is wrong with which field."""
+
+    def __init__(self, limit: int, has_rules: bool) -> None:
+        self._limit = limit
+        self._has_rules = has_rules
+
+    def __call__(self, request: Message | None) -> None:
+        if request is None:
+            raise InvalidArgument("REQUEST_MALFORMED", "The request is not a message of this RPC.")
+        if request.ByteSize() > self._limit:
+            raise InvalidArgument("REQUEST_TOO_LARGE", f"The request is larger than {self._limit} bytes.")
+        if self._has_rules:
+            validate(request)
+
+
+def validate(message: Message) -> None:
+    """InvalidArgument VALIDATION_FAILED when a message breaks its rules, with each field and what is wrong with it."""
+    try:
+        _validator.validate(message)
+    except protovalidate.ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: protovalidate.ValidationError) -> InvalidArgument:
+    found = validate_pb2.Violations.FromString(error.to_proto().to_binary()).violations
+    violations = [(_path(violation.field), violation.message or violation.rule_id) for violation in found]
+    return InvalidArgument("VALIDATION_FAILED", "The request breaks its contract.", violations=violations)
+
+
+def _path(path: validate_pb2.FieldPath) -> str:
+    """Such as `lines[2].quantity` or `labels["a"]`."""
+    return ".".join(element.field_name + _subscript(element) for element in path.elements)
+
+
+def _subscript(element: validate_pb2.FieldPathElement) -> str:
+    kind = element.WhichOneof("subscript")
+    if kind is None:
+        return ""
+    value = getattr(element, kind)
+    return f'["{value}"]' if kind == "string_key" else f"[{value}]"
+
+
+def _check_of(contract: MethodContract) -> Check:
+    return Check(contract.max_request_bytes, has_rules(contract.descriptor.input_type))
+
+
+def has_rules(message: Descriptor, _seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a message, or one inside it, has anything to validate."""
+    if message.full_name in _seen:
+        return False
+    if message.GetOptions().HasExtension(validate_pb2.message):
+        return True
+    seen = _seen | {message.full_name}
+    return any(
+        field.GetOptions().HasExtension(validate_pb2.field)
+        or (field.message_type is not None and has_rules(field.message_type, seen))
+        for field in message.fields
+    ) or any(oneof.GetOptions().HasExtension(validate_pb2.oneof) for oneof in message.oneofs)
