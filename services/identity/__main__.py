@@ -18,6 +18,7 @@ async def compose(service: Service) -> None:
     assert isinstance(settings, IdentitySettings)
     passwords = Passwords(settings.password_threads, LoginLimits.of(settings))
     keys = KeyRing(database, settings)
+    await database.open()
     await keys.refresh()
     await bootstrap.ensure_administrator(database, passwords, settings)
     service.serve(
@@ -25,6 +26,7 @@ async def compose(service: Service) -> None:
     )
     service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
     service.serve("protomesh.identity.v1.RoleService", RoleService(database))
+    service.token_keys = keys
     service.background(keys.run)
     service.background(lambda: expiry.run(database))
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ ALGORITHM = "ES256"
 CURVE = "P-256"
 # How old a process's copy of the keys may become; far less than lies between publication and signature.
 RELOAD_SECONDS = 30.0
+UNKNOWN_KEY_SECONDS = 5.0
 _NONCE_BYTES = 12
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class KeyRing:
         self._period = timedelta(days=settings.signing_key_days)
         self._publication = timedelta(seconds=settings.key_publication_seconds)
         self._keys: Sequence[Key] = ()
+        self._next_look_up = 0.0
 
     def signer(self) -> Key:
         """The key that signs now: of those whose time has come, the youngest."""
@@ -56,6 +59,19 @@ class KeyRing:
     def published(self) -> Sequence[Key]:
         """The keys that verifiers need: earlier ones whose tokens may live, the present one, and the next."""
         return self._keys
+
+    async def key(self, kid: str) -> ECKey | None:
+        """The key of this id, for identity's own check of tokens. One that another replica just made is looked up."""
+        found = self._find(kid)
+        if found is None and time.monotonic() >= self._next_look_up:
+            # A forged id must not make every call a query.
+            self._next_look_up = time.monotonic() + UNKNOWN_KEY_SECONDS
+            await self._load()
+            found = self._find(kid)
+        return found
+
+    def _find(self, kid: str) -> ECKey | None:
+        return next((key.private for key in self._keys if key.kid == kid), None)
 
     async def run(self) -> None:
         """Keeps the copy fresh, and makes a new key when the present one is old; ends by cancellation."""
