@@ -4,13 +4,12 @@ Each connection sends its next request when the answer to the last one is comple
 loaded by this same code, so its own cost (about 40 µs a request) is in both figures.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 
 
@@ -55,10 +54,16 @@ async def load(
     tickets = iter(range(limit)) if limit is not None else itertools.count()
     clients = [_Client(requests, result, began + seconds, tickets) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, parts.hostname, parts.port)  # type: ignore[misc]
+        await loop.create_connection(
+            partial(_itself, client), parts.hostname or "127.0.0.1", parts.port or 80
+        )
     await asyncio.gather(*(client.done for client in clients))
     result.seconds = time.perf_counter() - began
     return result
+
+
+def _itself(client: "_Client") -> "_Client":
+    return client
 
 
 class _Client(asyncio.Protocol):

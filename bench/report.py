@@ -1,7 +1,5 @@
 """Figures of one run: a table for people, JSON for the record."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -28,8 +28,8 @@ from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ForeignKey, func, select
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import BigInteger, ForeignKey, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, joinedload, mapped_column, relationship
@@ -52,6 +52,7 @@ class StockRow(Table):
     __tablename__ = "stock"
     product_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("products.id"), primary_key=True)
     available: Mapped[int]
+    reserved: Mapped[int]
 
 
 class ProductRow(Table):
@@ -81,6 +82,22 @@ class ProductRow(Table):
     @property
     def in_stock(self) -> bool:
         return self.stock.available > 0
+
+
+class OrderRow(Table):
+    __tablename__ = "bench_orders"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    buyer_id: Mapped[str]
+    total_minor: Mapped[int] = mapped_column(BigInteger)
+    items: Mapped[list[OrderItemRow]] = relationship(lazy="raise")
+
+
+class OrderItemRow(Table):
+    __tablename__ = "bench_order_items"
+    order_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("bench_orders.id"), primary_key=True)
+    product_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("products.id"), primary_key=True)
+    quantity: Mapped[int]
+    unit_price_minor: Mapped[int]
 
 
 class Money(BaseModel):
@@ -115,6 +132,21 @@ class Products(BaseModel):
     meta: Meta
 
 
+class Line(BaseModel):
+    product_id: uuid.UUID
+    quantity: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class NewOrder(BaseModel):
+    lines: Annotated[list[Line], Field(min_length=1, max_length=100)]
+
+
+class Order(BaseModel):
+    id: uuid.UUID
+    total: int
+    status: str = "pending_payment"
+
+
 def _tracer() -> trace.Tracer:
     credentials = grpc.ssl_channel_credentials(
         (TLS / "ca.pem").read_bytes(),
@@ -138,6 +170,8 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with engine.begin() as connection:
+        await connection.run_sync(Table.metadata.create_all)
     yield
     await engine.dispose()
 
@@ -213,3 +247,34 @@ async def list_products(
             .limit(limit)
         )
     return {"data": rows.scalars().all(), "meta": {"total": total, "page": page, "limit": limit}}
+
+
+@app.post("/v1/orders", response_model=Order, status_code=201)
+async def place_order(new: NewOrder, session: Session, caller: Caller) -> Order:
+    """One transaction in one database: what a monolith does, with no idempotency key, saga or event."""
+    with tracer.start_as_current_span("place order", kind=trace.SpanKind.CLIENT):
+        async with session.begin():
+            ids = [line.product_id for line in new.lines]
+            products = {
+                row.id: row for row in await session.scalars(select(ProductRow).where(ProductRow.id.in_(ids)))
+            }
+            items = []
+            for line in sorted(new.lines, key=lambda line: line.product_id):
+                taken = await session.execute(
+                    update(StockRow)
+                    .where(StockRow.product_id == line.product_id, StockRow.available >= line.quantity)
+                    .values(
+                        available=StockRow.available - line.quantity,
+                        reserved=StockRow.reserved + line.quantity,
+                    )
+                )
+                if taken.rowcount == 0:
+                    raise HTTPException(409, "Out of stock.")
+                price = products[line.product_id].price_minor
+                items.append(
+                    OrderItemRow(product_id=line.product_id, quantity=line.quantity, unit_price_minor=price)
+                )
+            total = sum(item.quantity * item.unit_price_minor for item in items)
+            order = OrderRow(buyer_id=caller, total_minor=total, items=items)
+            session.add(order)
+    return Order(id=order.id, total=total)

@@ -12,8 +12,9 @@ from services.observer.store import TraceStore
 EVERY_WORKLOAD = options_pb2.Access(internal=options_pb2.Internal(callers=["*"]))
 
 
-async def compose(service: Service[ObserverSettings]) -> None:
+async def compose(service: Service) -> None:
     settings = service.settings
+    assert isinstance(settings, ObserverSettings)
     store = TraceStore(max_spans=settings.trace_window_spans, max_spans_per_trace=settings.trace_max_spans)
     service.serve("protomesh.observer.v1.ObserverService", ObserverService(store, settings.cursor_secret))
     service.serve(

@@ -8,7 +8,7 @@ from protomesh.observer.v1.trace_pb2 import Span, Trace, TraceSummary
 from services.observer.store import StoredTrace
 
 # OTLP counts kinds as our contract does; what is unknown to us reads as "not told".
-_KINDS = frozenset(Span.Kind.values())
+_KINDS: frozenset[int] = frozenset(Span.Kind.values())
 
 
 def summary(trace: StoredTrace) -> TraceSummary:
@@ -38,13 +38,17 @@ def _span(service: str, span: otlp.Span) -> Span:
         parent_span_id=span.parent_span_id.hex(),
         service=service,
         name=span.name,
-        kind=Span.Kind.ValueType(span.kind if span.kind in _KINDS else 0),
+        kind=_kind(span.kind),
         started_at=_timestamp(span.start_time_unix_nano),
         duration_ms=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e6,
         error=span.status.code == otlp.Status.STATUS_CODE_ERROR,
         error_message=span.status.message,
         attributes={attribute.key: _text(attribute.value) for attribute in span.attributes},
     )
+
+
+def _kind(number: int) -> Span.Kind.ValueType:
+    return Span.Kind.ValueType(number if number in _KINDS else 0)
 
 
 def _text(value: AnyValue) -> str:
