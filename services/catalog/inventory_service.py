@@ -1,5 +1,6 @@
 """The servicer of InventoryService."""
 
+import asyncio
 from uuid import UUID
 
 from protomesh.catalog.v1.inventory_service_pb2 import (
@@ -23,6 +24,8 @@ from services.catalog.stock_repository import Lines
 
 # Each attempt that fails was overtaken by a buyer who got something, or the reason is found and said.
 RESERVE_ATTEMPTS = 5
+# Buyers wait for their turn here and not for a connection: a rush on one product leaves connections to everybody else.
+RESERVING_AT_ONCE = 4
 
 
 class InventoryService:
@@ -30,6 +33,7 @@ class InventoryService:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._turns = asyncio.Semaphore(RESERVING_AT_ONCE)
 
     async def QuotePrices(self, request: QuotePricesRequest, call: Call) -> QuotePricesResponse:
         ids = [UUID(product_id) for product_id in request.product_ids]
@@ -47,17 +51,11 @@ class InventoryService:
 
     async def ReserveStock(self, request: ReserveStockRequest, call: Call) -> Reservation:
         order_id, lines = UUID(request.order_id), convert.lines(request.lines)
-        for _ in range(RESERVE_ATTEMPTS):
-            try:
-                async with self._database.unit_of_work() as work:
-                    fresh = await stock_repository.reserve(work, order_id, lines)
-            except Aborted:
-                await stock_repository.check_available(self._database, lines)
-                continue
-            if fresh:
-                return convert.reservation_message(order_id, ReservationStatus.RESERVED, lines)
-            return await self._repeated(order_id, lines)
-        raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
+        async with self._turns:
+            fresh = await self._reserve(order_id, lines)
+        if fresh:
+            return convert.reservation_message(order_id, ReservationStatus.HELD, lines)
+        return await self._repeated(order_id, lines)
 
     async def CommitStock(self, request: CommitStockRequest, call: Call) -> Reservation:
         order_id = UUID(request.order_id)
@@ -86,6 +84,22 @@ class InventoryService:
                 work, UUID(request.product_id), request.delta, request.reason, call.caller.user_id
             )
             return work.answer(convert.stock_message(stock))
+
+    async def _reserve(self, order_id: UUID, lines: Lines) -> bool:
+        """Reserves all lines; False when the order has a reservation already."""
+        for _ in range(RESERVE_ATTEMPTS):
+            try:
+                # A look costs a tenth of a transaction, and most buyers in a rush come too late.
+                await stock_repository.check_available(self._database, lines)
+                async with self._database.unit_of_work() as work:
+                    return await stock_repository.reserve(work, order_id, lines)
+            except FailedPrecondition:
+                if await stock_repository.reservation(self._database, order_id) is None:
+                    raise
+                return False
+            except Aborted:
+                continue
+        raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
 
     async def _repeated(self, order_id: UUID, lines: Lines) -> Reservation:
         """The answer to an order that came before: what it holds, unless it asked for something else then."""

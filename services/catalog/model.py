@@ -35,7 +35,7 @@ class ProductStatus(enum.StrEnum):
 class ReservationStatus(enum.StrEnum):
     """Where a reservation stands; the contract's `Reservation.Status` says what each means."""
 
-    RESERVED = "reserved"
+    HELD = "held"
     COMMITTED = "committed"
     RELEASED = "released"
 

@@ -84,7 +84,9 @@ class ProductService:
             product.expect(request.etag or call.if_match())
             if product.change(status=ProductStatus.ARCHIVED.value):
                 await repository.save_product(work, product)
-                event = ProductArchived(product_id=str(product.id), archived_at=convert.timestamp(product.updated_at))
+                event = ProductArchived(
+                    product_id=str(product.id), archived_at=convert.timestamp(product.updated_at)
+                )
                 work.publish(event, version=product.version)
             return work.answer(convert.product_message(product, available))
 

@@ -50,7 +50,7 @@ _RESERVATION = Query(
 # sees what that one left. A line that cannot be had is missing in the count, and the transaction is rolled back.
 _RESERVE = text("""
     WITH claim AS (
-        INSERT INTO reservations (order_id, status) VALUES (:order_id, 'reserved')
+        INSERT INTO reservations (order_id, status) VALUES (:order_id, 'held')
         ON CONFLICT (order_id) DO NOTHING RETURNING order_id
     ), held AS (
         SELECT stock.product_id, line.quantity
@@ -77,7 +77,7 @@ _RESERVE = text("""
 _END = text("""
     WITH ended AS (
         UPDATE reservations SET status = :status, updated_at = now()
-        WHERE order_id = :order_id AND status = 'reserved' RETURNING order_id
+        WHERE order_id = :order_id AND status = 'held' RETURNING order_id
     ), held AS (
         SELECT line.product_id, line.quantity
         FROM ended JOIN reservation_lines line USING (order_id) JOIN stock USING (product_id)

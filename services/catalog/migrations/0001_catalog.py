@@ -92,7 +92,7 @@ def create_reservations() -> None:
         sa.Column(
             "status",
             sa.Text,
-            sa.CheckConstraint("status IN ('reserved', 'committed', 'released')"),
+            sa.CheckConstraint("status IN ('held', 'committed', 'released')"),
             nullable=False,
         ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
