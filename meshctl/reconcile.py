@@ -21,7 +21,7 @@ GRACE_SECONDS = 60.0
 
 # What an order in this status holds at catalog; None is no reservation at all.
 _HOLDS: dict[str, frozenset[str | None]] = {
-    "pending_payment": frozenset({"reserved"}),
+    "pending_payment": frozenset({"held"}),
     "rejected": frozenset({None, "released"}),
     "cancelled": frozenset({"released"}),
 }
@@ -56,7 +56,7 @@ _STOCK: LiteralString = """
     SELECT product_id AS id, available, stock.reserved, stock.sold, received,
         coalesce(held.reserved, 0) AS held_reserved, coalesce(held.sold, 0) AS held_sold
     FROM stock LEFT JOIN (
-        SELECT product_id, sum(quantity) FILTER (WHERE status = 'reserved') AS reserved,
+        SELECT product_id, sum(quantity) FILTER (WHERE status = 'held') AS reserved,
             sum(quantity) FILTER (WHERE status = 'committed') AS sold
         FROM reservation_lines JOIN reservations USING (order_id) GROUP BY product_id
     ) AS held USING (product_id)
@@ -102,7 +102,7 @@ def _compare(order: Any, reservation: Any) -> Iterator[str]:
         yield "the order is still being placed"
     elif order.status in _HOLDS and held not in _HOLDS[order.status]:
         yield f"the order is {order.status}, its reservation {held or 'missing'}"
-    elif held == "reserved" and reservation.lines != order.lines:
+    elif held == "held" and reservation.lines != order.lines:
         yield f"the order is for {order.lines}, its reservation for {reservation.lines}"
 
 

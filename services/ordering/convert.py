@@ -83,7 +83,10 @@ def status_name(status: order_pb2.Order.Status.ValueType) -> str:
 
 def stock_lines(lines: Sequence[Any]) -> list[inventory_service_pb2.StockLine]:
     """What to reserve, for anything that has product_id and quantity."""
-    return [inventory_service_pb2.StockLine(product_id=str(line.product_id), quantity=line.quantity) for line in lines]
+    return [
+        inventory_service_pb2.StockLine(product_id=str(line.product_id), quantity=line.quantity)
+        for line in lines
+    ]
 
 
 def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:

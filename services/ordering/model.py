@@ -129,7 +129,9 @@ class Order(Model):
         self.version += 1
         self.updated_at = datetime.now(UTC)
         self.transitions.add(
-            OrderTransition(version=self.version, status=self.status, reason=reason, changed_at=self.updated_at)
+            OrderTransition(
+                version=self.version, status=self.status, reason=reason, changed_at=self.updated_at
+            )
         )
 
 

@@ -9,17 +9,20 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import grpc
 from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, ReserveStockRequest, StockLine
-from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
 from chassis.database import Database
 from chassis.errors import MeshError, from_rpc
 from services.ordering import convert, repository
 from services.ordering.model import Order
+
+if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
+    from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
 
 # Answers that asking again does not change; all others leave it open whether the stock is held.
 _REFUSALS = frozenset(
@@ -42,7 +45,7 @@ class Lease:
 class Placement:
     """Brings orders from their placing to a verdict, and recovers those whose process died on the way."""
 
-    def __init__(self, database: Database, inventory: InventoryServiceAsyncStub) -> None:
+    def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub") -> None:
         self._database = database
         self._inventory = inventory
 

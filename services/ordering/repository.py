@@ -49,7 +49,9 @@ _OWN = Query(select(*_COLUMNS, _HISTORY.label("history")).where(Order.id == bind
 _NEWEST_FIRST = (Order.created_at.desc(), Order.id.desc())
 _STATUS = Order.status == bindparam("status")
 OWN_ORDERS = Listing(select(*_COLUMNS).where(_BUYER), filters={"status": _STATUS}, order_by=_NEWEST_FIRST)
-ALL_ORDERS = Listing(select(*_COLUMNS), filters={"status": _STATUS, "buyer_id": _BUYER}, order_by=_NEWEST_FIRST)
+ALL_ORDERS = Listing(
+    select(*_COLUMNS), filters={"status": _STATUS, "buyer_id": _BUYER}, order_by=_NEWEST_FIRST
+)
 
 
 async def exists(database: Database, order_id: UUID) -> bool:
@@ -81,7 +83,9 @@ async def lock_own(work: UnitOfWork, order_id: UUID, buyer_id: UUID) -> Order:
 
 async def lock(work: UnitOfWork, order_id: UUID) -> Order:
     """An order that is known to exist, held until the unit of work ends."""
-    order: Order = (await work.execute(select(Order).where(Order.id == order_id).with_for_update())).scalar_one()
+    order: Order = (
+        await work.execute(select(Order).where(Order.id == order_id).with_for_update())
+    ).scalar_one()
     return order
 
 
@@ -111,7 +115,10 @@ async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Sequence[tuple[
         .with_for_update(skip_locked=True)
     )
     statement = (
-        update(Saga).where(Saga.order_id.in_(abandoned)).values(_LEASED).returning(Saga.order_id, Saga.fencing_token)
+        update(Saga)
+        .where(Saga.order_id.in_(abandoned))
+        .values(_LEASED)
+        .returning(Saga.order_id, Saga.fencing_token)
     )
     return [(row.order_id, row.fencing_token) for row in await work.execute(statement)]
 

@@ -9,7 +9,7 @@ from sqlalchemy import DateTime, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from chassis.database import metadata
-from chassis.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from chassis.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
 
 
 class Model(DeclarativeBase):
@@ -72,6 +72,11 @@ class Project(Model):
         project.created_at = project.updated_at = now
         project.members = [ProjectMember(user_id=creator_id, role=Role.OWNER.value, joined_at=now)]
         return project
+
+    def expect(self, etag: str) -> None:
+        """Lets the version pass that the caller read; an empty etag is any. Raises Aborted ETAG_MISMATCH."""
+        if etag not in ("", "*", str(self.version)):
+            raise Aborted("ETAG_MISMATCH", "The project was changed by somebody else since you read it.")
 
     def change(self, **values: str) -> None:
         """Sets name, description or status; what is not given stays."""

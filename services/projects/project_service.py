@@ -1,10 +1,10 @@
 """The servicer of ProjectService."""
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from google.protobuf.empty_pb2 import Empty
 from protomesh.identity.v1.user_service_pb2 import BatchGetUsersRequest
-from protomesh.identity.v1.user_service_pb2_grpc import UserServiceAsyncStub
 from protomesh.projects.v1 import project_pb2
 from protomesh.projects.v1.project_pb2 import ProjectMember
 from protomesh.projects.v1.project_service_pb2 import (
@@ -24,14 +24,18 @@ from protomesh.projects.v1.project_service_pb2 import (
 from chassis.call import Call
 from chassis.database import Database
 from chassis.errors import NotFound
+from chassis.reads import Row
 from services.projects import convert, repository
 from services.projects.model import Project, Role, Status
+
+if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
+    from protomesh.identity.v1.user_service_pb2_grpc import UserServiceAsyncStub
 
 
 class ProjectService:
     """Projects and their members: members read, owners change, nobody else learns that there is anything."""
 
-    def __init__(self, database: Database, users: UserServiceAsyncStub) -> None:
+    def __init__(self, database: Database, users: "UserServiceAsyncStub") -> None:
         self._database = database
         self._users = users
 
@@ -53,29 +57,34 @@ class ProjectService:
         project = Project.create(project_id, creator_id, request.name, request.description, Status(status))
         async with self._database.unit_of_work() as work:
             work.add(project)
-            return work.answer(convert.project_message(project))
+            answer = work.answer(convert.project_message(project))
+        return _tagged(answer, project, call)
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
         project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
-        return convert.project_message(project)
+        return _tagged(convert.project_message(project), project, call)
 
     async def UpdateProject(self, request: UpdateProjectRequest, call: Call) -> project_pb2.Project:
         caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
+            project.expect(call.if_match())
             project.change(**convert.changes(request))
-        return convert.project_message(project)
+        return _tagged(convert.project_message(project), project, call)
 
     async def DeleteProject(self, request: DeleteProjectRequest, call: Call) -> Empty:
         caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
+            project.expect(call.if_match())
             await work.session.delete(project)
         return Empty()
 
-    async def ListProjectMembers(self, request: ListProjectMembersRequest, call: Call) -> ListProjectMembersResponse:
+    async def ListProjectMembers(
+        self, request: ListProjectMembersRequest, call: Call
+    ) -> ListProjectMembersResponse:
         project = await repository.get(self._database, UUID(request.project_id), UUID(call.caller.user_id))
         page = await repository.MEMBERS.fetch(self._database, request, scope={"project_id": project.id})
         return ListProjectMembersResponse(data=map(convert.member_message, page.rows), meta=page.meta)
@@ -112,3 +121,9 @@ class ProjectService:
     async def _is_user(self, user_id: str) -> bool:
         users = (await self._users.BatchGetUsers(BatchGetUsersRequest(user_ids=[user_id]))).users
         return bool(users) and not users[0].disabled
+
+
+def _tagged(message: project_pb2.Project, project: Project | Row, call: Call) -> project_pb2.Project:
+    """The message, which has no place for its version, with the version in the answer's header."""
+    call.set_header("etag", f'"{project.version}"')
+    return message

@@ -12,7 +12,9 @@ from chassis.reads import Query, Row
 from chassis.unit_of_work import UnitOfWork
 from services.projects.model import Project, ProjectMember
 
-_IS_MEMBER = exists().where(ProjectMember.project_id == Project.id, ProjectMember.user_id == bindparam("caller_id"))
+_IS_MEMBER = exists().where(
+    ProjectMember.project_id == Project.id, ProjectMember.user_id == bindparam("caller_id")
+)
 _PATTERN = bindparam("pattern", type_=Text)
 
 _GET = Query(select(*Project.__table__.columns).where(Project.id == bindparam("id"), _IS_MEMBER))
@@ -44,7 +46,12 @@ async def lock(work: UnitOfWork, project_id: UUID, caller_id: UUID) -> Project:
     Every change of members holds the project, so that two at once cannot take its last owner.
     Raises NotFound PROJECT_NOT_FOUND.
     """
-    held = select(Project).where(Project.id == project_id).with_for_update().options(selectinload(Project.members))
+    held = (
+        select(Project)
+        .where(Project.id == project_id)
+        .with_for_update()
+        .options(selectinload(Project.members))
+    )
     project: Project | None = (await work.execute(held)).scalar_one_or_none()
     # The members were read after the lock was there, so they are those of now.
     if project is None or not project.has_member(caller_id):
