@@ -21,12 +21,35 @@ local function without_empty_parameters(path)
   return #kept == 0 and bare or bare .. "?" .. table.concat(kept, "&")
 end
 
+-- What the answer must know of the request, since its headers are out of sight by then.
+local function remember(handle, key, value)
+  handle:streamInfo():dynamicMetadata():set("rest", key, value)
+end
+
+-- Reads the whole answer and sends none of it. Its length stays: that is what HEAD asks for.
+local function drop_body(handle)
+  local body = handle:body()
+  if body ~= nil then
+    local length = body:length()
+    body:setBytes("")
+    handle:headers():replace("content-length", tostring(length))
+  end
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   if is_grpc(headers) then
     return
   end
   headers:replace(":path", without_empty_parameters(headers:get(":path")))
+  if headers:get(":method") == "HEAD" then
+    headers:replace(":method", "GET")
+    remember(handle, "head", "true")
+  end
+  local if_none_match = headers:get("if-none-match")
+  if if_none_match ~= nil then
+    remember(handle, "if_none_match", if_none_match)
+  end
 end
 
 function envoy_on_response(handle)
@@ -39,16 +62,26 @@ function envoy_on_response(handle)
   headers:remove("grpc-status-details-bin")
   headers:remove("grpc-accept-encoding")
   headers:remove("accept-encoding")
-  if headers:get(":status") ~= "200" then
-    return
+  local request = handle:streamInfo():dynamicMetadata():get("rest") or {}
+  if headers:get(":status") == "200" then
+    local route = handle:metadata()
+    local success_status = route:get("success_status")
+    if success_status ~= nil then
+      headers:replace(":status", success_status)
+    end
+    local cache_control = route:get("cache_control")
+    if cache_control ~= nil then
+      headers:replace("cache-control", cache_control)
+    end
+    local etag = headers:get("etag")
+    if etag ~= nil and request.if_none_match == etag then
+      headers:replace(":status", "304")
+      headers:remove("content-type")
+      drop_body(handle)
+      return
+    end
   end
-  local route = handle:metadata()
-  local success_status = route:get("success_status")
-  if success_status ~= nil then
-    headers:replace(":status", success_status)
-  end
-  local cache_control = route:get("cache_control")
-  if cache_control ~= nil then
-    headers:replace("cache-control", cache_control)
+  if request.head ~= nil then
+    drop_body(handle)
   end
 end

@@ -3,9 +3,12 @@
 `python -m meshctl.edge DIRECTORY` writes all files for an Envoy that is started with `envoy -c DIRECTORY/edge.yaml`.
 """
 
+import hashlib
 import ipaddress
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,9 +73,9 @@ class EdgeSettings(BaseSettings):
 def write(settings: EdgeSettings, directory: Path) -> Path:
     """Writes all of the edge's configuration into `directory` and answers the path of the file to start Envoy with."""
     directory = directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
     tree = yaml.load((ROOT / "gen/envoy/edge.yaml").read_text(), Loader=_Loader)
-    _put(directory / "secrets.yaml", {"resources": _secrets(settings)})
+    for secret in _secrets(settings):
+        _put(directory / "secrets" / f"{secret['name']}.yaml", {"resources": [secret]})
     write_targets(settings, directory, settings.targets)
     return _put(directory / "edge.yaml", placeholders.fill(tree, _values(settings, directory)))
 
@@ -86,12 +89,11 @@ def write_targets(settings: EdgeSettings, directory: Path, targets: Mapping[str,
     directory = directory.resolve()
     deployables = sorted({method.deployable for method in contract.platform()} | set(targets))
     complete = {name: targets.get(name, f"dns:///{name}:{DEFAULT_UPSTREAM_PORT}") for name in deployables}
-    fixed = [_assignment(name, target) for name, target in complete.items() if not _is_dns(target)]
-    _put(directory / "endpoints.yaml", {"resources": fixed})
-    _put(
-        directory / "clusters.yaml",
-        {"resources": [_cluster(settings, directory, name, target) for name, target in complete.items()]},
-    )
+    for name, target in complete.items():
+        if not _is_dns(target):
+            _put(directory / "endpoints" / f"{name}.yaml", {"resources": [_assignment(name, target)]})
+    clusters = [_cluster(settings, directory, name, target) for name, target in complete.items()]
+    _put(directory / "clusters.yaml", {"resources": clusters})
 
 
 def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
@@ -109,6 +111,7 @@ def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
 def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     known = {
         "directory": str(directory),
+        "jwks_socket": str(_socket(directory)),
         "descriptors": str(ROOT / "gen/descriptors/protomesh.binpb"),
         "downstream_tls": _downstream_tls(settings, directory),
         "transport_security": "max-age=31536000" if settings.tls_certificate else "",
@@ -118,21 +121,21 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     return {f"setting.{name}": value for name, value in {**dict(settings), **known}.items()}
 
 
+def _socket(directory: Path) -> Path:
+    """A socket file in the directory, or, when its path is longer than the 107 bytes of a socket's, a short one."""
+    path = directory / "jwks.sock"
+    if len(os.fsencode(path)) <= 107:
+        return path
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    return Path(tempfile.gettempdir(), f"protomesh-edge-{name}.sock")
+
+
 def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: str) -> Any:
-    endpoint_file = {
-        "eds_config": {
-            "resource_api_version": "V3",
-            "path_config_source": {
-                "path": f"{directory}/endpoints.yaml",
-                "watched_directory": {"path": str(directory)},
-            },
-        }
-    }
     by_dns = _is_dns(target)
     values = {
         "deployable": deployable,
         "discovery": "STRICT_DNS" if by_dns else "EDS",
-        "endpoint_file": None if by_dns else endpoint_file,
+        "endpoint_file": None if by_dns else {"eds_config": _file(directory / "endpoints" / f"{deployable}.yaml")},
         "load_assignment": _assignment(deployable, target) if by_dns else None,
         "directory": str(directory),
         "trust_domain": settings.trust_domain,
@@ -183,8 +186,7 @@ def _secrets(settings: EdgeSettings) -> list[Any]:
 def _downstream_tls(settings: EdgeSettings, directory: Path) -> dict[str, Any] | None:
     if settings.tls_certificate is None:
         return None
-    path = f"{directory}/secrets.yaml"
-    source = {"path_config_source": {"path": path, "watched_directory": {"path": str(directory)}}}
+    source = _file(directory / "secrets/listener.yaml")
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -192,19 +194,27 @@ def _downstream_tls(settings: EdgeSettings, directory: Path) -> dict[str, Any] |
             "common_tls_context": {
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "tls_certificate_sds_secret_configs": [
-                    {"name": "listener", "sds_config": {"resource_api_version": "V3", **source}}
-                ],
+                "tls_certificate_sds_secret_configs": [{"name": "listener", "sds_config": source}],
             },
         },
     }
 
 
+def _file(path: Path) -> dict[str, Any]:
+    """A source of configuration that Envoy reads again whenever the file is replaced."""
+    source = {"path": str(path), "watched_directory": {"path": str(path.parent)}}
+    return {"resource_api_version": "V3", "path_config_source": source}
+
+
 def _put(path: Path, tree: Any) -> Path:
-    open_placeholders = placeholders.unfilled(tree)
-    if open_placeholders:
-        raise ValueError(f"{path.name}: no value for {', '.join(sorted(open_placeholders))}")
-    files.write_private(path, yaml.dump(tree, Dumper=_Dumper, sort_keys=False))
+    """Replaces a file at once, and only when its content changes: each move wakes whoever watches the directory."""
+    missing = placeholders.unfilled(tree)
+    if missing:
+        raise ValueError(f"{path.name}: no value for {', '.join(sorted(missing))}")
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        files.write_private(path, text)
     return path
 
 

@@ -10,6 +10,22 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "protomesh"
 TYPE = "type.googleapis.com/"
+# A transcoded request looks like gRPC by now, but Envoy answers by what the client sent; the transcoder leaves a mark.
+_NATIVE_GRPC = [
+    {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
+    {"header_filter": {"header": {"name": "x-envoy-original-method", "present_match": False}}},
+]
+# Envoy's own translation, which the details must agree with; the filters make of 429 RESOURCE_EXHAUSTED.
+_GRPC_CODES = {
+    400: code_pb2.INTERNAL,
+    401: code_pb2.UNAUTHENTICATED,
+    403: code_pb2.PERMISSION_DENIED,
+    404: code_pb2.UNIMPLEMENTED,
+    429: code_pb2.RESOURCE_EXHAUSTED,
+    502: code_pb2.UNAVAILABLE,
+    503: code_pb2.UNAVAILABLE,
+    504: code_pb2.DEADLINE_EXCEEDED,
+}
 
 
 class LocalError(TypedDict):
@@ -36,27 +52,26 @@ def mappers(errors: list[LocalError]) -> list[dict[str, Any]]:
 
 
 def _grpc_mapper(error: LocalError) -> dict[str, Any]:
-    is_grpc = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
+    details = {"key": "grpc-status-details-bin", "value": _status_header(error)}
     return {
-        "filter": {"and_filter": {"filters": [is_grpc, *_conditions(error)]}},
-        "body_format_override": {"text_format_source": {"inline_string": error["message"]}},
-        "headers_to_add": [
-            {
-                "header": {"key": "grpc-status-details-bin", "value": _status_header(error)},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
+        "filter": {"and_filter": {"filters": [*_NATIVE_GRPC, *_conditions(error)]}},
+        **_answer(error),
+        "body_format_override": {"text_format_source": {"inline_string": _fixed_message(error)}},
+        "headers_to_add": [{"header": details, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
     }
 
 
 def _json_mapper(error: LocalError) -> dict[str, Any]:
     conditions = _conditions(error)
-    answer = {"status_code": error["answer"]} if "answer" in error else {}
     return {
         "filter": {"and_filter": {"filters": conditions}} if len(conditions) > 1 else conditions[0],
-        **answer,
+        **_answer(error),
         "body_format_override": {"json_format": _json_body(error), "content_type": "application/json"},
     }
+
+
+def _answer(error: LocalError) -> dict[str, Any]:
+    return {"status_code": error["answer"]} if "answer" in error else {}
 
 
 def _conditions(error: LocalError) -> list[dict[str, Any]]:
@@ -92,9 +107,14 @@ def _json_body(error: LocalError) -> dict[str, Any]:
     return {"code": code_pb2.Code.Value(error["code"]), "message": error["message"], "details": details}
 
 
+def _fixed_message(error: LocalError) -> str:
+    # The details are a fixed header, and their message must be that of the status.
+    return error["message"].removesuffix(": %LOCAL_REPLY_BODY%")
+
+
 def _status_header(error: LocalError) -> str:
-    # A header of a local reply is a fixed text, so the details of native gRPC cannot repeat the request's own words.
-    status = status_pb2.Status(code=code_pb2.Code.Value(error["code"]), message=error["message"])
+    code = _GRPC_CODES.get(error.get("answer", error["status"]), code_pb2.UNKNOWN)
+    status = status_pb2.Status(code=code, message=_fixed_message(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error["reason"], domain=DOMAIN))
     if error.get("retry"):
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1)))

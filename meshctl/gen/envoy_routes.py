@@ -15,6 +15,8 @@ _PREVIOUS_HOSTS = {
         "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     },
 }
+# The transcoder would refuse what no contract names before the router comes to answer it.
+_OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 
 def _retry(on: str) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
         *(_grpc_route(method) for method in sorted(methods, key=lambda method: method.path)),
         _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}, 404),
         *(_rest_route(binding, method) for binding, method in bindings),
-        *_other_verbs(binding for binding, _ in bindings),
+        *_other_verbs(bindings),
         _refusal("no such path", {"prefix": "/"}, 404),
     ]
 
@@ -54,7 +56,8 @@ def _grpc_route(method: MethodContract) -> dict[str, Any]:
 
 
 def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
-    match = {**_path_match(binding.path), "headers": [_verb(binding.verb)]}
+    verb = _readable() if _takes_head(binding, method) else _verb(binding.verb)
+    match = {**_path_match(binding.path), "headers": [verb]}
     route = _route(method, f"{binding.verb} {binding.path}", match, streaming=method.client_streaming)
     deadline = {"header": {"key": "grpc-timeout", "value": f"{int(method.timeout * 1000)}m"}}
     route["request_headers_to_add"] = [{**deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
@@ -134,11 +137,12 @@ def _rest_marks(method: MethodContract) -> dict[str, str]:
     return marks
 
 
-def _other_verbs(bindings: Iterable[HttpBinding]) -> list[dict[str, Any]]:
+def _other_verbs(bindings: Iterable[tuple[HttpBinding, MethodContract]]) -> list[dict[str, Any]]:
     """For each path: OPTIONS answers the methods, and any other method is refused by name."""
     verbs: dict[str, set[str]] = {}
-    for binding in bindings:
-        verbs.setdefault(binding.path, set()).add(binding.verb)
+    for binding, method in bindings:
+        head = {"HEAD"} if _takes_head(binding, method) else set()
+        verbs.setdefault(binding.path, set()).update({binding.verb}, head)
     answers = []
     for path, taken in verbs.items():
         allow = ", ".join([*sorted(taken), "OPTIONS"])
@@ -155,7 +159,7 @@ def _refusal(name: str, match: dict[str, Any], status: int, allow: str = "") -> 
         "match": match,
         "direct_response": {"status": status},
         **({"response_headers_to_add": [header]} if allow else {}),
-        "typed_per_filter_config": _access(public=True),
+        "typed_per_filter_config": {**_access(public=True), "envoy.filters.http.grpc_json_transcoder": _OFF},
     }
 
 
@@ -165,6 +169,15 @@ def _health_route() -> dict[str, Any]:
 
 def _verb(verb: str) -> dict[str, Any]:
     return {"name": ":method", "string_match": {"exact": verb}}
+
+
+def _takes_head(binding: HttpBinding, method: MethodContract) -> bool:
+    # A stream has no length to tell, and its headers come with its first message.
+    return binding.verb == "GET" and not method.server_streaming
+
+
+def _readable() -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
 
 
 def _is_grpc() -> dict[str, Any]:

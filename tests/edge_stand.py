@@ -1,0 +1,184 @@
+"""An edge to test: the real Envoy with the real configuration, before upstreams that remember what reached them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+from chassis import contract
+from meshctl import edge
+from meshctl.ports import Ports
+
+JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
+Answer = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+
+
+@dataclass(frozen=True)
+class Received:
+    """A call as an upstream saw it."""
+
+    path: str
+    request: Any
+    metadata: Mapping[str, str]
+    workload: str
+    remaining: float | None
+
+
+@dataclass
+class Upstream:
+    """One worker that serves every contract: with the answer that a test gives, or with an empty message."""
+
+    key: ECKey
+    received: list[Received] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+
+    async def serve(self, certificates: Path, deployable: str, port: int) -> grpc.aio.Server:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((_Contracts(self),))
+        health = health_aio.HealthServicer()
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        pair = ((certificates / f"{deployable}.key").read_bytes(), (certificates / f"{deployable}.pem").read_bytes())
+        authority = (certificates / "ca.pem").read_bytes()
+        server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair], authority, True))
+        await server.start()
+        return server
+
+    async def answer(self, path: str, request: Any, context: grpc.aio.ServicerContext) -> Message:
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        names = context.auth_context().get("x509_subject_alternative_name", [])
+        workload = next((n.decode().rpartition("/")[2] for n in names if n.startswith(b"spiffe://")), "")
+        self.received.append(Received(path, request, metadata, workload, context.time_remaining()))
+        if path == JWKS:
+            return self._key_set(path)
+        if path in self.answers:
+            return await self.answers[path](request, context)
+        return contract.method_at(path).response_class()
+
+    def _key_set(self, path: str) -> Message:
+        public = {name: str(value) for name, value in self.key.as_dict(private=False).items()}
+        key_set: Any = contract.method_at(path).response_class()
+        key_set.keys.add(**{name: public[name] for name in ("kty", "crv", "x", "y", "kid")}, alg="ES256", use="sig")
+        return key_set
+
+
+class _Contracts(grpc.GenericRpcHandler):
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        path = handler_call_details.method
+        try:
+            method = contract.method_at(path)
+        except contract.ContractError:
+            return None
+        codec = {
+            "request_deserializer": method.request_class.FromString,
+            "response_serializer": method.response_class.SerializeToString,
+        }
+
+        async def unary(request: Any, context: grpc.aio.ServicerContext) -> Message:
+            return await self._upstream.answer(path, request, context)
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+            message: Any = await self._upstream.answer(path, request, context)
+            for item in message if isinstance(message, list) else [message]:
+                yield item
+
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(stream, **codec)
+        return grpc.unary_unary_rpc_method_handler(unary, **codec)
+
+
+@dataclass
+class EdgeStand:
+    """An edge that runs, and what stands behind it."""
+
+    settings: edge.EdgeSettings
+    directory: Path
+    upstream: Upstream
+    http: httpx.AsyncClient
+    process: asyncio.subprocess.Process
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def token(self, *, key: ECKey | None = None, algorithm: str = "ES256", **claims: Any) -> str:
+        """A token as identity signs it, but for what a test changes; a claim of None is left out."""
+        now = int(time.time())
+        usual = {"iss": "protomesh", "aud": "protomesh", "sub": "user-1", "iat": now, "exp": now + 600}
+        payload = {name: value for name, value in {**usual, **claims}.items() if value is not None}
+        signer = key or self.upstream.key
+        header = {"alg": algorithm, "kid": self.upstream.key.kid, "typ": "at+jwt"}
+        return jwt.encode(header, payload, signer, algorithms=[algorithm])
+
+    def bearer(self, **claims: Any) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token(**claims)}"}
+
+    async def admin(self, path: str) -> str:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://127.0.0.1:{self.settings.admin_port}{path}")).text
+
+
+@asynccontextmanager
+async def edge_stand(
+    directory: Path,
+    certificates: Path,
+    *,
+    without: Sequence[str] = (),
+    targets: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> AsyncIterator[EdgeStand]:
+    """Starts upstreams for all deployables but `without` and those that `targets` names, and an edge before them."""
+    ports = Ports()
+    upstream = Upstream(ECKey.generate_key("P-256", {"use": "sig", "kid": "key-1"}))
+    named = dict(targets or {})
+    async with AsyncExitStack() as stack:
+        for deployable in sorted({method.deployable for method in contract.platform()} - set(named)):
+            port = ports.take()
+            named[deployable] = f"ipv4:127.0.0.1:{port}"
+            if deployable not in without:
+                server = await upstream.serve(certificates, deployable, port)
+                stack.push_async_callback(server.stop, None)
+        chosen = edge.EdgeSettings(
+            port=ports.take(), admin_port=ports.take(), certificates=certificates, targets=named, concurrency=1, **settings
+        )
+        command = edge.command(chosen, edge.write(chosen, directory))
+        log = stack.enter_context((directory / "envoy.log").open("w"))
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        stack.push_async_callback(_stop, process)
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen.port}"))
+        stand = EdgeStand(chosen, directory, upstream, client, process)
+        await _ready(stand, (directory / "envoy.log"))
+        yield stand
+
+
+async def _ready(stand: EdgeStand, log: Path) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if stand.process.returncode is not None:
+                raise RuntimeError(f"Envoy ended at once: {log.read_text()[-2000:]}")
+            try:
+                await stand.http.get("/healthz")
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    await process.wait()
