@@ -61,8 +61,11 @@ class Database:
     psycopg's and SQLAlchemy's own from statements. Cancelling the task cancels its statement on the server.
     """
 
-    def __init__(self, url: str, *, name: str = "protomesh", pool_size: int = 10, cursor_secret: str = "") -> None:
+    def __init__(
+        self, url: str, *, name: str = "protomesh", pool_size: int = 10, cursor_secret: str = ""
+    ) -> None:
         self.name = name
+        self._url = url
         self.cursor_secret = cursor_secret.encode()
         self.pool = AsyncConnectionPool[_Connection](
             url,
@@ -147,6 +150,18 @@ class Database:
             yield connection
         finally:
             await self.pool.putconn(connection)
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """A connection of its own beside the pool, in autocommit, for who must hold one long, such as LISTEN."""
+        # TCP tells in half a minute that the server's machine is gone: nobody writes on such a connection.
+        return await AsyncConnection.connect(
+            self._url,
+            autocommit=True,
+            application_name=f"{self.name}-listen",
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
 
     async def _transactional(self) -> _Connection:
         connection = await self._checkout()

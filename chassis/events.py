@@ -85,7 +85,9 @@ def _of_descriptor(message: Any) -> EventType | None:
     if not option.subject.startswith(f"{option.stream.lower()}."):
         raise TypeError(f"{message.full_name}: the subject must begin with the stream's name in lower case.")
     if option.aggregate_id_field not in message.fields_by_name:
-        raise TypeError(f"{message.full_name} has no field {option.aggregate_id_field!r} to name its aggregate.")
+        raise TypeError(
+            f"{message.full_name} has no field {option.aggregate_id_field!r} to name its aggregate."
+        )
     return EventType(
         message.full_name, option.subject, option.stream, option.aggregate_id_field, GetMessageClass(message)
     )

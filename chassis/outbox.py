@@ -53,7 +53,9 @@ def draft(event: Message, version: int = 0) -> Draft:
     aggregate_id = kind.aggregate_id(event)
     payload = event.SerializeToString(deterministic=True)
     if len(payload) > MAXIMUM_PAYLOAD_BYTES:
-        raise ValueError(f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}.")
+        raise ValueError(
+            f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}."
+        )
     trace_context: dict[str, str] = {}
     propagate.inject(trace_context)
     return Draft(

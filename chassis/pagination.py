@@ -146,7 +146,9 @@ class Listing:
         cursor = self._cursor(rows[-1], identity, database.cursor_secret) if more else ""
         return _page(request, rows, limit, total, cursor)
 
-    async def _too_deep(self, database: Database, request: ListRequest, selection: "_Selection", limit: int) -> Page:
+    async def _too_deep(
+        self, database: Database, request: ListRequest, selection: "_Selection", limit: int
+    ) -> Page:
         total = await self._total(database, selection)
         if total[1]:
             raise _violation(("page", f"reaches beyond {DEEPEST_OFFSET} rows; read on by cursor"))
@@ -159,7 +161,9 @@ class Listing:
         if not request.cursor:
             return self._query(selection.names, None), {}
         position = cursors.verify(request.cursor, identity, secret)
-        bound = {key.name: value for key, value in zip(self._keys, position, strict=True) if value is not None}
+        bound = {
+            key.name: value for key, value in zip(self._keys, position, strict=True) if value is not None
+        }
         return self._query(selection.names, tuple(value is None for value in position)), bound
 
     def _cursor(self, row: Row, identity: bytes, secret: bytes) -> str:
@@ -169,7 +173,9 @@ class Listing:
         """The query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
         found = self._queries.get((names, nulls))
         if found is None:
-            statement = self._filtered(self._statement, names).limit(bindparam(_LIMIT, type_=BigInteger, required=True))
+            statement = self._filtered(self._statement, names).limit(
+                bindparam(_LIMIT, type_=BigInteger, required=True)
+            )
             if nulls is None:
                 statement = statement.offset(bindparam(_OFFSET, type_=BigInteger, required=True))
             else:
@@ -226,7 +232,9 @@ class _Selection:
 def _page(request: ListRequest, rows: list[Row], limit: int, total: tuple[int, bool], cursor: str) -> Page:
     count, estimated = total
     page = 0 if request.cursor else request.page or 1
-    return Page(rows, PageMeta(total=count, page=page, limit=limit, next_cursor=cursor, total_is_estimate=estimated))
+    return Page(
+        rows, PageMeta(total=count, page=page, limit=limit, next_cursor=cursor, total_is_estimate=estimated)
+    )
 
 
 def window(request: ListRequest) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The unit of work: rows, the events about them and the call's idempotency claim, in one transaction."""
 
+import asyncio
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -18,10 +19,10 @@ class Claim(Protocol):
     """What the unit of work knows of the call's idempotency key."""
 
     async def enter(self, session: AsyncSession) -> None:
-        """Writes the claim in the session's transaction, unless an earlier one holds it."""
+        """Writes the claim in the session's transaction, unless an earlier one did."""
 
-    def committed(self) -> None:
-        """The transaction is committed."""
+    def left(self, session: AsyncSession, *, committed: bool) -> None:
+        """The session's transaction has ended."""
 
     async def answer(self, session: AsyncSession, message: Message) -> None:
         """Stores the call's answer in the session's transaction."""
@@ -46,17 +47,28 @@ class UnitOfWork:
             try:
                 await self._claim.enter(self.session)
             except BaseException:
-                await self.session.close()
+                await self._leave(committed=False)
                 raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # AsyncSession shields its own closing from a cancellation, and closing rolls back.
-        async with self.session:
+        committed = False
+        try:
             if kind is None:
                 await self._commit()
+                committed = True
+        finally:
+            await self._leave(committed=committed)
+
+    async def _leave(self, *, committed: bool) -> None:
+        try:
+            # Rolls back what is not committed; a cancellation must not keep the connection from the pool.
+            await asyncio.shield(self.session.close())
+        finally:
+            if self._claim is not None:
+                self._claim.left(self.session, committed=committed)
 
     async def _commit(self) -> None:
         # First the rows, so that their locks put events about one aggregate in the order of its changes.
@@ -65,8 +77,6 @@ class UnitOfWork:
         if self._claim is not None and self._answer is not None:
             await self._claim.answer(self.session, self._answer)
         await self.session.commit()
-        if self._claim is not None:
-            self._claim.committed()
 
     def add(self, entity: object) -> None:
         """Has a new entity inserted."""

@@ -1,0 +1,51 @@
+"""One delivery of an event: what its headers say, and how it is answered."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import timedelta
+
+from nats.aio.msg import Msg
+
+REPLAY_HEADER = "mesh-replay-for"
+
+
+class Delivery:
+    """A message from a stream, read as an event."""
+
+    def __init__(self, message: Msg) -> None:
+        self.message = message
+        self.headers: Mapping[str, str] = message.headers or {}
+        self.subject: str = message.subject
+        self.data: bytes = message.data
+        metadata = message.metadata
+        self.stream: str = metadata.stream
+        self.sequence: int = metadata.sequence.stream
+        self.deliveries: int = metadata.num_delivered
+        self.event_id = self._uuid("ce-id") or uuid.uuid5(
+            uuid.NAMESPACE_URL, f"{self.stream}/{self.sequence}"
+        )
+        self.previous_id = self._uuid("mesh-previous-id")
+        self.replay_for = self.headers.get(REPLAY_HEADER, "")
+        self.aggregate_id = self.subject.rpartition(".")[2]
+
+    def _uuid(self, header: str) -> uuid.UUID | None:
+        try:
+            return uuid.UUID(self.headers.get(header, ""))
+        except ValueError:
+            return None
+
+    async def acknowledge(self) -> None:
+        """It is handled; JetStream forgets it for this consumer."""
+        await self.message.ack()
+
+    async def later(self, delay: timedelta) -> None:
+        """Has it delivered again after a while."""
+        await self.message.nak(delay=max(delay.total_seconds(), 0.001))
+
+    async def working(self) -> None:
+        """Keeps JetStream from delivering it again while it is being handled."""
+        await self.message.in_progress()
+
+    async def give_up(self) -> None:
+        """It will not be delivered again."""
+        await self.message.term()
