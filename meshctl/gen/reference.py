@@ -154,7 +154,8 @@ def options(comments: Comments) -> str:
     """The house options: what each means, and on what it stands."""
     lines = [_NOTE, "# Options", "", "What a contract can say, in `protomesh.options.v1`.", ""]
     for extension in options_pb2.DESCRIPTOR.extensions_by_name.values():
-        on = extension.containing_type.name.removesuffix("Options").lower()
+        holder = extension.containing_type
+        on = holder.name.removesuffix("Options").lower() if holder else "file"
         lines += [f"## {extension.name}", "", f"On a {on}. {comments.of(extension.full_name)}", ""]
         if extension.message_type is not None and extension.message_type.file is options_pb2.DESCRIPTOR:
             lines += [*_field_lines(extension.message_type, comments), ""]

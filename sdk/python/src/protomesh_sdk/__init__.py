@@ -1,0 +1,35 @@
+"""A client of Protomesh: `Mesh` is the door, everything else is a stub, a message or an error."""
+
+from protomesh_sdk.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Violation,
+)
+from protomesh_sdk.mesh import Mesh
+from protomesh_sdk.pages import rows
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "InvalidArgument",
+    "Mesh",
+    "MeshError",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Violation",
+    "rows",
+]

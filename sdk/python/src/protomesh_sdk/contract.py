@@ -1,0 +1,31 @@
+"""What the contracts tell a client: how calls are retried and timed out, and which take an idempotency key."""
+
+import functools
+import json
+from importlib import resources
+
+from google.protobuf import descriptor_pool
+from protomesh.options.v1 import options_pb2
+
+
+def service_config() -> str:
+    """One gRPC service config for all services, since the edge is the one server that a client sees."""
+    folder = resources.files("protomesh_sdk") / "service_config"
+    configs = [json.loads(file.read_text()) for file in folder.iterdir() if file.name.endswith(".json")]
+    return json.dumps(
+        {
+            "methodConfig": [method for config in configs for method in config["methodConfig"]],
+            "retryThrottling": configs[0]["retryThrottling"],
+        }
+    )
+
+
+@functools.cache
+def takes_key(path: str) -> bool:
+    """Whether the RPC at a path such as `/protomesh.ordering.v1.OrderService/PlaceOrder` takes an idempotency key."""
+    service, _, method = path.lstrip("/").rpartition("/")
+    descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[method]
+    source: options_pb2.IdempotencyKey.ValueType = descriptor.GetOptions().Extensions[
+        options_pb2.idempotency_key
+    ]
+    return source in (options_pb2.required_header, options_pb2.optional_header)
