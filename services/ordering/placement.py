@@ -14,6 +14,7 @@ from uuid import UUID
 
 import grpc
 from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, ReserveStockRequest, StockLine
+from protomesh.ordering.v1.order_pb2 import Order as OrderMessage
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
 from chassis.database import Database
@@ -49,8 +50,8 @@ class Placement:
         self._database = database
         self._inventory = inventory
 
-    async def begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> None:
-        """Writes a new order at today's prices and brings it to its verdict."""
+    async def begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
+        """Writes a new order at today's prices and brings it to its verdict; see `_finish` for the answer."""
         quote = await self._inventory.QuotePrices(
             QuotePricesRequest(product_ids=[line.product_id for line in request.lines])
         )
@@ -59,14 +60,13 @@ class Placement:
         async with self._database.unit_of_work() as work:
             work.add(Order.place(order_id, buyer_id, currency, items, request.shipping_note))
             work.add(repository.new_saga(order_id))
-        await self._finish(Lease(order_id, fencing_token=1), convert.stock_lines(request.lines))
+        return await self._finish(Lease(order_id, fencing_token=1), convert.stock_lines(request.lines))
 
-    async def resume(self, order_id: UUID) -> None:
-        """Brings an order on that an earlier call left undecided; does nothing when it is decided."""
+    async def resume(self, order_id: UUID) -> OrderMessage | None:
+        """Brings an order on that an earlier call left undecided; None also when it is decided."""
         async with self._database.unit_of_work() as work:
             token = await repository.take_over_saga(work, order_id)
-        if token is not None:
-            await self._finish_again(Lease(order_id, token))
+        return None if token is None else await self._finish_again(Lease(order_id, token))
 
     async def recover(self) -> None:
         """For ever finishes orders whose lease ran out, since whoever held it died or lost its way."""
@@ -93,22 +93,24 @@ class Placement:
             async with self._database.unit_of_work() as work:
                 await repository.defer_saga(work, lease.order_id, lease.fencing_token, _POLL_SECONDS)
 
-    async def _finish_again(self, lease: Lease) -> None:
+    async def _finish_again(self, lease: Lease) -> OrderMessage | None:
         lines = await repository.lines_of(self._database, lease.order_id)
-        await self._finish(lease, convert.stock_lines(lines))
+        return await self._finish(lease, convert.stock_lines(lines))
 
-    async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> None:
+    async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> OrderMessage | None:
+        """Decides the order. Gives it when it is accepted; None when it is rejected, or decided by another."""
         refusal = await self._reserve(lease.order_id, lines)
         async with self._database.unit_of_work() as work:
             # First the order, then its saga, as a cancellation does: so the two cannot deadlock.
             order = await repository.lock(work, lease.order_id)
             if not await repository.end_saga(work, lease.order_id, lease.fencing_token):
-                return  # Cancelled, or taken over: what the other one decides stands.
+                return None
             if refusal is not None:
                 order.reject(refusal)
-            else:
-                order.accept()
-                work.publish(convert.order_placed(order), version=order.version)
+                return None
+            order.accept()
+            work.publish(convert.order_placed(order), version=order.version)
+            return work.answer(convert.order_message(await repository.written(work, order.id)))
 
     async def _reserve(self, order_id: UUID, lines: Sequence[StockLine]) -> MeshError | None:
         """Why the stock is refused; None when it is held. An unknown outcome is raised."""

@@ -45,7 +45,8 @@ _LINES_OF = Query(
     .order_by(OrderItem.position)
 )
 _BUYER = Order.buyer_id == bindparam("buyer_id")
-_OWN = Query(select(*_COLUMNS, _HISTORY.label("history")).where(Order.id == bindparam("id"), _BUYER))
+_ONE = select(*_COLUMNS, _HISTORY.label("history")).where(Order.id == bindparam("id"))
+_OWN = Query(_ONE.where(_BUYER))
 _NEWEST_FIRST = (Order.created_at.desc(), Order.id.desc())
 _STATUS = Order.status == bindparam("status")
 OWN_ORDERS = Listing(select(*_COLUMNS).where(_BUYER), filters={"status": _STATUS}, order_by=_NEWEST_FIRST)
@@ -65,6 +66,11 @@ async def own(database: Database, order_id: UUID, buyer_id: UUID) -> Row:
     if row is None:
         raise _not_found()
     return row
+
+
+async def written(work: UnitOfWork, order_id: UUID) -> Row:
+    """An order with its lines and history, as the unit of work leaves it."""
+    return (await work.execute(_ONE, {"id": order_id})).one()
 
 
 async def lines_of(database: Database, order_id: UUID) -> list[Row]:
