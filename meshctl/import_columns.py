@@ -1,0 +1,163 @@
+"""Which column of a file is which field of a product, and what a record comes to."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from protomesh.catalog.v1.product_pb2 import Product
+from protomesh.catalog.v1.product_service_pb2 import ProductRow
+from protomesh.type.v1.money_pb2 import Money
+
+from meshctl.failure import OperatorError
+
+# What a column may be called to be found without being told. The first that a file has is taken.
+SYNONYMS: Mapping[str, Sequence[str]] = {
+    "sku": ("sku", "stock_code", "stockcode", "product_code", "item_code", "code"),
+    "name": ("name", "title", "product_name", "item_name"),
+    "description": ("description", "long_description", "details"),
+    "price": ("price", "unit_price", "unitprice", "amount"),
+    "currency": ("currency", "currency_code"),
+    "category": ("category", "category_path"),
+    "status": ("status",),
+    "stock": ("stock", "initial_stock", "received", "quantity", "qty"),
+}
+REQUIRED = ("sku", "name", "price")
+# ISO 4217: decimals of currencies that have not two.
+_DECIMALS = {
+    **dict.fromkeys(re.findall("...", "BIFCLPDJFGNFISKJPYKMFKRWPYGRWFUGXUYIVNDVUVXAFXOFXPF"), 0),
+    **dict.fromkeys(re.findall("...", "BHDIQDJODKWDLYDOMRTND"), 3),
+}
+_LARGEST_PRICE = 10**12
+_LARGEST_STOCK = 10**12
+
+
+class RowError(Exception):
+    """Why a record is no product: a sentence for the reject file."""
+
+
+@dataclass(frozen=True)
+class ColumnMap:
+    """The columns of a file by the field that they bring, and the currency of prices that name none."""
+
+    columns: Mapping[str, str]
+    currency: str
+
+    @classmethod
+    def detect(cls, header: Sequence[str], told: Mapping[str, str], currency: str = "") -> "ColumnMap":
+        """What was told, and for the rest what the columns' names say. OperatorError when that is not enough."""
+        _check_told(header, told)
+        columns = dict(told)
+        for field, synonyms in SYNONYMS.items():
+            if field not in columns and (found := _find(header, synonyms, set(columns.values()))):
+                columns[field] = found
+        if "name" not in columns and "description" in columns:
+            # A file with one text has the text that people know the product by.
+            columns["name"] = columns.pop("description")
+        if "price" not in columns and (found := next(filter(_priced_in, header), "")):
+            columns["price"] = found
+        for field in REQUIRED:
+            if field not in columns:
+                raise OperatorError(f"No column brings the {field}: say which with --map {field}=COLUMN.")
+        currency = (currency or _priced_in(columns["price"])).upper()
+        if "currency" not in columns and not re.fullmatch("[A-Z]{3}", currency):
+            raise OperatorError(
+                "No column brings the currency: say which one it is with --currency, such as GBP."
+            )
+        return cls(columns, currency)
+
+    def row(self, values: Mapping[str, Any]) -> ProductRow:
+        """A record as a row. RowError when it cannot be one; what the contract forbids, the server says."""
+        given = {field: _tidy(values.get(column)) for field, column in self.columns.items()}
+        currency = given.get("currency", "").upper() or self.currency
+        row = ProductRow(sku=given["sku"], name=given["name"], price=_money(given["price"], currency))
+        if given.get("description"):
+            row.description = str(values[self.columns["description"]]).strip()
+        if given.get("category"):
+            row.category_path = "/".join(slug for slug, _ in category_levels(given["category"]))
+        if given.get("status"):
+            row.status = _status(given["status"])
+        if given.get("stock"):
+            row.initial_stock = _units(given["stock"])
+        return row
+
+
+def category_levels(text: str) -> list[tuple[str, str]]:
+    """Slug and name of each level of a category such as `home/tea-lights` or `Home > Tea lights`."""
+    names = [name.strip() for name in re.split(r"[/>]", text) if name.strip()]
+    levels = []
+    for name in names:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        if not slug:
+            raise RowError(f"the category {text!r} has a level without letters or digits")
+        levels.append((slug[:60].rstrip("-"), name.replace("-", " ").capitalize() if name == slug else name))
+    return levels
+
+
+def _check_told(header: Sequence[str], told: Mapping[str, str]) -> None:
+    for field, column in told.items():
+        if field not in SYNONYMS:
+            raise OperatorError(f"There is no field {field!r} to map to; there are {', '.join(SYNONYMS)}.")
+        if column not in header:
+            raise OperatorError(f"The file has no column {column!r}; it has {', '.join(header)}.")
+
+
+def _find(header: Sequence[str], synonyms: Sequence[str], taken: set[str]) -> str:
+    plain = {_plain(column): column for column in header if column not in taken}
+    return next((plain[synonym] for synonym in synonyms if synonym in plain), "")
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", column.lower()).strip("_")
+
+
+def _priced_in(column: str) -> str:
+    """The currency in a column's name such as `unit_price_gbp`; "" if there is none."""
+    found = re.fullmatch(r"(?:unit_?)?price_([a-z]{3})", _plain(column))
+    return found[1] if found else ""
+
+
+def _tidy(value: Any) -> str:
+    """Text without outer blanks, and with single inner ones."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise RowError("it has half a surrogate pair, which is no character")
+        return " ".join(value.split())
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise RowError(f"{value!r} is neither a text nor a number")
+
+
+def _money(text: str, currency: str) -> Money:
+    if not re.fullmatch("[A-Z]{3}", currency):
+        raise RowError(f"{currency!r} is no currency")
+    try:
+        amount = Decimal(text.lstrip("£$€ "))
+    except InvalidOperation:
+        raise RowError(f"the price {text!r} is no number" if text else "it has no price") from None
+    if not amount.is_finite() or abs(amount) > _LARGEST_PRICE:
+        raise RowError(f"the price {text!r} is out of range")
+    minor = amount.scaleb(_DECIMALS.get(currency, 2))
+    if minor != int(minor):
+        raise RowError(f"the price {text!r} has more decimals than {currency}")
+    return Money(currency_code=currency, amount_minor=int(minor))
+
+
+def _status(text: str) -> Product.Status.ValueType:
+    known = {name: number for name, number in Product.Status.items() if number}
+    if text.lower() not in known:
+        raise RowError(f"there is no status {text!r}; there are {', '.join(known)}")
+    return known[text.lower()]
+
+
+def _units(text: str) -> int:
+    try:
+        units = Decimal(text)
+    except InvalidOperation:
+        raise RowError(f"the stock {text!r} is no number") from None
+    if not units.is_finite() or abs(units) > _LARGEST_STOCK or units != int(units):
+        raise RowError(f"the stock {text!r} is no whole number of units")
+    return int(units)
