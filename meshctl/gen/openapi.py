@@ -113,8 +113,7 @@ def _suffix(method: MethodContract, binding: HttpBinding) -> str:
 def _security(method: MethodContract) -> Schema:
     access = method.access
     if access is None or access.kind == "public":
-        # A token is not needed, but looked at when it is sent.
-        return {"security": [{}, {"bearer": []}]}
+        return {"security": []}
     security: Schema = {"security": [{"bearer": []}]}
     if access.kind == "permission":
         security |= {"x-permission": access.permission, "x-roles": sorted({*access.granted_to, "admin"})}

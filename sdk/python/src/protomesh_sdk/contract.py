@@ -4,7 +4,7 @@ import functools
 import json
 from importlib import resources
 
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from protomesh.options.v1 import options_pb2
 
 
@@ -23,9 +23,17 @@ def service_config() -> str:
 @functools.cache
 def takes_key(path: str) -> bool:
     """Whether the RPC at a path such as `/protomesh.ordering.v1.OrderService/PlaceOrder` takes an idempotency key."""
-    service, _, method = path.lstrip("/").rpartition("/")
-    descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[method]
-    source: options_pb2.IdempotencyKey.ValueType = descriptor.GetOptions().Extensions[
-        options_pb2.idempotency_key
-    ]
+    source: options_pb2.IdempotencyKey.ValueType = _options(path).Extensions[options_pb2.idempotency_key]
     return source in (options_pb2.required_header, options_pb2.optional_header)
+
+
+@functools.cache
+def is_public(path: str) -> bool:
+    """Whether the RPC at a path is the same for everybody, so that a token has no part in it."""
+    access: options_pb2.Access = _options(path).Extensions[options_pb2.access]
+    return access.public
+
+
+def _options(path: str) -> descriptor_pb2.MethodOptions:
+    service, _, method = path.lstrip("/").rpartition("/")
+    return descriptor_pool.Default().FindServiceByName(service).methods_by_name[method].GetOptions()

@@ -53,13 +53,15 @@ class _Intercepted(
 
 
 class Credentials(_Intercepted):
-    """Adds the access token, unless the call brings its own."""
+    """Adds the access token where the contract wants one, unless the call brings its own."""
 
     def __init__(self, access_token: Callable[[], str]) -> None:
         self._access_token = access_token
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
-        if token := "" if _has(details, "authorization") else self._access_token():
+        if contract.is_public(_text(details.method)) or _has(details, "authorization"):
+            return continuation(details, request)
+        if token := self._access_token():
             details = _with(details, ("authorization", f"Bearer {token}"))
         return continuation(details, request)
 
@@ -78,7 +80,7 @@ class Errors(_Intercepted):
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
         call = continuation(details, request)
-        if hasattr(call, "__next__"):
+        if _hasattr(call, "__next__"):
             return Stream(call)
         if isinstance(call.exception(), grpc.RpcError):
             raise from_call(call)
