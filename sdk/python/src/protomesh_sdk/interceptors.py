@@ -80,7 +80,7 @@ class Errors(_Intercepted):
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
         call = continuation(details, request)
-        if _hasattr(call, "__next__"):
+        if hasattr(call, "__next__"):
             return Stream(call)
         if isinstance(call.exception(), grpc.RpcError):
             raise from_call(call)
