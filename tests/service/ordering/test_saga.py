@@ -1,0 +1,162 @@
+"""The saga of an order: whoever dies or is late on the way, the order is decided once, and the stock agrees."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from protomesh.catalog.v1.inventory_service_pb2 import ReserveStockRequest, StockLine
+from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
+
+from chassis.database import Database
+from chassis.errors import reason_of
+from services.ordering import repository
+from services.ordering.model import Order, OrderItem
+from services.ordering.placement import Lease, Placement
+from tests.mesh import Mesh, User
+from tests.shop import Shop, bearer, eventually
+
+
+class Process:
+    """A process of ordering as far as an order's saga goes, which a test can stop at any step."""
+
+    def __init__(self, database: Database, mesh: Mesh) -> None:
+        self.database = database
+        self.inventory = InventoryServiceStub(mesh.channel("ordering"))
+        self.placement = Placement(database, self.inventory)
+
+    async def write(self, buyer: User, product_id: str, quantity: int) -> str:
+        """The first transaction: the order is there, under a lease, and nothing is reserved."""
+        item = OrderItem(position=1, product_id=uuid.UUID(product_id), quantity=quantity)
+        item.sku, item.name, item.unit_price_minor = "A", "A", 1
+        order = Order.place(uuid.uuid4(), uuid.UUID(buyer.id), "GBP", [item], "")
+        async with self.database.unit_of_work() as work:
+            work.add(order)
+            work.add(repository.new_saga(order.id))
+        return str(order.id)
+
+    async def reserve(self, order_id: str, product_id: str, quantity: int) -> None:
+        lines = [StockLine(product_id=product_id, quantity=quantity)]
+        await self.inventory.ReserveStock(ReserveStockRequest(order_id=order_id, lines=lines))
+
+    async def decide(self, order_id: str, product_id: str, quantity: int) -> object:
+        """What remains after the first transaction, under the lease that it took."""
+        lines = [StockLine(product_id=product_id, quantity=quantity)]
+        return await self.placement._finish(Lease(uuid.UUID(order_id), fencing_token=1), lines)
+
+
+@pytest.fixture
+def shop(mesh: Mesh) -> Shop:
+    return Shop(mesh)
+
+
+@pytest.fixture
+async def process(mesh: Mesh) -> AsyncIterator[Process]:
+    async with Database(mesh.database_url("ordering"), pool_size=4) as database:
+        yield Process(database, mesh)
+
+
+async def status_of(shop: Shop, buyer: User, order_id: str) -> str:
+    return str((await shop.get(buyer, order_id)).json()["status"])
+
+
+async def test_an_order_whose_process_died_is_decided_within_thirty_seconds(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(10)
+    died_early = await process.write(buyer, product, 1)
+    died_late = await process.write(buyer, product, 2)
+    await process.reserve(died_late, product, 2)
+    hopeless = await process.write(buyer, product, 11)
+    orders = {died_early: "pending_payment", died_late: "pending_payment", hopeless: "rejected"}
+
+    async def decided() -> bool:
+        return {order: await status_of(shop, buyer, order) for order in orders} == orders
+
+    await eventually(decided, seconds=30)
+    assert await shop.stock(product) == (7, 3)
+
+
+async def test_a_process_that_was_thought_dead_changes_nothing_when_it_comes_back(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(10)
+    order = await process.write(buyer, product, 4)
+    await process.placement.resume(uuid.UUID(order))
+    assert await process.decide(order, product, 4) is None
+    history = (await shop.get(buyer, order)).json()["history"]
+    assert [entry["status"] for entry in history] == ["placing", "pending_payment"]
+    assert await shop.stock(product) == (6, 4)
+
+
+async def test_an_order_that_is_cancelled_while_it_is_placed_keeps_no_stock(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(10)
+    before, after = [await process.write(buyer, product, 1) for _ in range(2)]
+    await process.reserve(after, product, 1)
+    for order in (before, after):
+        assert (await shop.cancel(buyer, order)).json()["status"] == "cancelled"
+        assert await process.decide(order, product, 1) is None
+        assert await status_of(shop, buyer, order) == "cancelled"
+
+    async def came_back() -> bool:
+        return await shop.stock(product) == (10, 0)
+
+    await eventually(came_back)
+
+
+async def test_a_reservation_that_comes_after_the_cancellation_fails(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(10)
+    order = await process.write(buyer, product, 1)
+    await process.reserve(order, product, 1)
+    await shop.cancel(buyer, order)
+
+    async def released() -> bool:
+        return await shop.stock(product) == (10, 0)
+
+    await eventually(released)
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await process.reserve(order, product, 1)
+    assert reason_of(failure.value) == "RESERVATION_CLOSED"
+    assert await shop.stock(product) == (10, 0)
+
+
+async def test_cancelling_and_placing_at_once_never_strands_stock(mesh: Mesh, shop: Shop):
+    buyer, product = await mesh.sign_up(), await shop.new_product(100)
+    placing = [asyncio.create_task(shop.place(buyer, {product: 1})) for _ in range(30)]
+    while not all(task.done() for task in placing):
+        listed = await mesh.http.get("/v1/orders?limit=100", headers=bearer(buyer))
+        standing = [order for order in listed.json()["data"] if order["status"] != "cancelled"]
+        await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in standing))
+    orders = [task.result().json() for task in placing]
+    await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in orders))
+    assert {await status_of(shop, buyer, order["id"]) for order in orders} == {"cancelled"}
+
+    async def came_back() -> bool:
+        return await shop.stock(product) == (100, 0)
+
+    await eventually(came_back)
+
+
+async def test_a_watcher_hears_of_a_change_that_another_process_made(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(1)
+    order = await process.write(buyer, product, 1)
+    seen = []
+    path = f"/v1/orders/{order}:watch"
+    async with mesh.http.stream("GET", path, headers=bearer(buyer), timeout=30) as stream:
+        async for line in stream.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            seen.append(json.loads(line.removeprefix("data:"))["status"])
+            if seen == ["placing"]:
+                await process.decide(order, product, 1)
+            elif seen == ["placing", "pending_payment"]:
+                await shop.cancel(buyer, order)
+    assert seen == ["placing", "pending_payment", "cancelled"]
