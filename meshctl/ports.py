@@ -3,6 +3,8 @@
 import random
 import socket
 
+from meshctl.failure import OperatorError
+
 # Below the range of outgoing connections, so that a process which restarts finds its port free.
 LOWEST, HIGHEST = 15000, 32000
 
@@ -25,3 +27,17 @@ class Ports:
 
     def take(self) -> int:
         return next(port for port in self._candidates if is_free(port))
+
+
+def require_free(port: int) -> None:
+    """Raises OperatorError unless this process may listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise OperatorError(f"Port {port} needs more rights than this user has: choose --port.") from None
+        except OverflowError:
+            raise OperatorError(f"{port} is no port: choose --port between 1 and 65535.") from None
+        except OSError:
+            raise OperatorError(f"Port {port} is taken: choose another with --port.") from None

@@ -1,13 +1,14 @@
 """One child process: started, watched, restarted with back-off, stopped."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from meshctl.failure import OperatorError
 from meshctl.program import Program, launch_command
+
+Say = Callable[[str], None]
 
 READY_INTERVAL = 0.05
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
@@ -18,7 +19,7 @@ SETTLED_SECONDS = 60.0
 class Process:
     """A program and its current incarnation; `say` gets one line for each event that a person should see."""
 
-    def __init__(self, program: Program, log: Path, say: Callable[[str], None] = print) -> None:
+    def __init__(self, program: Program, log: Path, say: Say = print) -> None:
         self.program, self.log = program, log
         self.restarts, self.started_at = 0, 0.0
         self._say = say
@@ -65,7 +66,7 @@ class Process:
     def last_words(self, lines: int = 5) -> str:
         """The end of the program's log."""
         with self.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            log.seek(max(0, log.seek(0, 2) - 4096))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
     async def _spawn(self) -> None:
@@ -75,7 +76,7 @@ class Process:
             self._child = await asyncio.create_subprocess_exec(
                 *launch_command(program.command, program.account),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **program.environment},
+                env=dict(program.environment) or None,
                 # The terminal's Ctrl-C is for the supervisor, which then drains in the right order.
                 start_new_session=True,
             )  # fmt: skip
@@ -87,11 +88,11 @@ class Process:
                 while not await self.healthy():
                     if self.pid is None:
                         raise OperatorError(
-                            f"{self.name} ended while it started: {_reason(self.last_words())}"
+                            f"{self.name} ended while it started: {reason(self.last_words())}"
                         )
                     await asyncio.sleep(READY_INTERVAL)
         except TimeoutError:
-            words = _reason(self.last_words())
+            words = reason(self.last_words())
             raise OperatorError(f"{self.name} was not healthy after {within:.0f} s: {words}") from None
 
     async def _keep_running(self) -> None:
@@ -116,6 +117,8 @@ class Process:
         child = self._child
         if child is None or child.returncode is not None:
             return
+        if self.program.drain:
+            await self.program.drain()
         child.send_signal(self.program.stop_signal)
         try:
             await asyncio.wait_for(child.wait(), self.program.stop_seconds)
@@ -136,7 +139,8 @@ def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _reason(words: str) -> str:
+def reason(words: str) -> str:
+    """The sentence for a program that failed with these last words."""
     if "No space left on device" in words:
         return "the disk is full."
     return words or "it wrote nothing to its log."

@@ -29,10 +29,13 @@ class Program:
     command: tuple[str, ...]
     port: int
     ready: Callable[[], Awaitable[bool]]
+    # The whole environment; empty means that of the supervisor.
     environment: Mapping[str, str] = field(default_factory=dict)
     account: Account = Account()
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 20.0
+    # Run before the stop signal, so that what is under way can end.
+    drain: Callable[[], Awaitable[None]] | None = None
 
 
 def launch_command(command: tuple[str, ...], account: Account = Account()) -> list[str]:

@@ -1,0 +1,44 @@
+"""`python -m meshctl COMMAND`: builds and operates the mesh."""
+
+import importlib
+import sys
+
+import typer
+
+from meshctl.failure import OperatorError
+
+# Command → module:function. Only the module of the command that is called is imported, which keeps each of them
+# quick to start and the supervisor small. A new command is one line here.
+COMMANDS = {
+    "up": "meshctl.up:up",
+    "down": "meshctl.operate:down",
+    "status": "meshctl.operate:status",
+    "restart": "meshctl.operate:restart",
+    "migrate": "meshctl.migrate:migrate",
+    "certificates": "meshctl.operate:issue_certificates",
+    "seed": "meshctl.seed:seed",
+}
+
+
+def application(wanted: str) -> typer.Typer:
+    """The command line, with the one command that is wanted, or with all of them for the help."""
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
+    )
+    # With a callback, a single command keeps its name.
+    app.callback()(lambda: None)
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        module, _, function = COMMANDS[name].partition(":")
+        app.command(name)(getattr(importlib.import_module(module), function))
+    return app
+
+
+def main() -> None:
+    try:
+        application(sys.argv[1] if len(sys.argv) > 1 else "")(prog_name="meshctl")
+    except OperatorError as failure:
+        sys.exit(str(failure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The data folder of a mesh, `.mesh` unless told: what lies where."""
+
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from meshctl.failure import OperatorError
+from meshctl.files import write_private
+
+LEAST_FREE_BYTES = 300 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class MeshFolder:
+    root: Path
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def nats(self) -> Path:
+        return self.root / "nats"
+
+    @property
+    def valkey(self) -> Path:
+        return self.root / "valkey"
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def certificates(self) -> Path:
+        return self.root / "certificates"
+
+    @property
+    def edge(self) -> Path:
+        return self.root / "edge"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def control(self) -> Path:
+        return self.root / "control"
+
+    @property
+    def processes(self) -> Path:
+        return self.root / "processes.json"
+
+    @property
+    def dev_env(self) -> Path:
+        return self.root / "dev.env"
+
+    def prepare(self) -> None:
+        """Makes the folder; raises OperatorError when it cannot be written to or its disk is nearly full."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Others may pass through, since PostgreSQL may run as another account; every secret is 0600.
+            self.root.chmod(0o711)
+            self.logs.mkdir(exist_ok=True)
+            write_private(self.root / ".writable", "")
+        except PermissionError:
+            raise OperatorError(f"{self.root} may not be written to by this user: choose --data.") from None
+        except (FileExistsError, NotADirectoryError):
+            raise OperatorError(f"{self.root} is not a folder: choose another --data.") from None
+        free = os.statvfs(self.root)
+        if free.f_bavail * free.f_frsize < LEAST_FREE_BYTES:
+            raise OperatorError(
+                f"The disk of {self.root} is full: free {LEAST_FREE_BYTES >> 20} MiB, or choose --data."
+            )
+
+    def lock(self) -> IO[bytes]:
+        """Holds the folder for this process until the file is closed; raises OperatorError when it is taken."""
+        file = (self.root / "lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OperatorError(f"A mesh already runs on {self.root}: stop it with ./scripts/down.") from None
+        return file
+
+    def secrets(self) -> "Secrets":
+        """The folder's secrets, kept from one start to the next."""
+        return Secrets(self.root / "secrets.json")
+
+
+class Secrets:
+    """Named random secrets in a file that only its owner may read; each is made when first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = self._read()
+
+    def get(self, name: str) -> str:
+        if name not in self._known:
+            # Another process on this folder may have made more of them.
+            self._known = {**self._known, **self._read()}
+        if name not in self._known:
+            self._known[name] = secrets.token_hex(24)
+            write_private(self._path, json.dumps(self._known, indent=2))
+        return self._known[name]
+
+    def _read(self) -> dict[str, str]:
+        return dict(json.loads(self._path.read_text())) if self._path.exists() else {}

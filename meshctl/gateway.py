@@ -1,0 +1,86 @@
+"""The Envoy edge as a program of the supervisor: its settings, its health, its drain."""
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from meshctl import edge
+from meshctl.folder import MeshFolder
+from meshctl.polling import until
+from meshctl.program import Program
+
+DRAIN_SECONDS = 10.0
+
+
+class Gateway:
+    """Envoy with the endpoints of all workers. `targets` maps deployables to gRPC targets."""
+
+    def __init__(self, folder: MeshFolder, port: int, admin_port: int, targets: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._admin_port = admin_port
+        self._settings = edge.EdgeSettings(
+            port=port,
+            admin_port=admin_port,
+            certificates=folder.certificates,
+            targets=dict(targets),
+            # Envoy's threads share the machine with all services.
+            concurrency=int(os.environ.get("PROTOMESH_EDGE_CONCURRENCY", min(2, os.cpu_count() or 1))),
+        )
+
+    def program(self) -> Program:
+        """Writes the configuration, and says how Envoy is started with it."""
+        configuration = edge.write(self._settings, self._folder.edge)
+        return Program(
+            name="edge",
+            command=edge.command(self._settings, configuration),
+            port=self._settings.port,
+            ready=self._live,
+            drain=self._drain,
+        )
+
+    def route_to(self, targets: Mapping[str, str]) -> None:
+        """Sends requests to these workers from now on; connections to workers that stay are kept."""
+        edge.write_targets(self._settings, self._folder.edge, targets)
+
+    async def reaches(self, ports: Mapping[str, list[int]]) -> bool:
+        """Whether Envoy finds all these workers of these deployables healthy."""
+        clusters = json.loads((await self._admin("GET", "/clusters?format=json"))[1])["cluster_statuses"]
+        healthy = {cluster["name"]: _healthy_ports(cluster) for cluster in clusters}
+        return all(set(wanted) <= healthy.get(name, set()) for name, wanted in ports.items())
+
+    async def _live(self) -> bool:
+        return (await self._admin("GET", "/ready"))[0] == 200
+
+    async def _drain(self) -> None:
+        """Takes no new connection, and waits for running requests."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._admin("POST", "/drain_listeners")
+                await until(self._idle)
+        except (OSError, TimeoutError):
+            return
+
+    async def _idle(self) -> bool:
+        _, text = await self._admin("GET", "/stats?filter=^http.edge.downstream_rq_active$")
+        return int(text.rpartition(":")[2] or 0) == 0
+
+    async def _admin(self, verb: str, path: str) -> tuple[int, str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._admin_port)
+        try:
+            writer.write(f"{verb} {path} HTTP/1.0\r\nHost: edge\r\nContent-Length: 0\r\n\r\n".encode())
+            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+            return int(head.split()[1]), body
+        finally:
+            writer.close()
+
+
+def _healthy_ports(cluster: dict[str, Any]) -> set[int]:
+    return {
+        host["address"]["socket_address"]["port_value"]
+        for host in cluster.get("host_statuses", [])
+        if host["health_status"].get("eds_health_status", "HEALTHY") == "HEALTHY"
+        and not host["health_status"].get("failed_active_health_check")
+        and not host["health_status"].get("pending_active_hc")
+    }

@@ -1,0 +1,21 @@
+"""What a person may choose when a mesh is brought up."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_PORT = 8080
+DEFAULT_FOLDER = Path(".mesh")
+
+
+@dataclass(frozen=True)
+class Options:
+    """An empty URL takes the embedded part."""
+
+    data: Path = DEFAULT_FOLDER
+    port: int = DEFAULT_PORT
+    workers: int = 1
+    sample_data: bool = True
+    postgres_url: str = ""
+    nats_url: str = ""
+    valkey_url: str = ""
+    objects_url: str = ""

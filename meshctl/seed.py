@@ -1,0 +1,80 @@
+"""`meshctl seed`: sample accounts, categories, products and stock, written as a client would write them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from meshctl.failure import OperatorError
+from meshctl.folder import MeshFolder
+from meshctl.options import DEFAULT_FOLDER
+
+SAMPLES = Path(__file__).parent / "samples.json"
+STAFF_EMAIL, CUSTOMER_EMAIL = "staff@protomesh.local", "customer@protomesh.local"
+
+
+def seed(
+    data: Annotated[Path, typer.Option(help="Data folder of a mesh that runs.")] = DEFAULT_FOLDER,
+) -> None:
+    """Loads the sample data through the edge. What is there already stays as it is."""
+    folder = MeshFolder(data.resolve())
+    values = dict(line.split("=", 1) for line in folder.dev_env.read_text().splitlines())
+    with httpx.Client(base_url=values["EDGE_URL"], trust_env=False, timeout=15) as client:
+        grant = _post(
+            client, "/v1/users/login", email=values["ADMIN_EMAIL"], password=values["ADMIN_PASSWORD"]
+        )
+        client.headers["authorization"] = f"Bearer {grant['access_token']}"
+        _accounts(client, folder)
+        samples = json.loads(SAMPLES.read_text())
+        for category in samples["categories"]:
+            _post(client, "/v1/categories", **category)
+        rows = [_row(product) for product in samples["products"]]
+        _check(_post(client, "/v1/products:batchImport", rows=rows)["results"])
+
+
+def _accounts(client: httpx.Client, folder: MeshFolder) -> None:
+    for email in (STAFF_EMAIL, CUSTOMER_EMAIL):
+        name = email.partition("@")[0]
+        password = folder.secrets().get(f"{name}_password")
+        account = _post(client, "/v1/users/register", username=name, email=email, password=password)
+        if account and email == STAFF_EMAIL:
+            _put(client, f"/v1/users/{account['id']}/role", role="staff")
+
+
+def _row(product: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "sku": product["sku"],
+        "name": product["name"],
+        "description": product["description"],
+        "category_path": product["category"],
+        "price": {"currency_code": "GBP", "amount_minor": str(product["pence"])},
+        "initial_stock": str(product["stock"]),
+    }
+
+
+def _check(results: list[dict[str, Any]]) -> None:
+    rejected = [result for result in results if result["reason"]]
+    if rejected:
+        raise OperatorError(f"The catalog rejected {len(rejected)} sample products: {rejected[0]['message']}")
+
+
+def _post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    return _answer(client.post(path, json=body))
+
+
+def _put(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    return _answer(client.put(path, json=body))
+
+
+def _answer(response: httpx.Response) -> dict[str, Any]:
+    """The body; empty when what was to be made exists."""
+    if response.status_code == httpx.codes.CONFLICT:
+        return {}
+    if response.is_error:
+        request = response.request
+        raise OperatorError(
+            f"{request.method} {request.url.path} answered {response.status_code}: {response.text}"
+        )
+    return dict(response.json())

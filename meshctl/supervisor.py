@@ -1,0 +1,191 @@
+"""All processes of a mesh: started in order, watched, restarted one by one, stopped in order."""
+
+import asyncio
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+from meshctl import certificates, deployables, housekeeping, ports, services
+from meshctl.embedded import Parts
+from meshctl.failure import OperatorError
+from meshctl.folder import MeshFolder
+from meshctl.gateway import Gateway
+from meshctl.options import Options
+from meshctl.polling import until
+from meshctl.process import Process, Say, reason
+from meshctl.program import Program, launch_command
+from meshctl.services import Worker
+
+# Names every process that belongs to a data folder, whoever its parent is.
+MARK = "PROTOMESH_DATA"
+REACHED_SECONDS = 30.0
+# The longest pause of another service's channel before it connects again to a worker that is back, and a little.
+RECONNECT_SECONDS = 2.5
+
+
+class Supervisor:
+    """The mesh on one data folder. `say` gets one line for each event that a person should see."""
+
+    def __init__(self, options: Options, say: Say) -> None:
+        self.options = options
+        self.folder = MeshFolder(options.data.resolve())
+        self._say = say
+        self._ports = ports.Ports()
+        self._processes: dict[str, Process] = {}
+        self._restarting = asyncio.Lock()
+
+    @property
+    def edge_url(self) -> str:
+        """Where clients find the mesh."""
+        return f"http://127.0.0.1:{self.options.port}"
+
+    async def start(self) -> None:
+        """Brings everything up; returns when the edge finds every worker healthy.
+
+        The folder must be prepared and locked. Raises OperatorError; what runs by then is left to `stop`.
+        """
+        ports.require_free(self.options.port)
+        housekeeping.end_orphans(MARK, str(self.folder.root))
+        certificates.issue(self.folder.certificates, deployables.workloads())
+        parts = Parts(self.options, self.folder, self._ports)
+        await self._step(
+            "PostgreSQL, NATS, Valkey", together(self._start(part) for part in await parts.programs())
+        )
+        await parts.reachable()
+        await self._step("databases, roles, migrations", self._migrate(parts))
+        workers = services.workers(deployables.deployables(), self.options.workers, self._ports)
+        self._wiring = services.wire(self.folder, parts, workers)
+        await self._step("services: " + ", ".join(deployables.deployables()), self._start_services())
+        await self._step(f"edge: {self.edge_url}", self._start_edge())
+
+    async def load_samples(self) -> None:
+        """Loads the sample data, once for each data folder."""
+        stamp = self.folder.root / "sample-data"
+        if self.options.sample_data and not stamp.exists():
+            await self._step("sample products, stock and accounts", self._run("seed"))
+            stamp.touch()
+
+    async def stop(self) -> None:
+        """Stops the edge first, then the services, then the parts."""
+        groups: dict[int, list[Process]] = {0: [], 1: [], 2: []}
+        for name, process in self._processes.items():
+            groups[0 if name == "edge" else 2 if name in ("postgres", "nats", "valkey") else 1].append(
+                process
+            )
+        for group in groups.values():
+            await asyncio.gather(*(process.stop() for process in group))
+
+    async def status(self) -> list[dict[str, Any]]:
+        """Each process with its health, port, memory in bytes, uptime in seconds, and restarts."""
+        return await asyncio.gather(*(_state(process) for process in list(self._processes.values())))
+
+    async def restart(self, service: str, say: Say) -> None:
+        """Restarts the workers of a service one at a time: with two or more, no request fails.
+
+        Each worker leaves the edge's list, drains, starts again, and must be found healthy before the next one.
+        """
+        workers = [worker for worker in self._wiring.workers if worker.service == service]
+        if not workers:
+            known = ", ".join(deployables.deployables())
+            raise OperatorError(f"There is no service {service!r}: the services are {known}.")
+        async with self._restarting:
+            for worker in workers:
+                await self._replace(worker, alone=len(workers) == 1)
+                say(f"{worker.name} is healthy again")
+
+    async def _replace(self, worker: Worker, *, alone: bool) -> None:
+        if not alone:
+            self._gateway.route_to(self._wiring.targets(without=worker))
+        try:
+            await self._processes[worker.name].restart()
+        finally:
+            self._gateway.route_to(self._wiring.targets())
+        await self._until_reached([worker])
+        if not alone:
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _start_services(self) -> None:
+        await together(self._start(self._wiring.program(worker)) for worker in self._wiring.workers)
+
+    async def _start_edge(self) -> None:
+        self._gateway = Gateway(self.folder, self.options.port, self._ports.take(), self._wiring.targets())
+        await self._start(self._gateway.program())
+        await self._until_reached(self._wiring.workers)
+
+    async def _until_reached(self, workers: Iterable[Worker]) -> None:
+        """Waits until the edge finds these workers healthy."""
+        wanted: dict[str, list[int]] = {}
+        for worker in workers:
+            wanted.setdefault(worker.service, []).append(worker.port)
+        try:
+            async with asyncio.timeout(REACHED_SECONDS):
+                await until(lambda: self._gateway.reaches(wanted))
+        except TimeoutError:
+            raise OperatorError(
+                f"The edge does not reach {', '.join(wanted)}: see {self.folder.logs}."
+            ) from None
+
+    async def _migrate(self, parts: Parts) -> None:
+        await self._run("migrate", PROTOMESH_POSTGRES_URL=parts.postgres_url)
+
+    async def _run(self, command: str, **environment: str) -> None:
+        """Runs a command of meshctl on this folder to its end: a process of its own leaves no memory behind."""
+        line = (sys.executable, "-P", "-m", "meshctl", command, "--data", str(self.folder.root))
+        log = self.folder.logs / f"{command}.log"
+        with log.open("wb") as output:
+            child = await asyncio.create_subprocess_exec(
+                *launch_command(line),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(environment),
+                start_new_session=True,
+            )
+            code = await child.wait()
+        if code != 0:
+            raise OperatorError(reason(log.read_text(errors="replace").strip().rpartition("\n")[2]))
+
+    async def _start(self, program: Program) -> None:
+        program = dataclasses.replace(program, environment=self._environment(program.environment))
+        process = Process(program, self.folder.logs / f"{program.name}.log", self._say)
+        self._processes[program.name] = process
+        await process.start()
+
+    def _environment(self, own: Mapping[str, str]) -> dict[str, str]:
+        """The child's whole environment: settings of another mesh that surround us stay out."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
+        # Calls within the mesh never take the way of a proxy.
+        direct = {"no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))}
+        return {**inherited, **direct, MARK: str(self.folder.root), **own}
+
+    async def _step(self, title: str, work: Coroutine[Any, Any, object]) -> None:
+        began = time.monotonic()
+        await work
+        self._say(f"  ✓ {title} ({time.monotonic() - began:.1f} s)")
+
+
+async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all; the first failure cancels the others and is raised once they have ended."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def _state(process: Process) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "pid": process.pid,
+        "healthy": await process.healthy(),
+        "port": process.program.port,
+        "memory": await asyncio.to_thread(housekeeping.memory_of, process.pid),
+        "uptime": time.time() - process.started_at if process.pid else 0.0,
+        "restarts": process.restarts,
+    }
