@@ -21,6 +21,20 @@ local function without_empty_parameters(path)
   return #kept == 0 and bare or bare .. "?" .. table.concat(kept, "&")
 end
 
+-- Whether `if-none-match` (a list of etags, or `*`) names this etag; weak and strong count as the same.
+local function matches(if_none_match, etag)
+  if if_none_match == "*" then
+    return true
+  end
+  local known = string.match(etag, '"[^"]*"')
+  for candidate in string.gmatch(if_none_match, '"[^"]*"') do
+    if candidate == known then
+      return true
+    end
+  end
+  return false
+end
+
 -- What the answer must know of the request, since its headers are out of sight by then.
 local function remember(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("rest", key, value)
@@ -74,7 +88,7 @@ function envoy_on_response(handle)
       headers:replace("cache-control", cache_control)
     end
     local etag = headers:get("etag")
-    if etag ~= nil and request.if_none_match == etag then
+    if etag ~= nil and request.if_none_match ~= nil and matches(request.if_none_match, etag) then
       headers:replace(":status", "304")
       headers:remove("content-type")
       drop_body(handle)

@@ -33,16 +33,21 @@ class EdgeSettings(BaseSettings):
 
     address: str = Field("127.0.0.1", description="Address that the edge listens on.")
     port: Port = Field(8080, description="Port that the edge listens on.")
-    admin_address: str = Field("127.0.0.1", description="Address of Envoy's admin interface; keep it on loopback.")
+    admin_address: str = Field(
+        "127.0.0.1", description="Address of Envoy's admin interface; keep it on loopback."
+    )
     admin_port: Port = Field(9901, description="Port of Envoy's admin interface: health, metrics, clusters.")
     tls_certificate: Path | None = Field(
         None, description="PEM chain that clients see, re-read when it is replaced; unset: plain text."
     )
     tls_private_key: Path | None = Field(None, description="PEM key of `tls_certificate`.")
     certificates: Path = Field(
-        Path("/etc/protomesh/tls"), description="Directory with `ca.pem`, `edge.pem` and `edge.key` of the mesh."
+        Path("/etc/protomesh/tls"),
+        description="Directory with `ca.pem`, `edge.pem` and `edge.key` of the mesh.",
     )
-    trust_domain: str = Field("protomesh.local", description="SPIFFE trust domain of the upstreams' certificates.")
+    trust_domain: str = Field(
+        "protomesh.local", description="SPIFFE trust domain of the upstreams' certificates."
+    )
     targets: dict[str, str] = Field(
         default_factory=dict,
         description='Where services are, as JSON: `{"catalog": "ipv4:127.0.0.1:5001,127.0.0.1:5002"}`; '
@@ -52,7 +57,7 @@ class EdgeSettings(BaseSettings):
     token_audience: str = Field("protomesh", description="`aud` that access tokens must have.")
     cors_origins: list[str] = Field(
         default_factory=list,
-        description="Origins whose pages may call the API, as JSON, such as `[\"https://shop.example\"]`; none unless set.",
+        description='Origins whose pages may call the API, as JSON: `["https://shop.example"]`; none unless set.',
     )
     trusted_proxies: int = Field(
         0, ge=0, description="Load balancers of ours in front, whose `x-forwarded-for` entries are believed."
@@ -73,7 +78,7 @@ class EdgeSettings(BaseSettings):
 def write(settings: EdgeSettings, directory: Path) -> Path:
     """Writes all of the edge's configuration into `directory` and answers the path of the file to start Envoy with."""
     directory = directory.resolve()
-    tree = yaml.load((ROOT / "gen/envoy/edge.yaml").read_text(), Loader=_Loader)
+    tree = yaml.load((ROOT / "gen/envoy/edge.yaml").read_text(), Loader=_Loader)  # noqa: S506 - the safe loader, in C where there is one
     for secret in _secrets(settings):
         _put(directory / "secrets" / f"{secret['name']}.yaml", {"resources": [secret]})
     write_targets(settings, directory, settings.targets)
@@ -135,7 +140,9 @@ def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: s
     values = {
         "deployable": deployable,
         "discovery": "STRICT_DNS" if by_dns else "EDS",
-        "endpoint_file": None if by_dns else {"eds_config": _file(directory / "endpoints" / f"{deployable}.yaml")},
+        "endpoint_file": None
+        if by_dns
+        else {"eds_config": _file(directory / "endpoints" / f"{deployable}.yaml")},
         "load_assignment": _assignment(deployable, target) if by_dns else None,
         "directory": str(directory),
         "trust_domain": settings.trust_domain,
@@ -145,7 +152,11 @@ def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: s
 
 def _assignment(deployable: str, target: str) -> dict[str, Any]:
     assignment = {"cluster_name": deployable, "endpoints": [{"lb_endpoints": _endpoints(target)}]}
-    kind = {} if _is_dns(target) else {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"}
+    kind = (
+        {}
+        if _is_dns(target)
+        else {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"}
+    )
     return {**kind, **assignment}
 
 
@@ -172,7 +183,9 @@ def _is_dns(target: str) -> bool:
 
 def _secrets(settings: EdgeSettings) -> list[Any]:
     base = yaml.safe_load((ROOT / "envoy/secrets.yaml").read_text())
-    secrets: list[Any] = placeholders.fill(base, {"certificates": str(settings.certificates.resolve())})["resources"]
+    secrets: list[Any] = placeholders.fill(base, {"certificates": str(settings.certificates.resolve())})[
+        "resources"
+    ]
     if settings.tls_certificate is None or settings.tls_private_key is None:
         return secrets
     certificate = {

@@ -21,7 +21,10 @@ from meshctl import edge
 from meshctl.ports import Ports
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
-Answer = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+WORKLOADS = [*sorted({method.deployable for method in contract.platform()}), "edge", "developer"]
+Context = grpc.aio.ServicerContext[Any, Any]
+Answer = Callable[[Any, Context], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,17 @@ class Upstream:
 
     key: ECKey
     received: list[Received] = field(default_factory=list)
+    asked: list[Received] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
+    streams: dict[str, Callable[[Any, Context], Awaitable[None]]] = field(default_factory=dict)
+    older_keys: list[ECKey] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Drops what was received, and answers again with empty messages."""
+        self.received.clear()
+        self.asked.clear()
+        self.answers.clear()
+        self.streams.clear()
 
     async def serve(self, certificates: Path, deployable: str, port: int) -> grpc.aio.Server:
         server = grpc.aio.server()
@@ -49,18 +62,25 @@ class Upstream:
         health = health_aio.HealthServicer()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        pair = ((certificates / f"{deployable}.key").read_bytes(), (certificates / f"{deployable}.pem").read_bytes())
+        pair = (
+            (certificates / f"{deployable}.key").read_bytes(),
+            (certificates / f"{deployable}.pem").read_bytes(),
+        )
         authority = (certificates / "ca.pem").read_bytes()
         server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair], authority, True))
         await server.start()
         return server
 
-    async def answer(self, path: str, request: Any, context: grpc.aio.ServicerContext) -> Message:
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    async def answer(self, path: str, request: Any, context: Context) -> Any:
+        metadata = {
+            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+        }
         names = context.auth_context().get("x509_subject_alternative_name", [])
         workload = next((n.decode().rpartition("/")[2] for n in names if n.startswith(b"spiffe://")), "")
-        self.received.append(Received(path, request, metadata, workload, context.time_remaining()))
-        if path == JWKS:
+        call = Received(path, request, metadata, workload, context.time_remaining())
+        # The edge's own calls are apart from those that it passes on.
+        (self.asked if path in (JWKS, RATE_LIMIT) else self.received).append(call)
+        if path == JWKS and path not in self.answers:
             return self._key_set(path)
         if path in self.answers:
             return await self.answers[path](request, context)
@@ -69,7 +89,10 @@ class Upstream:
     def _key_set(self, path: str) -> Message:
         public = {name: str(value) for name, value in self.key.as_dict(private=False).items()}
         key_set: Any = contract.method_at(path).response_class()
-        key_set.keys.add(**{name: public[name] for name in ("kty", "crv", "x", "y", "kid")}, alg="ES256", use="sig")
+        key_set.keys.add(
+            **{name: public[name] for name in ("kty", "crv", "x", "y", "kid")}, alg="ES256", use="sig"
+        )
+        assert isinstance(key_set, Message)
         return key_set
 
 
@@ -77,28 +100,29 @@ class _Contracts(grpc.GenericRpcHandler):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         path = handler_call_details.method
         try:
             method = contract.method_at(path)
         except contract.ContractError:
             return None
-        codec = {
-            "request_deserializer": method.request_class.FromString,
-            "response_serializer": method.response_class.SerializeToString,
-        }
+        reads, writes = method.request_class.FromString, method.response_class.SerializeToString
 
-        async def unary(request: Any, context: grpc.aio.ServicerContext) -> Message:
+        async def unary(request: Any, context: Context) -> Any:
             return await self._upstream.answer(path, request, context)
 
-        async def stream(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
-            message: Any = await self._upstream.answer(path, request, context)
-            for item in message if isinstance(message, list) else [message]:
-                yield item
+        async def stream(request: Any, context: Context) -> None:
+            message = await self._upstream.answer(path, request, context)
+            if path in self._upstream.streams:
+                await self._upstream.streams[path](request, context)
+            else:
+                await context.write(message)
 
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream, **codec)
-        return grpc.unary_unary_rpc_method_handler(unary, **codec)
+            return grpc.unary_stream_rpc_method_handler(stream, reads, writes)
+        return grpc.unary_unary_rpc_method_handler(unary, reads, writes)
 
 
 @dataclass
@@ -110,6 +134,7 @@ class EdgeStand:
     upstream: Upstream
     http: httpx.AsyncClient
     process: asyncio.subprocess.Process
+    expects_keys: bool = True
 
     @property
     def url(self) -> str:
@@ -126,6 +151,18 @@ class EdgeStand:
 
     def bearer(self, **claims: Any) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token(**claims)}"}
+
+    async def answers(self) -> bool:
+        """Whether the edge takes requests."""
+        try:
+            return (await self.http.get("/healthz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def has_keys(self) -> bool:
+        """Whether the edge has read identity's public keys."""
+        counters = await self.admin("/stats?filter=jwks_fetch_success")
+        return not counters.strip().endswith(" 0")
 
     async def admin(self, path: str) -> str:
         async with httpx.AsyncClient() as client:
@@ -153,29 +190,32 @@ async def edge_stand(
                 server = await upstream.serve(certificates, deployable, port)
                 stack.push_async_callback(server.stop, None)
         chosen = edge.EdgeSettings(
-            port=ports.take(), admin_port=ports.take(), certificates=certificates, targets=named, concurrency=1, **settings
+            port=ports.take(),
+            admin_port=ports.take(),
+            certificates=certificates,
+            targets=named,
+            concurrency=1,
+            **settings,
         )
         command = edge.command(chosen, edge.write(chosen, directory))
         log = stack.enter_context((directory / "envoy.log").open("w"))
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         stack.push_async_callback(_stop, process)
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen.port}"))
-        stand = EdgeStand(chosen, directory, upstream, client, process)
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen.port}")
+        )
+        stand = EdgeStand(chosen, directory, upstream, client, process, "identity" not in without)
         await _ready(stand, (directory / "envoy.log"))
         yield stand
 
 
 async def _ready(stand: EdgeStand, log: Path) -> None:
+    """Waits until the edge answers and, unless identity is missing, has its keys."""
     async with asyncio.timeout(20):
-        while True:
+        while not await stand.answers() or (stand.expects_keys and not await stand.has_keys()):
             if stand.process.returncode is not None:
                 raise RuntimeError(f"Envoy ended at once: {log.read_text()[-2000:]}")
-            try:
-                await stand.http.get("/healthz")
-            except httpx.TransportError:
-                await asyncio.sleep(0.05)
-            else:
-                return
+            await asyncio.sleep(0.05)
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

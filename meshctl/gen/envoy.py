@@ -25,7 +25,9 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
         "contract.routes": envoy_routes.routes(exposed),
         "contract.retry_unsent": envoy_routes.RETRY_UNSENT,
         "contract.services": sorted({method.service for method in exposed}),
-        "contract.max_request_bytes": max([DEFAULT_MAX_REQUEST_BYTES, *(m.max_request_bytes for m in exposed)]),
+        "contract.max_request_bytes": max(
+            [DEFAULT_MAX_REQUEST_BYTES, *(m.max_request_bytes for m in exposed)]
+        ),
         "contract.error_mappers": envoy_errors.mappers(errors),
         "contract.rest_lua": (base / "rest.lua").read_text(),
     }

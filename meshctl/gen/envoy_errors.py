@@ -92,7 +92,9 @@ def _conditions(error: LocalError) -> list[dict[str, Any]]:
 
 def _status_filter(status: int | str) -> dict[str, Any]:
     number, operator = (
-        (status, "EQ") if isinstance(status, int) else (int(status.removeprefix(">=").replace("any", "0")), "GE")
+        (status, "EQ")
+        if isinstance(status, int)
+        else (int(status.removeprefix(">=").replace("any", "0")), "GE")
     )
     value = {"default_value": number, "runtime_key": "edge.unset"}
     return {"status_code_filter": {"comparison": {"op": operator, "value": value}}}

@@ -15,8 +15,17 @@ _PREVIOUS_HOSTS = {
         "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     },
 }
-# The transcoder would refuse what no contract names before the router comes to answer it.
-_OFF = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+_NO_TOKEN = {
+    "envoy.filters.http.jwt_authn": {"@type": f"{TYPE}jwt_authn.v3.PerRouteConfig", "disabled": True}
+}
+# Nor would the transcoder let pass what no contract names, for the router to answer.
+_UNCHECKED = {
+    **_NO_TOKEN,
+    "envoy.filters.http.grpc_json_transcoder": {
+        "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+        "disabled": True,
+    },
+}
 
 
 def _retry(on: str) -> dict[str, Any]:
@@ -42,6 +51,7 @@ def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
     )
     return [
         _health_route(),
+        _preflight_route(),
         *(_grpc_route(method) for method in sorted(methods, key=lambda method: method.path)),
         _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}, 404),
         *(_rest_route(binding, method) for binding, method in bindings),
@@ -67,7 +77,9 @@ def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
     return route
 
 
-def _route(method: MethodContract, operation: str, match: dict[str, Any], *, streaming: bool) -> dict[str, Any]:
+def _route(
+    method: MethodContract, operation: str, match: dict[str, Any], *, streaming: bool
+) -> dict[str, Any]:
     public = method.access is not None and method.access.kind == "public"
     # A public RPC is the same for everybody: a token is not looked at, so that a stale one is in nobody's way.
     removed = {"request_headers_to_remove": ["authorization"]} if public else {}
@@ -77,7 +89,7 @@ def _route(method: MethodContract, operation: str, match: dict[str, Any], *, str
         "route": _upstream(method),
         "decorator": {"operation": operation, "propagate": False},
         **removed,
-        "typed_per_filter_config": {**_access(public=public), **_buffer(method, streaming=streaming)},
+        "typed_per_filter_config": {**(_NO_TOKEN if public else {}), **_buffer(method, streaming=streaming)},
     }
 
 
@@ -97,19 +109,15 @@ def _upstream(method: MethodContract) -> dict[str, Any]:
     return {key: value for key, value in action.items() if value != []}
 
 
-def _access(*, public: bool) -> dict[str, Any]:
-    if not public:
-        return {}
-    return {"envoy.filters.http.jwt_authn": {"@type": f"{TYPE}jwt_authn.v3.PerRouteConfig", "disabled": True}}
-
-
 def _buffer(method: MethodContract, *, streaming: bool) -> dict[str, Any]:
     config: dict[str, Any] = {"@type": f"{TYPE}buffer.v3.BufferPerRoute"}
     if streaming:
         return {"envoy.filters.http.buffer": {**config, "disabled": True}}
     if method.max_request_bytes == DEFAULT_MAX_REQUEST_BYTES:
         return {}
-    return {"envoy.filters.http.buffer": {**config, "buffer": {"max_request_bytes": method.max_request_bytes}}}
+    return {
+        "envoy.filters.http.buffer": {**config, "buffer": {"max_request_bytes": method.max_request_bytes}}
+    }
 
 
 def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
@@ -159,12 +167,23 @@ def _refusal(name: str, match: dict[str, Any], status: int, allow: str = "") -> 
         "match": match,
         "direct_response": {"status": status},
         **({"response_headers_to_add": [header]} if allow else {}),
-        "typed_per_filter_config": {**_access(public=True), "envoy.filters.http.grpc_json_transcoder": _OFF},
+        "typed_per_filter_config": _UNCHECKED,
     }
 
 
 def _health_route() -> dict[str, Any]:
     return _refusal("health", {"path": "/healthz"}, 200)
+
+
+def _preflight_route() -> dict[str, Any]:
+    """Where a browser asks first: the CORS filter answers, if only the route leads to some cluster."""
+    asks = [{"name": name, "present_match": True} for name in ("origin", "access-control-request-method")]
+    return {
+        "name": "preflight",
+        "match": {"prefix": "/", "headers": [_verb("OPTIONS"), *asks]},
+        "route": {"cluster": "nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
+        "typed_per_filter_config": _UNCHECKED,
+    }
 
 
 def _verb(verb: str) -> dict[str, Any]:
@@ -196,7 +215,8 @@ def _path_match(path: str) -> dict[str, Any]:
 
 def _regex(template: str) -> str:
     """The paths of a template such as `/v1/orders/{id}:watch`. A variable is one segment and holds no colon, since
-    a colon begins a verb; `{name=articles/**}` spells its segments out, and `**` is any number of them."""
+    a colon begins a verb; `{name=articles/**}` spells its segments out, and `**` is any number of them.
+    """
     spelled = re.sub(r"\{[^}=]+=([^}]+)\}", r"\1", template)
     spelled = re.sub(r"\{[^}]+\}", "*", spelled)
     parts = re.split(r"(\*\*|\*)", spelled)
