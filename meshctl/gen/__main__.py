@@ -1,11 +1,13 @@
 """`python -m meshctl.gen` generates; with `--check` it only says what is out of date."""
 
-import argparse
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from meshctl.gen import files, protoc
 
@@ -53,24 +55,25 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="meshctl gen", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail when generated files are out of date"
-    )
-    check: bool = parser.parse_args().check
+def gen(
+    *,
+    check: Annotated[
+        bool, typer.Option(help="Write nothing; fail when generated files are out of date.")
+    ] = False,
+) -> None:
+    """Derives gen/ and docs/reference/ from the contracts in proto/."""
     act = files.drift if check else files.publish
     with files.exclusive(ROOT / ".mesh/gen.lock"), tempfile.TemporaryDirectory(dir=ROOT / ".mesh") as staging:
         try:
             generate(ROOT, Path(staging))
         except protoc.ContractError as error:
-            print(f"The contracts do not compile:\n{error}", file=sys.stderr)
-            return 1
+            sys.exit(f"The contracts do not compile:\n{error}")
         changed = [f"{owned}/{name}" for owned in OWNED for name in act(Path(staging, owned), ROOT / owned)]
     for name in changed:
         print(f"{'out of date' if check else 'wrote'}: {name}")
-    return 1 if check and changed else 0
+    if check and changed:
+        sys.exit("Run scripts/gen and commit what it writes.")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(gen)
