@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, LiteralString
+from pathlib import Path
+from typing import Annotated, Any, LiteralString
 
 import psycopg
+import typer
 from psycopg.rows import namedtuple_row
+
+from meshctl import control, databases
+from meshctl.failure import OperatorError
+from meshctl.folder import MeshFolder
+from meshctl.options import DEFAULT_FOLDER
 
 # A saga is decided within 30 s of any crash, and its events are sent within seconds.
 GRACE_SECONDS = 60.0
@@ -71,6 +78,43 @@ class Finding:
 
     id: str
     sentence: str
+
+
+def command(
+    data: Annotated[
+        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")
+    ] = DEFAULT_FOLDER,
+    postgres_url: Annotated[
+        str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="PostgreSQL, when it is not the mesh's own.")
+    ] = "",
+    grace: Annotated[
+        float, typer.Option(help="Seconds; what changed within them is left out.")
+    ] = GRACE_SECONDS,
+) -> None:
+    """Compares what ordering and catalog say about each order. Exit code 1 when they disagree."""
+    folder = MeshFolder(data.resolve())
+    server = postgres_url or _own_postgres(folder)
+
+    def url(service: str) -> str:
+        return databases.service_url(server, service, folder.secrets().get(f"database.{service}"))
+
+    try:
+        findings = list(reconcile(url("ordering"), url("catalog"), grace))
+    except psycopg.OperationalError as failure:
+        raise OperatorError(f"PostgreSQL cannot be read: {str(failure).splitlines()[0]}") from None
+    for finding in findings:
+        print(f"{finding.id}: {finding.sentence}")
+    print(f"{len(findings)} findings" if findings else "ordering and catalog agree")
+    if findings:
+        raise typer.Exit(1)
+
+
+def _own_postgres(folder: MeshFolder) -> str:
+    states = control.ask(folder.control, {"command": "status"})
+    port = next((state["port"] for state in states if state["name"] == "postgres"), None)
+    if port is None:
+        raise OperatorError("The mesh has no PostgreSQL of its own: say --postgres-url.")
+    return f"postgresql://127.0.0.1:{port}"
 
 
 def reconcile(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_SECONDS) -> Iterator[Finding]:
