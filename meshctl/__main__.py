@@ -17,6 +17,12 @@ COMMANDS = {
     "migrate": "meshctl.migrate:migrate",
     "certificates": "meshctl.operate:issue_certificates",
     "seed": "meshctl.seed:seed",
+    "call": "meshctl.call:call",
+    "import": "meshctl.importing:commands",
+    "events": "meshctl.events:commands",
+    "trace": "meshctl.trace:trace",
+    "reconcile": "meshctl.reconcile:reconcile",
+    "gen": "meshctl.gen.__main__:gen",
 }
 
 
@@ -29,7 +35,11 @@ def application(wanted: str) -> typer.Typer:
     app.callback()(lambda: None)
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
         module, _, function = COMMANDS[name].partition(":")
-        app.command(name)(getattr(importlib.import_module(module), function))
+        found = getattr(importlib.import_module(module), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     return app
 
 

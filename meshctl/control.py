@@ -1,7 +1,7 @@
 """The supervisor's control socket: one JSON request a connection, answered by JSON lines.
 
-Requests: {"command": "status"}, {"command": "stop"}, {"command": "restart", "service": "catalog"}. Each answer is
-one line with "say" (progress), "error" (one sentence), or "result", which is the last.
+Requests: {"command": "status"}, {"command": "wiring"}, {"command": "stop"}, {"command": "restart", "service":
+"catalog"}. Each answer is one line with "say" (progress), "error" (one sentence), or "result", which is the last.
 """
 
 import asyncio

@@ -168,6 +168,8 @@ def _answering(supervisor: Supervisor, stop: asyncio.Event) -> control.Answer:
                 return "stopping"
             case {"command": "status"}:
                 return await supervisor.status()
+            case {"command": "wiring"}:
+                return supervisor.wiring()
             case {"command": "restart", "service": str(service)}:
                 return await supervisor.restart(service, say)
         raise OperatorError("The supervisor knows no such command.")
