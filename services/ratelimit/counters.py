@@ -34,17 +34,20 @@ class Counters:
         self._now = now
 
     @classmethod
-    def at(cls, url: str) -> Self:
+    def at(cls, url: str, now: Callable[[], float] = time.time) -> Self:
         """Counters in the Valkey at a `redis://` or `valkey://` URL; it is connected to at the first call."""
-        return cls(
-            Redis.from_url(
-                "redis" + url.removeprefix("valkey").removeprefix("redis"),
-                socket_timeout=TIMEOUT_SECONDS,
-                socket_connect_timeout=TIMEOUT_SECONDS,
-                # A connection that went away is opened anew, once and at once.
-                retry=Retry(NoBackoff(), 1),
-            )
+        valkey = Redis.from_url(
+            "redis" + url.removeprefix("valkey").removeprefix("redis"),
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
+            # A connection that went away is opened anew, once and at once.
+            retry=Retry(NoBackoff(), 1),
         )
+        return cls(valkey, now)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._valkey.aclose()
 
     async def add(self, hits: int, names: Sequence[tuple[str, int]]) -> list[Count]:
         """Adds `hits` to each counter, given by name and window length in seconds, in one round trip.

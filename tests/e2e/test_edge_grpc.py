@@ -66,7 +66,7 @@ async def test_a_missing_token_is_unauthenticated_with_its_reason(channel: grpc.
 async def test_what_is_internal_has_no_route(stand: EdgeStand, channel: grpc.aio.Channel, path: str) -> None:
     token = ("authorization", stand.bearer()["authorization"])
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await channel.unary_unary(path)(b"", metadata=(token,))
+        await channel.unary_unary(path, bytes, bytes)(b"", metadata=(token,))
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert reason_of(refused.value) == "ROUTE_NOT_FOUND"
     assert stand.upstream.received == []
