@@ -1,7 +1,6 @@
 """A database and a role for each service, brought to the newest revision."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
@@ -37,17 +36,17 @@ def create(postgres_url: str, passwords: Mapping[str, str]) -> None:
 
 
 def migrate(postgres_url: str, passwords: Mapping[str, str]) -> None:
-    """Brings the database of each service to its newest revision, several at a time."""
+    """Brings the database of each service to its newest revision.
+
+    One after the other: alembic keeps the migration that runs in a global variable.
+    """
     from chassis.migrations import upgrade
 
-    def one(service: str) -> None:
+    for service, password in passwords.items():
         try:
-            upgrade(service, service_url(postgres_url, service, passwords[service]))
+            upgrade(service, service_url(postgres_url, service, password))
         except Exception as failure:
             raise OperatorError(f"The database of {service} could not be migrated: {failure}") from failure
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(one, passwords))
 
 
 def _create_role(connection: psycopg.Connection, service: str, password: str) -> None:

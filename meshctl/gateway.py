@@ -1,6 +1,8 @@
 """The Envoy edge as a program of the supervisor: its settings, its health, its drain."""
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
 from collections.abc import Mapping
@@ -59,7 +61,7 @@ class Gateway:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._admin("POST", "/drain_listeners")
                 await until(self._idle)
-        except (OSError, TimeoutError):
+        except (OSError, http.client.HTTPException, TimeoutError):
             return
 
     async def _idle(self) -> bool:
@@ -67,18 +69,19 @@ class Gateway:
         return int(text.rpartition(":")[2] or 0) == 0
 
     async def _admin(self, verb: str, path: str) -> tuple[int, str]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._admin_port)
-        try:
-            writer.write(f"{verb} {path} HTTP/1.0\r\nHost: edge\r\nContent-Length: 0\r\n\r\n".encode())
-            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-            return int(head.split()[1]), body
-        finally:
-            writer.close()
+        return await asyncio.to_thread(_request, self._admin_port, verb, path)
+
+
+def _request(port: int, verb: str, path: str) -> tuple[int, str]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
+        connection.request(verb, path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def _healthy_ports(cluster: dict[str, Any]) -> set[int]:
     return {
-        host["address"]["socket_address"]["port_value"]
+        host["address"].get("socket_address", {}).get("port_value", 0)
         for host in cluster.get("host_statuses", [])
         if host["health_status"].get("eds_health_status", "HEALTHY") == "HEALTHY"
         and not host["health_status"].get("failed_active_health_check")

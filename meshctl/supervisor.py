@@ -51,10 +51,7 @@ class Supervisor:
         housekeeping.end_orphans(MARK, str(self.folder.root))
         certificates.issue(self.folder.certificates, deployables.workloads())
         parts = Parts(self.options, self.folder, self._ports)
-        await self._step(
-            "PostgreSQL, NATS, Valkey", together(self._start(part) for part in await parts.programs())
-        )
-        await parts.reachable()
+        await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
         await self._step("databases, roles, migrations", self._migrate(parts))
         workers = services.workers(deployables.deployables(), self.options.workers, self._ports)
         self._wiring = services.wire(self.folder, parts, workers)
@@ -82,6 +79,16 @@ class Supervisor:
         """Each process with its health, port, memory in bytes, uptime in seconds, and restarts."""
         return await asyncio.gather(*(_state(process) for process in list(self._processes.values())))
 
+    def wiring(self) -> dict[str, Any]:
+        """Where things are, for commands that go past the edge: gRPC targets, NATS, each service's database."""
+        if self._wiring is None:
+            raise OperatorError("The mesh is still starting: try again in a moment.")
+        return {
+            "targets": self._wiring.targets(),
+            "nats_url": self._wiring.nats_url,
+            "database_urls": dict(self._wiring.database_urls),
+        }
+
     async def restart(self, service: str, say: Say) -> None:
         """Restarts the workers of a service one at a time: with two or more, no request fails.
 
@@ -106,6 +113,10 @@ class Supervisor:
         await self._until_reached([worker])
         if not alone:
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _start_parts(self, parts: Parts) -> None:
+        await parts.reachable()
+        await together(self._start(part) for part in await parts.programs())
 
     async def _start_services(self) -> None:
         await together(self._start(self._wiring.program(worker)) for worker in self._wiring.workers)
