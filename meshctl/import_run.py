@@ -50,12 +50,12 @@ class ProductImport:
     """The import of one file of products."""
 
     def __init__(
-        self, source: Source, columns: ColumnMap, client: CatalogClient, *, make_categories: bool
+        self, source: Source, columns: ColumnMap, client: CatalogClient, *, create_categories: bool
     ) -> None:
         self._source = source
         self._columns = columns
         self._client = client
-        self._make_categories = make_categories
+        self._create_categories = create_categories
 
     def checkpoint(self, target: str, *, restart: bool = False) -> Checkpoint:
         """Where an earlier run of the same file, in the same way, to the same mesh, was left."""
@@ -85,7 +85,7 @@ class ProductImport:
         in_flight: deque[tuple[_Batch, asyncio.Task[Sequence[ProductRowResult]]]] = deque()
         try:
             for batch in batches:
-                if self._make_categories:
+                if self._create_categories:
                     await self._categories(batch)
                 in_flight.append((batch, asyncio.create_task(self._send(batch))))
                 if len(in_flight) >= BATCHES_IN_FLIGHT:

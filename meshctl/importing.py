@@ -16,6 +16,8 @@ from meshctl.import_client import CatalogClient
 from meshctl.import_columns import ColumnMap
 from meshctl.import_run import ProductImport
 from meshctl.import_source import Source
+from meshctl.options import DEFAULT_FOLDER
+from meshctl.session import EdgeSession
 
 commands = typer.Typer(no_args_is_help=True, help="Import files into the mesh.")
 
@@ -23,24 +25,21 @@ Watch = Callable[[ImportProgress], None]
 
 
 async def import_products(
-    path: Path,
+    source: Source,
+    columns: ColumnMap,
+    session: EdgeSession,
     *,
-    edge_url: str,
-    email: str,
-    password: str,
-    mapping: dict[str, str] | None = None,
-    currency: str = "",
-    make_categories: bool = False,
+    create_categories: bool = False,
     restart: bool = False,
     watch: Watch = lambda _: None,
 ) -> ImportProgress:
-    """Imports a file of products through the edge. OperatorError when it cannot be read, or the mesh refuses."""
-    source = Source(path)
-    columns = ColumnMap.detect(source.columns, mapping or {}, currency)
-    async with CatalogClient(edge_url, email, password) as client:
-        products = ProductImport(source, columns, client, make_categories=make_categories)
-        with products.checkpoint(edge_url, restart=restart) as checkpoint:
-            return await products.run(checkpoint, watch)
+    """Imports a file of products through the edge, from where an earlier run of it was left unless `restart`.
+
+    `watch` is told how far it has come after each batch. OperatorError when the mesh refuses.
+    """
+    products = ProductImport(source, columns, CatalogClient(session), create_categories=create_categories)
+    with products.checkpoint(session.edge_url, restart=restart) as checkpoint:
+        return await products.run(checkpoint, watch)
 
 
 @commands.command()
@@ -61,36 +60,25 @@ def products(
     restart: Annotated[
         bool, typer.Option(help="Begin again, though an earlier run was stopped on the way.")
     ] = False,
-    edge_url: Annotated[
-        str, typer.Option(envvar="EDGE_URL", help="The edge; from .mesh/dev.env when not given.")
-    ] = "",
-    email: Annotated[str, typer.Option(envvar="ADMIN_EMAIL", help="Who imports.")] = "",
-    password: Annotated[
-        str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.", show_envvar=True)
-    ] = "",
+    data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
+    edge_url: Annotated[str, typer.Option(envvar="EDGE_URL", help="The edge of a mesh elsewhere.")] = "",
+    email: Annotated[str, typer.Option(envvar="ADMIN_EMAIL", help="Who imports there.")] = "",
+    password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.")] = "",
 ) -> None:
     """Creates and updates products by their SKU. Running it again changes nothing; a stopped run goes on."""
-    mapping = dict(_pair(text) for text in map or [])
-    if stock_column:
-        mapping["stock"] = stock_column
-    known = _dev_env() if not (edge_url and email and password) else {}
+    told = dict(_pair(text) for text in map or []) | ({"stock": stock_column} if stock_column else {})
     source = Source(file)
-    columns = ColumnMap.detect(source.columns, mapping, currency)
-    print("Columns: " + ", ".join(f"{name} ← {column}" for name, column in columns.columns.items()))
-    with _bar(source) as watch:
-        progress = asyncio.run(
-            import_products(
-                file,
-                edge_url=edge_url or known.get("EDGE_URL", ""),
-                email=email or known.get("ADMIN_EMAIL", ""),
-                password=password or known.get("ADMIN_PASSWORD", ""),
-                mapping=mapping,
-                currency=currency,
-                make_categories=create_categories,
-                restart=restart,
-                watch=watch,
+    columns = ColumnMap.detect(source.columns, told, currency)
+    print("Columns: " + ", ".join(f"{field} from {column}" for field, column in columns.columns.items()))
+
+    async def run(watch: Watch) -> ImportProgress:
+        async with EdgeSession(edge_url, email, password) if edge_url else EdgeSession.of(data) as session:
+            return await import_products(
+                source, columns, session, create_categories=create_categories, restart=restart, watch=watch
             )
-        )
+
+    with _bar(source) as watch:
+        progress = asyncio.run(run(watch))
     print(
         f"{progress.rows} rows: {progress.created} created, {progress.updated} updated, "
         f"{progress.unchanged} unchanged, {progress.rejected} rejected."
@@ -104,16 +92,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not (field and equals and column):
         raise OperatorError(f"--map {text!r} is not FIELD=COLUMN.")
     return field, column
-
-
-def _dev_env(path: Path = Path(".mesh/dev.env")) -> dict[str, str]:
-    """What `up` wrote down for whoever develops."""
-    if not path.exists():
-        raise OperatorError(
-            "Which mesh? Start one with ./scripts/up, or give --edge-url, --email and --password."
-        )
-    pairs = (line.partition("=") for line in path.read_text().splitlines())
-    return {name: value.strip("\"'") for name, _, value in pairs}
 
 
 @contextlib.contextmanager

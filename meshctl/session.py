@@ -36,7 +36,7 @@ class EdgeSession:
     """
 
     def __init__(self, edge_url: str, email: str, password: str) -> None:
-        self._edge_url = edge_url
+        self.edge_url = edge_url
         self._login = LoginUserRequest(email=email, password=password)
         self.channel = _channel(edge_url)
         self._auth = AuthServiceStub(self.channel)
@@ -94,7 +94,7 @@ class EdgeSession:
     def _refused(self, error: grpc.aio.AioRpcError) -> OperatorError:
         failure = from_rpc(error)
         if not failure.reason:
-            return OperatorError(f"The edge at {self._edge_url} cannot be reached: is the mesh up?")
+            return OperatorError(f"The edge at {self.edge_url} cannot be reached: is the mesh up?")
         return OperatorError(f"The mesh refused: {failure.message} ({failure.reason})")
 
 

@@ -39,6 +39,11 @@ def product_message(product: Any, available: int) -> Product:
     )
 
 
+def listed_product(row: Any) -> Product:
+    """A product, from a row with its available units."""
+    return product_message(row, row.available)
+
+
 def product_status(value: Product.Status.ValueType) -> str:
     """A status as it is kept."""
     return Product.Status.Name(value)

@@ -11,14 +11,18 @@ from protomesh.catalog.v1.product_service_pb2 import (
     BatchImportProductsRequest,
     BatchImportProductsResponse,
     CreateProductRequest,
+    GetManagedProductRequest,
     GetProductRequest,
+    ListManagedProductsRequest,
+    ListManagedProductsResponse,
     ListProductsRequest,
     ListProductsResponse,
     UpdateProductRequest,
 )
 
-from chassis.call import Call, Caller
+from chassis.call import Call
 from chassis.database import Database
+from chassis.pagination import Page
 from services.catalog import convert, product_import, repository, stock_repository
 from services.catalog.model import Product, ProductStatus, normal_sku
 
@@ -29,11 +33,6 @@ _LISTINGS = {
 }
 
 
-def sees_everything(caller: Caller) -> bool:
-    """Whether products that are not for sale exist for the caller: they do for whoever can change them."""
-    return caller.may("catalog.products.write")
-
-
 class ProductService:
     """Products: everybody reads those that are for sale, staff reads and changes all."""
 
@@ -42,19 +41,25 @@ class ProductService:
 
     async def GetProduct(self, request: GetProductRequest, call: Call) -> product_pb2.Product:
         row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
-        if row is None or (row.status != ProductStatus.ACTIVE and not sees_everything(call.caller)):
+        if row is None or row.status != ProductStatus.ACTIVE:
             raise repository.product_not_found()
         return convert.product_message(row, row.available)
 
     async def ListProducts(self, request: ListProductsRequest, call: Call) -> ListProductsResponse:
-        listing = _LISTINGS.get(request.sort, repository.BEST_MATCH if request.search else repository.NEWEST)
-        filters = _filters(request)
-        if not sees_everything(call.caller):
-            filters["for_sale"] = {}
-        page = await listing.fetch(self._database, request, filters=filters)
-        return ListProductsResponse(
-            data=[convert.product_message(row, row.available) for row in page.rows], meta=page.meta
-        )
+        page = await self._page(request, {"for_sale": {}})
+        return ListProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
+
+    async def GetManagedProduct(self, request: GetManagedProductRequest, call: Call) -> product_pb2.Product:
+        row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
+        if row is None:
+            raise repository.product_not_found()
+        return convert.product_message(row, row.available)
+
+    async def ListManagedProducts(
+        self, request: ListManagedProductsRequest, call: Call
+    ) -> ListManagedProductsResponse:
+        page = await self._page(request, {})
+        return ListManagedProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
 
     async def CreateProduct(self, request: CreateProductRequest, call: Call) -> product_pb2.Product:
         product = _new_product(UUID(call.operation_id), request)
@@ -98,8 +103,15 @@ class ProductService:
             await batch.write(work, call.caller.user_id)
         return BatchImportProductsResponse(results=batch.results)
 
+    async def _page(
+        self, request: ListProductsRequest | ListManagedProductsRequest, scope: dict[str, Any]
+    ) -> Page:
+        unsorted = repository.BEST_MATCH if request.search else repository.NEWEST
+        listing = _LISTINGS.get(request.sort, unsorted)
+        return await listing.fetch(self._database, request, filters=_filters(request) | scope)
 
-def _filters(request: ListProductsRequest) -> dict[str, Any]:
+
+def _filters(request: ListProductsRequest | ListManagedProductsRequest) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     if request.search:
         filters["search"] = repository.search_terms(request.search)

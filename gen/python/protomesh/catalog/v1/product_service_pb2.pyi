@@ -92,9 +92,9 @@ class ListProductsRequest(_message.Message):
     word may be unfinished. At most 200 characters; empty: all products.
     """
     category_id: _builtins.str
-    """Only products of this category and of those below it."""
+    """Only products of this category and of those below it; one that does not exist has none."""
     status: _product_pb2.Product.Status.ValueType
-    """Only products with this status. Unset: for staff every status, for everybody else only `active`."""
+    """Only products with this status: `active`, since those of another status are not listed here. Unset: as `active`."""
     min_price_minor: _builtins.int
     """Only products that cost at least this much, in minor units."""
     max_price_minor: _builtins.int
@@ -171,6 +171,129 @@ class ListProductsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
+
+@_typing.final
+class GetManagedProductRequest(_message.Message):
+    """A request for any product."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The product."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetManagedProductRequest: _TypeAlias = GetManagedProductRequest  # noqa: Y015
+
+@_typing.final
+class ListManagedProductsRequest(_message.Message):
+    """A request for all products. Filters narrow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEARCH_FIELD_NUMBER: _builtins.int
+    CATEGORY_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    MIN_PRICE_MINOR_FIELD_NUMBER: _builtins.int
+    MAX_PRICE_MINOR_FIELD_NUMBER: _builtins.int
+    SKU_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    search: _builtins.str
+    """Words to look for in name, SKU and description, as in a web search (`"exact words"`, `-without`, `or`); the last
+    word may be unfinished. At most 200 characters; empty: all products.
+    """
+    category_id: _builtins.str
+    """Only products of this category and of those below it; one that does not exist has none."""
+    status: _product_pb2.Product.Status.ValueType
+    """Only products with this status. Unset: with any."""
+    min_price_minor: _builtins.int
+    """Only products that cost at least this much, in minor units."""
+    max_price_minor: _builtins.int
+    """Only products that cost at most this much, in minor units."""
+    sku: _builtins.str
+    """Only the product with this SKU, in any case of letters."""
+    sort: Global___ListProductsRequest.Sort.ValueType
+    """The order of the rows. Unset: the best match first when searching, else the newest first."""
+    page: _builtins.int
+    """The page, from 1; 0 is taken as 1. Not together with `cursor`."""
+    limit: _builtins.int
+    """Rows of a page; 0 is taken as 20, more than 100 as 100."""
+    cursor: _builtins.str
+    """`next_cursor` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        search: _builtins.str = ...,
+        category_id: _builtins.str | None = ...,
+        status: _product_pb2.Product.Status.ValueType = ...,
+        min_price_minor: _builtins.int | None = ...,
+        max_price_minor: _builtins.int | None = ...,
+        sku: _builtins.str = ...,
+        sort: Global___ListProductsRequest.Sort.ValueType = ...,
+        page: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "cursor", b"cursor", "limit", b"limit", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor", "page", b"page", "search", b"search", "sku", b"sku", "sort", b"sort", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__category_id: _TypeAlias = _typing.Literal["category_id"]  # noqa: Y015
+    _WhichOneofArgType__category_id: _TypeAlias = _typing.Literal["_category_id", b"_category_id"]  # noqa: Y015
+    _WhichOneofReturnType__max_price_minor: _TypeAlias = _typing.Literal["max_price_minor"]  # noqa: Y015
+    _WhichOneofArgType__max_price_minor: _TypeAlias = _typing.Literal["_max_price_minor", b"_max_price_minor"]  # noqa: Y015
+    _WhichOneofReturnType__min_price_minor: _TypeAlias = _typing.Literal["min_price_minor"]  # noqa: Y015
+    _WhichOneofArgType__min_price_minor: _TypeAlias = _typing.Literal["_min_price_minor", b"_min_price_minor"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__category_id) -> _WhichOneofReturnType__category_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_price_minor) -> _WhichOneofReturnType__max_price_minor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_price_minor) -> _WhichOneofReturnType__min_price_minor | None: ...
+
+Global___ListManagedProductsRequest: _TypeAlias = ListManagedProductsRequest  # noqa: Y015
+
+@_typing.final
+class ListManagedProductsResponse(_message.Message):
+    """A page of products."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    META_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def data(self) -> _containers.RepeatedCompositeFieldContainer[_product_pb2.Product]:
+        """Products in the order that was asked for."""
+
+    @_builtins.property
+    def meta(self) -> _page_pb2.PageMeta:
+        """Where the page stands."""
+
+    def __init__(
+        self,
+        *,
+        data: _abc.Iterable[_product_pb2.Product] | None = ...,
+        meta: _page_pb2.PageMeta | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meta", b"meta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "meta", b"meta"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListManagedProductsResponse: _TypeAlias = ListManagedProductsResponse  # noqa: Y015
 
 @_typing.final
 class CreateProductRequest(_message.Message):

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 
 class ProductServiceStub:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
     """
 
     def __init__(self, channel):
@@ -45,6 +46,16 @@ class ProductServiceStub:
                 '/protomesh.catalog.v1.ProductService/ListProducts',
                 request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsRequest.SerializeToString,
                 response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsResponse.FromString,
+                _registered_method=True)
+        self.GetManagedProduct = channel.unary_unary(
+                '/protomesh.catalog.v1.ProductService/GetManagedProduct',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.SerializeToString,
+                response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.FromString,
+                _registered_method=True)
+        self.ListManagedProducts = channel.unary_unary(
+                '/protomesh.catalog.v1.ProductService/ListManagedProducts',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.SerializeToString,
+                response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.FromString,
                 _registered_method=True)
         self.CreateProduct = channel.unary_unary(
                 '/protomesh.catalog.v1.ProductService/CreateProduct',
@@ -69,11 +80,12 @@ class ProductServiceStub:
 
 
 class ProductServiceServicer:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
     """
 
     def GetProduct(self, request, context):
-        """Answers a product. One that is not for sale is found only by staff.
+        """Answers a product that is for sale.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -81,8 +93,22 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProducts(self, request, context):
-        """Lists products. Those that are not for sale are listed only for staff.
-        Errors: NOT_FOUND CATEGORY_NOT_FOUND.
+        """Lists products that are for sale.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetManagedProduct(self, request, context):
+        """Answers any product, whether for sale or not.
+        Errors: NOT_FOUND PRODUCT_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListManagedProducts(self, request, context):
+        """Lists all products, whether for sale or not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +159,16 @@ def add_ProductServiceServicer_to_server(servicer, server):
                     request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsRequest.FromString,
                     response_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsResponse.SerializeToString,
             ),
+            'GetManagedProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetManagedProduct,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.FromString,
+                    response_serializer=protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.SerializeToString,
+            ),
+            'ListManagedProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListManagedProducts,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.FromString,
+                    response_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.SerializeToString,
+            ),
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
                     request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.CreateProductRequest.FromString,
@@ -162,7 +198,8 @@ def add_ProductServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProductService:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
     """
 
     @staticmethod
@@ -209,6 +246,60 @@ class ProductService:
             '/protomesh.catalog.v1.ProductService/ListProducts',
             protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsRequest.SerializeToString,
             protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetManagedProduct(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.catalog.v1.ProductService/GetManagedProduct',
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.SerializeToString,
+            protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListManagedProducts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.catalog.v1.ProductService/ListManagedProducts',
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.SerializeToString,
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,20 +28,26 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProductServiceStub:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them."""
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ProductServiceAsyncStub: ...
     GetProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_pb2.Product]
-    """Answers a product. One that is not for sale is found only by staff.
+    """Answers a product that is for sale.
     Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
-    """Lists products. Those that are not for sale are listed only for staff.
-    Errors: NOT_FOUND CATEGORY_NOT_FOUND.
+    """Lists products that are for sale."""
+    GetManagedProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetManagedProductRequest, _product_pb2.Product]
+    """Answers any product, whether for sale or not.
+    Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
+    ListManagedProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListManagedProductsRequest, _product_service_pb2.ListManagedProductsResponse]
+    """Lists all products, whether for sale or not."""
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_pb2.Product]
     """Creates a product, with its stock.
     Errors: ALREADY_EXISTS SKU_TAKEN; NOT_FOUND CATEGORY_NOT_FOUND.
@@ -61,17 +67,23 @@ class ProductServiceStub:
 
 @_typing.type_check_only
 class ProductServiceAsyncStub(ProductServiceStub):
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them."""
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetProductRequest, _product_pb2.Product]  # type: ignore[assignment]
-    """Answers a product. One that is not for sale is found only by staff.
+    """Answers a product that is for sale.
     Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
-    """Lists products. Those that are not for sale are listed only for staff.
-    Errors: NOT_FOUND CATEGORY_NOT_FOUND.
+    """Lists products that are for sale."""
+    GetManagedProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetManagedProductRequest, _product_pb2.Product]  # type: ignore[assignment]
+    """Answers any product, whether for sale or not.
+    Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
+    ListManagedProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListManagedProductsRequest, _product_service_pb2.ListManagedProductsResponse]  # type: ignore[assignment]
+    """Lists all products, whether for sale or not."""
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_pb2.Product]  # type: ignore[assignment]
     """Creates a product, with its stock.
     Errors: ALREADY_EXISTS SKU_TAKEN; NOT_FOUND CATEGORY_NOT_FOUND.
@@ -90,7 +102,9 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """
 
 class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them."""
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
+    ones too, as managed products.
+    """
 
     @_abc_1.abstractmethod
     def GetProduct(
@@ -98,7 +112,7 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.GetProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_pb2.Product, _abc.Awaitable[_product_pb2.Product]]:
-        """Answers a product. One that is not for sale is found only by staff.
+        """Answers a product that is for sale.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
 
@@ -108,9 +122,25 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _product_service_pb2.ListProductsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_service_pb2.ListProductsResponse, _abc.Awaitable[_product_service_pb2.ListProductsResponse]]:
-        """Lists products. Those that are not for sale are listed only for staff.
-        Errors: NOT_FOUND CATEGORY_NOT_FOUND.
+        """Lists products that are for sale."""
+
+    @_abc_1.abstractmethod
+    def GetManagedProduct(
+        self,
+        request: _product_service_pb2.GetManagedProductRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_product_pb2.Product, _abc.Awaitable[_product_pb2.Product]]:
+        """Answers any product, whether for sale or not.
+        Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
+
+    @_abc_1.abstractmethod
+    def ListManagedProducts(
+        self,
+        request: _product_service_pb2.ListManagedProductsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_product_service_pb2.ListManagedProductsResponse, _abc.Awaitable[_product_service_pb2.ListManagedProductsResponse]]:
+        """Lists all products, whether for sale or not."""
 
     @_abc_1.abstractmethod
     def CreateProduct(
