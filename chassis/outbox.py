@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
-from opentelemetry import propagate
 from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis import telemetry
 from chassis.events import event_type
 from chassis.identifiers import uuid7
 
@@ -56,8 +56,6 @@ def draft(event: Message, version: int = 0) -> Draft:
         raise ValueError(
             f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}."
         )
-    trace_context: dict[str, str] = {}
-    propagate.inject(trace_context)
     return Draft(
         id=uuid7(),
         type=kind.name,
@@ -67,7 +65,7 @@ def draft(event: Message, version: int = 0) -> Draft:
         aggregate_id=aggregate_id,
         aggregate_version=version,
         payload=payload,
-        trace_context=trace_context,
+        trace_context=telemetry.trace_headers(),
     )
 
 

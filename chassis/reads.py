@@ -38,7 +38,9 @@ class Query:
         # The names of the values that must be given.
         self.names = frozenset(name for name, bind in compiled.binds.items() if bind.required)
         self._fixed: dict[str, Any] = {
-            name: value for name, value in compiled.construct_params(_check=False).items() if name not in self.names
+            name: value
+            for name, value in compiled.construct_params(_check=False).items()
+            if name not in self.names
         }
         self._binders = _conversions({name: _binder(bind.type) for name, bind in compiled.binds.items()})
         columns = statement.exported_columns.items()
@@ -66,7 +68,8 @@ class Query:
         if not self._loaders:
             return rows
         return [
-            row._replace(**{name: load(getattr(row, name)) for name, load in self._loaders.items()}) for row in rows
+            row._replace(**{name: load(getattr(row, name)) for name, load in self._loaders.items()})
+            for row in rows
         ]
 
 

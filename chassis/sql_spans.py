@@ -1,5 +1,6 @@
 """A span for each SQL statement of a sampled call, with the statement's text and never its values."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,10 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from chassis import telemetry
+from chassis.spans import Template
+
 _LONGEST_TEXT = 2000
-_tracer = trace.get_tracer("chassis.sql")
 
 
 class SqlSpan:
@@ -56,13 +59,19 @@ def instrument(engine: AsyncEngine) -> None:
 def _start(text: str) -> Span | None:
     if not trace.get_current_span().is_recording():
         return None
-    operation = text.split(None, 1)[0].upper()
+    return telemetry.recorder().start_child(_template(text))
+
+
+@functools.lru_cache(1024)
+def _template(text: str) -> Template:
+    text = " ".join(text.split())
+    operation = text.partition(" ")[0].upper()
     attributes = {
         "db.system.name": "postgresql",
         "db.operation.name": operation,
         "db.query.text": text[:_LONGEST_TEXT],
     }
-    return _tracer.start_span(f"SQL {operation}", kind=SpanKind.CLIENT, attributes=attributes)
+    return Template(f"SQL {operation}", SpanKind.CLIENT, attributes)
 
 
 def _fail(span: Span, error: BaseException) -> None:

@@ -1,0 +1,61 @@
+"""A fresh database with the chassis's tables, and a broker, for each test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import nats.js.errors
+import pytest
+
+from chassis import migrations
+from chassis.broker import Broker
+from chassis.consumer import Consumer
+from chassis.database import Database
+from chassis.events import DEAD_LETTERS
+from chassis.relay import Relay
+from tests.service.chassis.things import MIGRATIONS
+
+Part = TypeVar("Part", Relay, Consumer)
+
+
+@pytest.fixture
+async def migrated_url(database_url: str) -> str:
+    await asyncio.to_thread(migrations.upgrade, "things", database_url, MIGRATIONS)
+    return database_url
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    async with Database(migrated_url, name="things", cursor_secret="a secret for tests") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def broker(nats_url: str) -> AsyncIterator[Broker]:
+    """A connection to NATS without any stream."""
+    async with Broker(nats_url) as connected:
+        jetstream = await connected.ready()
+        for stream in ("ORDERING", DEAD_LETTERS):
+            try:
+                await jetstream.delete_stream(stream)
+            except nats.js.errors.NotFoundError:
+                pass
+        yield connected
+
+
+@pytest.fixture
+async def relay(database: Database, broker: Broker) -> AsyncIterator[Relay]:
+    async with running(Relay(database, broker, "things")) as started:
+        yield started
+
+
+@asynccontextmanager
+async def running(part: Part) -> AsyncIterator[Part]:
+    """A relay or a consumer at work; cancelled, as at a drain, at the end."""
+    task = asyncio.create_task(part.run())
+    try:
+        yield part
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -1,0 +1,174 @@
+"""The database: prepared reads, transactions, limits, cancellation, and a server that restarts."""
+
+import asyncio
+import os
+import pathlib
+import signal
+import uuid
+
+import psycopg
+import pytest
+from psycopg_pool import PoolTimeout
+from sqlalchemy import bindparam, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.exc import StaleDataError
+
+from chassis import errors, migrations
+from chassis.database import Database
+from chassis.reads import Query
+from meshctl.parts import postgres
+from meshctl.ports import Ports
+from tests import parts
+from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
+
+GET_THING = Query(
+    select(Thing.id, Thing.name, Thing.rank, Thing.created_at).where(Thing.id == bindparam("id"))
+)
+SLEEP = Query(select(func.pg_sleep(30)))
+_AT_WORK = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%%pg_sleep(%%' AND pid <> pg_backend_pid()"
+
+
+async def _add(database: Database, **values: object) -> Thing:
+    async with database.unit_of_work() as work:
+        thing = Thing(**values)
+        work.add(thing)
+    return thing
+
+
+async def test_a_prepared_read_answers_rows_with_named_columns(database: Database):
+    thing = await _add(database, name="lamp", rank=3)
+    row = await database.one(GET_THING, id=str(thing.id))
+    assert (row.id, row.name, row.rank) == (thing.id, "lamp", 3)
+    assert row.created_at.utcoffset().total_seconds() == 0
+    assert await database.one(GET_THING, id=uuid.uuid4()) is None
+
+
+def test_a_query_whose_text_depends_on_its_values_is_refused_at_its_definition():
+    with pytest.raises(TypeError, match="any_"):
+        Query(select(Thing.id).where(Thing.rank.in_([1, 2])))
+
+
+async def test_a_failed_unit_of_work_leaves_neither_rows_nor_events(database: Database):
+    with pytest.raises(LookupError):
+        async with database.unit_of_work() as work:
+            work.add(Thing(name="lost"))
+            work.publish(happened())
+            await work.session.flush()
+            raise LookupError
+    assert await scalar(database, "SELECT (SELECT count(*) FROM things) + (SELECT count(*) FROM outbox)") == 0
+
+
+async def test_a_clean_exit_commits_rows_and_events_together(database: Database):
+    async with database.unit_of_work() as work:
+        work.add(Thing(name="kept"))
+        work.publish(happened("one"), version=7)
+    row = await scalar(database, "SELECT row(subject, aggregate_type, aggregate_version)::text FROM outbox")
+    assert row == "(ordering.order.cancelled.v1.one,ordering.order,7)"
+    assert await scalar(database, "SELECT count(*) FROM things") == 1
+
+
+async def test_who_changes_a_row_that_has_moved_on_is_told_so(database: Database):
+    thing = await _add(database, name="contested")
+    with pytest.raises(StaleDataError) as raised:
+        async with database.unit_of_work() as late:
+            mine = await late.get(Thing, thing.id)
+            async with database.unit_of_work() as early:
+                (await early.get(Thing, thing.id)).name = "first"
+            mine.name = "second"
+    assert errors.from_exception(raised.value).reason == "CONFLICT"
+    assert (await database.one(GET_THING, id=thing.id)).name == "first"
+
+
+@pytest.mark.parametrize("path", ["read", "session"])
+async def test_cancelling_a_task_cancels_its_statement_and_returns_its_connection(
+    migrated_url: str, path: str
+):
+    async with Database(migrated_url, name="one", pool_size=1) as database:
+
+        async def sleep() -> None:
+            if path == "read":
+                await database.one(SLEEP)
+            else:
+                async with database.unit_of_work() as work:
+                    await work.execute(text("SELECT pg_sleep(30)"))
+
+        async with await database.connect() as watcher:
+            task = asyncio.create_task(sleep())
+            while (await (await watcher.execute(_AT_WORK)).fetchone())[0] == 0:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert (await (await watcher.execute(_AT_WORK)).fetchone())[0] == 0
+        # The pool has one connection: it is back, and fit.
+        assert await scalar(database, "SELECT 1") == 1
+        async with database.unit_of_work() as work:
+            work.add(Thing(name="after"))
+
+
+async def test_a_statement_that_takes_too_long_ends_as_deadline_exceeded(database: Database):
+    with pytest.raises(psycopg.errors.QueryCanceled) as raised:
+        await database.one(SLEEP)
+    assert errors.from_exception(raised.value).reason == "DEADLINE_EXCEEDED"
+
+
+async def test_a_lock_that_is_not_given_ends_as_a_conflict(database: Database):
+    thing = await _add(database)
+    async with database.unit_of_work() as holder:
+        await holder.get(Thing, thing.id, for_update=True)
+        with pytest.raises(DBAPIError) as raised:
+            async with database.unit_of_work() as waiter:
+                await waiter.get(Thing, thing.id, for_update=True)
+    assert errors.from_exception(raised.value).reason == "CONFLICT"
+
+
+async def test_an_exhausted_pool_answers_unavailable_within_its_second(migrated_url: str):
+    async with Database(migrated_url, pool_size=1) as database, database.connection():
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(PoolTimeout) as raised:
+            await database.one(GET_THING, id=uuid.uuid4())
+        assert asyncio.get_running_loop().time() - begin < 1.5
+        assert errors.from_exception(raised.value).reason == "DEPENDENCY_UNAVAILABLE"
+
+
+async def test_many_checkouts_leave_nothing_behind_on_a_connection(migrated_url: str):
+    async with Database(migrated_url, pool_size=1) as database:
+        for _ in range(20):
+            async with database.unit_of_work() as work:
+                await work.execute(text("SELECT 1"))
+        async with database.connection() as connection:
+            assert len(connection._notice_handlers) <= 1
+
+
+async def test_a_restarted_server_is_found_again_and_meanwhile_answers_unavailable(tmp_path: pathlib.Path):
+    port = Ports().take()
+    program = await postgres.program(tmp_path / "postgres", port, "password")
+    async with parts.running(program, tmp_path) as server:
+        url = postgres.url(port, "password")
+        await asyncio.to_thread(migrations.upgrade, "things", url, MIGRATIONS)
+        async with Database(url, pool_size=4) as database:
+            await asyncio.gather(*(_add(database, name=str(n)) for n in range(8)))
+            os.kill(server.pid, signal.SIGKILL)
+            seen = set()
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        await _add(database, name="after")
+                        break
+                    except Exception as error:
+                        seen.add(errors.from_exception(error).reason)
+                        await asyncio.sleep(0.05)
+            assert seen <= {"DEPENDENCY_UNAVAILABLE"}
+            # Every stale connection is replaced without a caller noticing.
+            results = await asyncio.gather(
+                *(scalar(database, "SELECT count(*) FROM things") for _ in range(20))
+            )
+            assert set(results) == {9}
+
+
+async def test_migrations_that_run_at_once_run_once(database_url: str):
+    await asyncio.gather(
+        *(asyncio.to_thread(migrations.upgrade, "things", database_url, MIGRATIONS) for _ in range(4))
+    )
+    async with Database(database_url) as database:
+        assert await scalar(database, "SELECT version_num FROM alembic_version") == "0001"

@@ -1,0 +1,397 @@
+"""Events from the outbox to the inbox: delivery, order, failure, dead letters, replay, one trace."""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+from protomesh.type.v1.money_pb2 import Money
+
+from chassis import dead_letters, retention, telemetry
+from chassis.broker import Broker
+from chassis.consumer import Consumer, Policy
+from chassis.database import Database
+from chassis.events import event_type, stream_subjects
+from chassis.relay import Relay, republish
+from chassis.spans import Recorder
+from chassis.unit_of_work import UnitOfWork
+from tests.service.chassis.conftest import running
+from tests.service.chassis.things import Thing, happened, scalar
+
+QUICK = Policy(attempts=3, backoff=(0.05, 0.1), acknowledge_within=2, drain_within=2)
+UNPUBLISHED = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
+
+
+class Subscriber:
+    """A service's reaction: it keeps what it handled in its database, and can be told to fail."""
+
+    def __init__(self, database: Database, broker: Broker, name: str) -> None:
+        self.database, self.broker, self.name = database, broker, name
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.broken: set[str] = set()
+        self.changed = asyncio.Condition()
+
+    async def handle(self, event: OrderCancelled, work: UnitOfWork) -> None:
+        self.attempts[event.reason] += 1
+        work.add(Thing(name=event.reason))
+        await work.session.flush()
+        if event.reason in self.broken:
+            raise RuntimeError(f"cannot handle {event.reason}\nat all")
+
+    def consumer(self, policy: Policy = QUICK) -> Consumer:
+        return Consumer(
+            self.database,
+            self.broker,
+            name=self.name,
+            event_class=OrderCancelled,
+            handler=self.handle,
+            policy=policy,
+        )
+
+    async def handled(self) -> list[str]:
+        """The reasons of the events whose effects are committed, in that order."""
+        async with self.database.connection() as connection:
+            rows = await (await connection.execute("SELECT name FROM things ORDER BY created_at")).fetchall()
+        return [row[0] for row in rows]
+
+
+@pytest.fixture
+def subscriber(database: Database, broker: Broker) -> Subscriber:
+    return Subscriber(database, broker, f"things.{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+async def consumer(subscriber: Subscriber) -> AsyncIterator[Consumer]:
+    async with running(subscriber.consumer()) as started:
+        yield started
+
+
+async def publish(database: Database, *events: Message) -> None:
+    async with database.unit_of_work() as work:
+        for event in events:
+            work.publish(event)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 15) -> None:
+    async with asyncio.timeout(within):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def letters(broker: Broker, consumer: str) -> list[dead_letters.DeadLetter]:
+    return [letter async for letter in dead_letters.listed(broker, consumer)]
+
+
+def test_a_message_that_is_no_event_cannot_be_published():
+    with pytest.raises(TypeError, match="event"):
+        event_type(Money)
+
+
+async def test_an_event_without_an_aggregate_or_with_subject_syntax_in_it_is_refused(database: Database):
+    for wrong in ("a.b", "*", "a b", ">"):
+        with pytest.raises(ValueError, match="order_id"):
+            await publish(database, happened(wrong))
+    with pytest.raises(ValueError, match="order_id"):
+        await publish(database, OrderCancelled())
+    with pytest.raises(ValueError, match="bytes"):
+        await publish(database, happened(reason="x" * 600_000))
+
+
+def test_a_stream_takes_the_subjects_under_its_own_name():
+    assert stream_subjects("ORDERING") == "ordering.>"
+    assert event_type(OrderCancelled).filter == "ordering.order.cancelled.v1.*"
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_an_event_arrives_with_its_effects(database: Database, subscriber: Subscriber):
+    await publish(database, *(happened(reason=f"r{n}") for n in range(50)))
+
+    async def all_there() -> bool:
+        return len(await subscriber.handled()) == 50
+
+    await eventually(all_there)
+    assert set(await subscriber.handled()) == {f"r{n}" for n in range(50)}
+    assert await scalar(database, UNPUBLISHED) == 0
+    assert await scalar(database, "SELECT count(*) FROM inbox") == 50
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_sent_event_is_a_cloud_event(database: Database, broker: Broker):
+    await publish(database, happened("one"))
+
+    async def sent() -> bool:
+        return await scalar(database, UNPUBLISHED) == 0
+
+    await eventually(sent)
+    message = await (await broker.ready()).get_last_msg("ORDERING", "ordering.order.cancelled.v1.one")
+    headers = dict(message.headers or {})
+    assert headers["ce-id"] == headers["Nats-Msg-Id"] == str(await scalar(database, "SELECT id FROM outbox"))
+    assert headers["ce-type"] == "protomesh.ordering.v1.OrderCancelled"
+    assert headers["ce-source"] == "/protomesh/things"
+    assert headers["ce-subject"] == "one"
+    assert headers["ce-specversion"] == "1.0"
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_a_delivered_duplicate_has_no_second_effect(
+    database: Database, broker: Broker, subscriber: Subscriber
+):
+    await publish(database, happened("one", "once"))
+    await eventually(lambda: _has_handled(subscriber, 1))
+    message = await (await broker.ready()).get_last_msg("ORDERING", "ordering.order.cancelled.v1.one")
+    # Beyond the broker's window of duplicates it would be sent again; here under another message id.
+    headers = {**dict(message.headers or {}), "Nats-Msg-Id": "again"}
+    await broker.publish("ORDERING", "ordering.order.cancelled.v1.one", message.data or b"", headers)
+    await publish(database, happened(reason="last"))
+    await eventually(lambda: _has_handled(subscriber, 2))
+    assert sorted(await subscriber.handled()) == ["last", "once"]
+
+
+async def _has_handled(subscriber: Subscriber, count: int) -> bool:
+    return len(await subscriber.handled()) >= count
+
+
+@pytest.mark.usefixtures("relay")
+async def test_events_of_one_aggregate_are_handled_in_order_by_several_workers(
+    database: Database, subscriber: Subscriber
+):
+    aggregates = [str(uuid.uuid4()) for _ in range(5)]
+    async with AsyncExitStack() as workers:
+        for _ in range(3):
+            await workers.enter_async_context(running(subscriber.consumer()))
+        for n in range(10):
+            await publish(database, *(happened(aggregate, f"{aggregate}/{n}") for aggregate in aggregates))
+        await eventually(lambda: _has_handled(subscriber, 50), within=30)
+    handled = await subscriber.handled()
+    for aggregate in aggregates:
+        mine = [reason for reason in handled if reason.startswith(aggregate)]
+        assert mine == [f"{aggregate}/{n}" for n in range(10)]
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_a_poison_event_holds_up_its_own_aggregate_only_and_ends_among_the_dead_letters(
+    database: Database, broker: Broker, subscriber: Subscriber
+):
+    subscriber.broken.add("poison")
+    await publish(database, happened("sick", "poison"), happened("sick", "behind"), happened("well", "other"))
+    await eventually(lambda: _has_handled(subscriber, 1))
+    assert await subscriber.handled() == ["other"]
+    await eventually(lambda: _has_handled(subscriber, 2))
+    assert await subscriber.handled() == ["other", "behind"]
+    assert subscriber.attempts == {"poison": 3, "behind": 1, "other": 1}
+    [letter] = await letters(broker, subscriber.name)
+    assert (letter.consumer, letter.attempts, letter.aggregate_id) == (subscriber.name, 3, "sick")
+    assert letter.error == "RuntimeError: cannot handle poison at all"
+    assert OrderCancelled.FromString(letter.payload).reason == "poison"
+    assert await scalar(database, "SELECT count(*) FROM inbox_failures") == 0
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_an_event_that_recovers_leaves_no_trace_of_its_failure(
+    database: Database, subscriber: Subscriber
+):
+    subscriber.broken.add("moody")
+    await publish(database, happened("one", "moody"))
+
+    async def failed() -> bool:
+        return bool(subscriber.attempts["moody"])
+
+    await eventually(failed)
+    subscriber.broken.clear()
+    await eventually(lambda: _has_handled(subscriber, 1))
+    assert await scalar(database, "SELECT count(*) FROM inbox_failures") == 0
+    assert await scalar(database, "SELECT count(*) FROM inbox WHERE outcome = 'handled'") == 1
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_a_replayed_dead_letter_reaches_only_the_consumer_that_gave_it_up(
+    database: Database, broker: Broker, subscriber: Subscriber, migrated_url: str
+):
+    subscriber.broken.add("poison")
+    bystander = Subscriber(database, broker, f"bystander.{uuid.uuid4().hex[:8]}")
+    async with running(bystander.consumer()):
+        await publish(database, happened("sick", "poison"))
+
+        async def buried() -> bool:
+            return bool(await letters(broker, subscriber.name))
+
+        await eventually(buried)
+        [letter] = await letters(broker, subscriber.name)
+        assert (await dead_letters.show(broker, letter.sequence)).event_id == letter.event_id
+        subscriber.broken.clear()
+        await dead_letters.replay(broker, letter.sequence)
+        await eventually(lambda: _has_handled(subscriber, 2))  # the bystander's, and the replayed one's
+        assert bystander.attempts == {"poison": 1}
+        assert subscriber.attempts == {"poison": 4}
+        assert await letters(broker, subscriber.name) == []
+        with pytest.raises(LookupError):
+            await dead_letters.replay(broker, letter.sequence)
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_what_is_no_message_of_its_type_goes_straight_to_the_dead_letters(
+    broker: Broker, subscriber: Subscriber
+):
+    await broker.ensure_stream("ORDERING")
+    await broker.publish("ORDERING", "ordering.order.cancelled.v1.x", b"\xff\xff", {})
+
+    async def buried() -> bool:
+        return bool(await letters(broker, subscriber.name))
+
+    await eventually(buried)
+    [letter] = await letters(broker, subscriber.name)
+    assert letter.error == "The payload is no protomesh.ordering.v1.OrderCancelled."
+
+
+async def test_an_event_whose_predecessor_will_never_come_is_handled(
+    database: Database, broker: Broker, subscriber: Subscriber
+):
+    await broker.publish(
+        "ORDERING",
+        "ordering.order.cancelled.v1.one",
+        happened("one", "orphan").SerializeToString(),
+        {"ce-id": str(uuid.uuid4()), "mesh-previous-id": str(uuid.uuid4())},
+    )
+    async with running(subscriber.consumer()):
+        await eventually(lambda: _has_handled(subscriber, 1))
+
+
+async def test_two_relays_at_once_send_every_event_once_and_in_order(database: Database, broker: Broker):
+    async with running(Relay(database, broker, "things")), running(Relay(database, broker, "things")):
+        for n in range(60):
+            await publish(database, happened("one", str(n)), happened(reason="x"))
+
+        async def sent() -> bool:
+            return await scalar(database, UNPUBLISHED) == 0
+
+        await eventually(sent)
+    jetstream = await broker.ready()
+    info = await jetstream.stream_info("ORDERING")
+    assert info.state.messages == 120
+    sequence, reasons = 0, []
+    for _ in range(60):
+        message = await jetstream.get_msg(
+            "ORDERING", sequence + 1, "ordering.order.cancelled.v1.one", next=True
+        )
+        sequence = message.seq or 0
+        reasons.append(OrderCancelled.FromString(message.data or b"").reason)
+    assert reasons == [str(n) for n in range(60)]
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_a_lost_stream_is_rebuilt_from_the_outbox_without_second_effects(
+    database: Database, broker: Broker, subscriber: Subscriber
+):
+    await publish(database, *(happened(reason=str(n)) for n in range(20)))
+    await eventually(lambda: _has_handled(subscriber, 20))
+    jetstream = await broker.ready()
+    await jetstream.delete_stream("ORDERING")
+    broker._streams.clear()
+    assert await republish(database, "ORDERING", datetime.now(UTC) - timedelta(days=1)) == 20
+
+    async def rebuilt() -> bool:
+        return await scalar(database, UNPUBLISHED) == 0
+
+    await eventually(rebuilt)
+    assert (await jetstream.stream_info("ORDERING")).state.messages == 20
+    await publish(database, happened(reason="new"))
+    await eventually(lambda: _has_handled(subscriber, 21))
+    assert len(await subscriber.handled()) == 21
+
+
+class Spans(list[Any]):
+    """What was exported, as OTLP spans."""
+
+    def export(self, request: ExportTraceServiceRequest) -> None:
+        self.extend(span for r in request.resource_spans for s in r.scope_spans for span in s.spans)
+
+    def named(self, name: str) -> list[Any]:
+        telemetry.recorder().flush()
+        return [span for span in self if span.name == name]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
+    found = Spans()
+    recorder = Recorder(found.export)
+    monkeypatch.setattr(telemetry, "_recorder", recorder)
+    yield found
+    recorder.shutdown()
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_one_trace_covers_request_outbox_broker_consumer_and_sql(
+    database: Database, subscriber: Subscriber, spans: Spans
+):
+    with telemetry.span("request") as request:
+        await publish(database, happened(reason="a value"))
+    await eventually(lambda: _has_handled(subscriber, 1))
+
+    async def complete() -> bool:
+        return bool(spans.named("process protomesh.ordering.v1.OrderCancelled"))
+
+    await eventually(complete)
+    [sent] = spans.named("publish protomesh.ordering.v1.OrderCancelled")
+    [processed] = spans.named("process protomesh.ordering.v1.OrderCancelled")
+    assert sent.parent_span_id == request.get_span_context().span_id.to_bytes(8, "big")
+    assert processed.parent_span_id == sent.span_id
+    assert {span.trace_id for span in spans} == {request.get_span_context().trace_id.to_bytes(16, "big")}
+    inserts = spans.named("SQL INSERT")
+    assert any("INSERT INTO outbox" in str(span.attributes) for span in inserts)
+    assert any(span.parent_span_id == processed.span_id for span in inserts)
+    assert not any("a value" in str(span) for span in spans)
+
+
+@pytest.mark.usefixtures("relay", "consumer")
+async def test_what_is_past_its_keeping_time_is_deleted(database: Database, subscriber: Subscriber):
+    await publish(database, happened(reason="old"), happened(reason="new"))
+    await eventually(lambda: _has_handled(subscriber, 2))
+
+    async def sent() -> bool:
+        return await scalar(database, UNPUBLISHED) == 0
+
+    await eventually(sent)
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE outbox SET published_at = now() - interval '8 days' WHERE position = 1"
+        )
+        await connection.execute("UPDATE inbox SET handled_at = now() - interval '31 days'")
+    await retention.purge(database)
+    assert await scalar(database, "SELECT count(*) FROM outbox") == 1
+    assert await scalar(database, "SELECT count(*) FROM inbox") == 0
+
+
+async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Broker):
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Any, work: UnitOfWork) -> None:
+        started.set()
+        await go_on.wait()
+        work.add(Thing(name=event.reason))
+
+    slow = Consumer(
+        database,
+        broker,
+        name=f"slow.{uuid.uuid4().hex[:8]}",
+        event_class=OrderCancelled,
+        handler=handle,
+        policy=QUICK,
+    )
+    async with running(Relay(database, broker, "things")):
+        await publish(database, happened(reason="in hand"))
+        task = asyncio.create_task(slow.run())
+        await started.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.wait([task])
+    assert await scalar(database, "SELECT name FROM things") == "in hand"
+    info = await (await broker.ready()).consumer_info("ORDERING", slow.durable)
+    assert info.num_ack_pending == 0
