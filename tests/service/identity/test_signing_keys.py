@@ -1,41 +1,16 @@
 """Signing keys on a real database; only the time is made up."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from cryptography.exceptions import InvalidTag
 
-from chassis import migrations
 from chassis.database import Database
-from services.identity import model, repository, signing_keys
+from services.identity import model, repository
 from services.identity.settings import IdentitySettings
 from services.identity.signing_keys import KeyRing
-
-
-class Clock:
-    """The present, and what is added to it."""
-
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return model.now() + self.ahead
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made_up = Clock()
-    monkeypatch.setattr(signing_keys, "now", made_up)
-    return made_up
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    await asyncio.to_thread(migrations.upgrade, "identity", database_url)
-    async with Database(database_url) as opened:
-        yield opened
+from tests.service.identity.clock import Clock
 
 
 def settings(secret: str = "s" * 32) -> IdentitySettings:
