@@ -1,7 +1,7 @@
 """The call that is being answered: who calls, under which contract, and how much time is left."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +19,7 @@ class Caller:
     without mTLS.
     """
 
-    __slots__ = ("permissions", "role", "session_id", "token", "user_id", "workload")
+    __slots__ = ("_workload", "permissions", "role", "session_id", "token", "user_id")
 
     def __init__(
         self,
@@ -27,15 +27,22 @@ class Caller:
         role: str = "",
         permissions: frozenset[str] = frozenset(),
         session_id: str = "",
-        workload: str = "",
+        workload: str | Callable[[], str] = "",
         token: str = "",
     ) -> None:
         self.user_id = user_id
         self.role = role
         self.permissions = permissions
         self.session_id = session_id
-        self.workload = workload
+        self._workload = workload
         self.token = token
+
+    @property
+    def workload(self) -> str:
+        """The SPIFFE name of the peer. Most calls never ask, so it is read from the certificate when one does."""
+        if not isinstance(self._workload, str):
+            self._workload = self._workload()
+        return self._workload
 
     def may(self, permission: str) -> bool:
         """Whether the caller's roles grant a permission."""

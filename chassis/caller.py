@@ -1,5 +1,6 @@
 """The caller: the person behind the bearer token, and the workload behind the certificate."""
 
+from functools import partial
 from typing import Any
 
 from chassis.call import Call, Caller
@@ -25,7 +26,7 @@ class CallerStage:
         self._spiffe_prefix = f"spiffe://{trust_domain}/".encode()
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        workload = workload_of(call.context, self._spiffe_prefix)
+        workload = partial(workload_of, call.context, self._spiffe_prefix)
         header = call.metadata.get("authorization")
         if header:
             token = header[len(_SCHEME) :]

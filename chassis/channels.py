@@ -1,6 +1,7 @@
 """Channels: generated stubs on a MeshChannel reach the right deployable with deadline, trace and token."""
 
 import asyncio
+import functools
 import json
 import logging
 import time
@@ -13,7 +14,7 @@ from opentelemetry.trace import Span, SpanKind
 from chassis import contract, errors, telemetry
 from chassis.call import current_call
 from chassis.contract import MethodContract
-from chassis.metrics import ClientMetrics
+from chassis.metrics import RpcMetrics
 from chassis.settings import DEFAULT_PORT, Settings
 from chassis.tls import Certificates
 
@@ -149,9 +150,8 @@ class Method:
         self._shape = shape
         self._contract = method
         self._serializers = (serializer, deserializer)
-        self._attributes = telemetry.rpc_attributes(method)
-        self._name = method.path[1:]
-        self._metrics = ClientMetrics(method.service, method.name)
+        self._template = telemetry.rpc_template(method, SpanKind.CLIENT)
+        self._metrics = _metrics_of(method.service, method.name)
         self._start = Stream if method.server_streaming else Unary
         self._channel: grpc.aio.Channel | None = None
         self._invoke: Callable[..., Any] = _not_bound
@@ -171,7 +171,7 @@ class Method:
         seconds = self._seconds(timeout)
         if seconds < _LEAST_SECONDS:
             raise _out_of_time()
-        span = telemetry.tracer.start_span(self._name, kind=SpanKind.CLIENT, attributes=self._attributes)
+        span = telemetry.recorder().start_child(self._template)
         headers = _headers(span, metadata)
         return self._start(
             self._bound()(request, timeout=seconds, metadata=headers, **options), span, self._metrics
@@ -188,6 +188,11 @@ class Method:
             self._channel = channel
             self._invoke = getattr(channel, self._shape)(self._contract.path, *self._serializers)
         return self._invoke
+
+
+@functools.cache
+def _metrics_of(service: str, method: str) -> RpcMetrics:
+    return RpcMetrics("client", service, method)
 
 
 def _not_bound(*_: object) -> Any:
@@ -210,7 +215,7 @@ def _headers(span: Span, given: Metadata | None) -> list[tuple[str, str | bytes]
 class Unary:
     """A running call with one answer: await it. Everything else is the underlying grpc.aio call's."""
 
-    def __init__(self, call: Any, span: Span, metrics: ClientMetrics) -> None:
+    def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
         self._call = call
         self._outcome = _Outcome(span, metrics)
 
@@ -228,7 +233,7 @@ class Unary:
 class Stream:
     """A running call with a stream of answers: iterate it. Everything else is the underlying grpc.aio call's."""
 
-    def __init__(self, call: Any, span: Span, metrics: ClientMetrics) -> None:
+    def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
         self._call = call
         self._outcome = _Outcome(span, metrics)
 
@@ -248,7 +253,7 @@ class Stream:
 class _Outcome:
     """Ends the span and counts the call, however it ends."""
 
-    def __init__(self, span: Span, metrics: ClientMetrics) -> None:
+    def __init__(self, span: Span, metrics: RpcMetrics) -> None:
         self._span = span
         self._metrics = metrics
         self._begin = time.perf_counter()
@@ -258,7 +263,7 @@ class _Outcome:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         code = _code_of(error)
-        self._metrics.finish(code, time.perf_counter() - self._begin)
+        self._metrics.observe(code, time.perf_counter() - self._begin)
         if code is not grpc.StatusCode.OK:
             telemetry.fail(self._span, code, fault=True)
         self._span.end()

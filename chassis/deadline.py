@@ -16,14 +16,44 @@ class Deadline:
         self._timeout = contract.timeout
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+        loop = asyncio.get_running_loop()
         asked = call.context.time_remaining()
-        seconds = self._timeout if asked is None else min(asked, self._timeout)
-        call.deadline = asyncio.get_running_loop().time() + seconds
-        limit = asyncio.timeout_at(call.deadline)
+        if asked is not None and asked <= self._timeout:
+            # gRPC itself cancels the call when its caller's time is up.
+            call.deadline = loop.time() + asked
+            return await proceed(request, call)
+        call.deadline = loop.time() + self._timeout
+        limit = _Limit(loop, call.deadline)
         try:
-            async with limit:
-                return await proceed(request, call)
-        except TimeoutError:
+            return await proceed(request, call)
+        except asyncio.CancelledError:
             if limit.expired():
                 raise deadline_exceeded() from None
             raise
+        finally:
+            limit.lift()
+
+
+class _Limit:
+    """Cancels the current task at a time: `asyncio.timeout_at` without what only nested time limits need."""
+
+    __slots__ = ("_fired", "_task", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._fired = False
+        self._timer = loop.call_at(when, self._fire)
+
+    def _fire(self) -> None:
+        self._fired = True
+        self._task.cancel()
+
+    def expired(self) -> bool:
+        """Whether the cancellation was this one's, and no one else's too."""
+        return self._fired and self._task.uncancel() == 0
+
+    def lift(self) -> None:
+        """Lets the task go on without limit."""
+        self._timer.cancel()

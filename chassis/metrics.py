@@ -1,64 +1,78 @@
 """Prometheus metrics of a process, and the loopback endpoint that serves them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import bisect
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Literal
+from wsgiref.simple_server import WSGIServer
 
 import grpc
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    import threading
-    from wsgiref.simple_server import WSGIServer
+Side = Literal["server", "client"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0)
-_METHOD = ("grpc_service", "grpc_method")
-
-SERVER_HANDLED = Counter("grpc_server_handled", "Calls that were answered.", (*_METHOD, "grpc_code"))
-SERVER_SECONDS = Histogram("grpc_server_handling_seconds", "Time to answer.", _METHOD, buckets=_SECONDS)
-SERVER_IN_FLIGHT = Gauge("grpc_server_in_flight", "Calls that are being answered.", _METHOD)
-CLIENT_HANDLED = Counter("grpc_client_handled", "Calls that this process made.", (*_METHOD, "grpc_code"))
-CLIENT_SECONDS = Histogram("grpc_client_handling_seconds", "Time to the answer.", _METHOD, buckets=_SECONDS)
+_BOUNDS = (*map(str, _SECONDS), "+Inf")
+_LABELS = ("grpc_service", "grpc_method")
 
 
-class ServerMetrics:
-    """The metrics of one RPC, bound once so that a call only adds numbers."""
+class RpcMetrics:
+    """The numbers of one RPC. Only the event loop's thread writes them, so that a call pays for no lock."""
 
-    __slots__ = ("_codes", "_method", "_seconds", "in_flight")
+    __slots__ = ("_buckets", "_codes", "_names", "_seconds", "in_flight")
 
-    def __init__(self, service: str, method: str) -> None:
-        self._method = (service, method)
-        self._seconds = SERVER_SECONDS.labels(service, method)
-        self._codes: dict[grpc.StatusCode, Counter] = {}
-        self.in_flight = SERVER_IN_FLIGHT.labels(service, method)
+    def __init__(self, side: Side, service: str, method: str) -> None:
+        self.in_flight = 0
+        self._names = (service, method)
+        self._buckets = [0] * len(_BOUNDS)
+        self._seconds = 0.0
+        self._codes: dict[grpc.StatusCode, int] = {}
+        _collectors[side].rpcs.append(self)
 
-    def finish(self, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts an answered call."""
-        self.in_flight.dec()
-        self._seconds.observe(seconds)
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = SERVER_HANDLED.labels(*self._method, code.name)
-        counter.inc()
+    def observe(self, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts a call that ended."""
+        self._buckets[bisect.bisect_left(_SECONDS, seconds)] += 1
+        self._seconds += seconds
+        self._codes[code] = self._codes.get(code, 0) + 1
+
+    def report(
+        self, handled: CounterMetricFamily, seconds: HistogramMetricFamily, in_flight: GaugeMetricFamily
+    ) -> None:
+        """Adds the numbers to a scrape."""
+        for code, count in list(self._codes.items()):
+            handled.add_metric((*self._names, code.name), count)
+        cumulated = itertools.accumulate(self._buckets)
+        seconds.add_metric(self._names, list(zip(_BOUNDS, cumulated, strict=True)), self._seconds)
+        in_flight.add_metric(self._names, self.in_flight)
 
 
-class ClientMetrics:
-    """The metrics of one RPC that this process calls."""
+class _RpcCollector(Collector):
+    """Puts the numbers of all RPCs of one side together when they are asked for."""
 
-    __slots__ = ("_codes", "_method", "_seconds")
+    def __init__(self, side: Side) -> None:
+        self.rpcs: list[RpcMetrics] = []
+        self._side = side
 
-    def __init__(self, service: str, method: str) -> None:
-        self._method = (service, method)
-        self._seconds = CLIENT_SECONDS.labels(service, method)
-        self._codes: dict[grpc.StatusCode, Counter] = {}
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily | GaugeMetricFamily]:
+        """One scrape."""
+        name = f"grpc_{self._side}"
+        handled = CounterMetricFamily(f"{name}_handled", "Calls that ended.", labels=(*_LABELS, "grpc_code"))
+        seconds = HistogramMetricFamily(f"{name}_handling_seconds", "Time to the end.", labels=_LABELS)
+        in_flight = GaugeMetricFamily(f"{name}_in_flight", "Calls that are running.", labels=_LABELS)
+        for rpc in self.rpcs:
+            rpc.report(handled, seconds, in_flight)
+        yield from (handled, seconds, in_flight)
 
-    def finish(self, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts a call that came back."""
-        self._seconds.observe(seconds)
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = CLIENT_HANDLED.labels(*self._method, code.name)
-        counter.inc()
+
+_collectors: dict[Side, _RpcCollector] = {
+    "server": _RpcCollector("server"),
+    "client": _RpcCollector("client"),
+}
+for _collector in _collectors.values():
+    REGISTRY.register(_collector)
 
 
 def serve(port: int) -> tuple[WSGIServer, threading.Thread]:

@@ -193,7 +193,7 @@ async def _live(settings: Settings, compose: Compose) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = Service(settings)
-    provider = telemetry.set_up(settings, service.certificates)
+    recorder = telemetry.set_up(settings, service.certificates)
     try:
         httpd, _ = metrics.serve(settings.metrics_port)
     except OSError:
@@ -203,5 +203,4 @@ async def _live(settings: Settings, compose: Compose) -> None:
         await service.run(stop)
     finally:
         httpd.shutdown()
-        if provider is not None:
-            await asyncio.to_thread(provider.shutdown)
+        await asyncio.to_thread(recorder.shutdown)
