@@ -13,6 +13,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from protomesh.identity.v1.auth_service_pb2 import TokenGrant
+from protomesh.ordering.v1.order_pb2 import Order
 
 from chassis import contract
 from tests.certificates import issue
@@ -21,85 +23,20 @@ from tests.mesh import Mesh
 from tests.shop import Shop
 
 ROOT = Path(__file__).resolve().parents[2]
+CONSUMERS = Path(__file__).parent / "consumers"
 Consume = Callable[..., Awaitable[Any]]
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-JOURNEY = """
-import json, sys, uuid
-from unittest import mock
-from protomesh.catalog.v1.product_service_pb2 import GetProductRequest, ListProductsRequest
-from protomesh.identity.v1.auth_service_pb2 import RegisterUserRequest
-from protomesh.identity.v1.user_service_pb2 import GetMeRequest
-from protomesh.ordering.v1.order_service_pb2 import (
-    ListOrdersRequest, PlaceOrderLine, PlaceOrderRequest, WatchOrderRequest,
-)
-from protomesh_sdk import InvalidArgument, Mesh, NotFound, Unauthenticated, rows, session
-
-url, product_id = sys.argv[1:]
-name = f"sdk-{uuid.uuid4().hex[:12]}"
-email, password = f"{name}@example.com", "correct horse battery"
-seen = {}
-with Mesh(url) as mesh:
-    try:
-        mesh.orders.ListOrders(ListOrdersRequest())
-    except Unauthenticated as error:
-        seen["signed_out"] = error.reason
-    try:
-        mesh.identity.auth.RegisterUser(RegisterUserRequest(username=name, email=email, password="short"))
-    except InvalidArgument as error:
-        seen["violations"] = [violation.field for violation in error.violations]
-    registered = mesh.identity.auth.RegisterUser(RegisterUserRequest(username=name, email=email, password=password))
-    mesh.login(email, password)
-    first = mesh.session.access_token()
-    order = mesh.orders.PlaceOrder(PlaceOrderRequest(lines=[PlaceOrderLine(product_id=product_id, quantity=2)]))
-    seen["bought"] = sum(line.quantity for line in order.lines)
-    seen["orders"] = [each.id == order.id for each in rows(mesh.orders.ListOrders, ListOrdersRequest(limit=1))]
-    seen["watched"] = next(iter(mesh.orders.WatchOrder(WatchOrderRequest(id=order.id)))).id == order.id
-    seen["some_products"] = len(mesh.catalog.products.ListProducts(ListProductsRequest(limit=3)).data) > 0
-    try:
-        mesh.catalog.products.GetProduct(GetProductRequest(id=str(uuid.uuid4())))
-    except NotFound as error:
-        seen["not_found"] = error.reason
-    later = session.time.monotonic() + 580
-    with mock.patch.object(session.time, "monotonic", lambda: later):
-        seen["renewed"] = mesh.session.access_token() != first
-    seen["me"] = mesh.identity.users.GetMe(GetMeRequest()).id == registered.id
-    mesh.logout()
-    try:
-        mesh.identity.users.GetMe(GetMeRequest())
-    except Unauthenticated as error:
-        seen["after_logout"] = error.reason
-print(json.dumps(seen))
-"""
-
-CALL = """
-import json, sys
-from protomesh.catalog.v1.product_service_pb2 import GetProductRequest
-from protomesh.ordering.v1.order_service_pb2 import PlaceOrderLine, PlaceOrderRequest
-from protomesh_sdk import Mesh, MeshError
-
-url, id, *token = sys.argv[1:]
-metadata = [("authorization", f"Bearer {each}") for each in token]
-with Mesh(url) as mesh:
-    try:
-        %s
-        print(json.dumps("ok"))
-    except MeshError as error:
-        print(json.dumps([type(error).__name__, error.reason, error.metadata]))
-"""
-GET = CALL % "mesh.catalog.products.GetProduct(GetProductRequest(id=id))"
-PLACE = CALL % (
-    "lines = [PlaceOrderLine(product_id=id, quantity=1)]; "
-    "mesh.orders.PlaceOrder(PlaceOrderRequest(lines=lines), metadata=metadata)"
-)
 GET_PRODUCT = "/protomesh.catalog.v1.ProductService/GetProduct"
 PLACE_ORDER = "/protomesh.ordering.v1.OrderService/PlaceOrder"
+WATCH_ORDER = "/protomesh.ordering.v1.OrderService/WatchOrder"
+LOGIN = "/protomesh.identity.v1.AuthService/LoginUser"
 ID = "0199a5f0-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
 def consume(tmp_path_factory: pytest.TempPathFactory) -> Consume:
-    """Runs a script in an environment that holds the SDK's wheel and what it asks for; gives the JSON it prints."""
+    """Runs a consumer in an environment that holds the SDK's wheel and what it asks for; gives the JSON it prints."""
     home = tmp_path_factory.mktemp("consumer")
     build = [
         sys.executable,
@@ -118,11 +55,11 @@ def consume(tmp_path_factory: pytest.TempPathFactory) -> Consume:
     subprocess.run([str(home / "venv/bin/pip"), "install", "-q", str(wheel)], check=True)
     python = str(home / "venv/bin/python")
 
-    async def run(script: str, *arguments: str) -> Any:
+    async def run(name: str, *arguments: str) -> Any:
+        script = str(CONSUMERS / f"{name}.py")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         process = await asyncio.create_subprocess_exec(
             python,
-            "-c",
             script,
             *arguments,
             cwd=home,
@@ -137,6 +74,17 @@ def consume(tmp_path_factory: pytest.TempPathFactory) -> Consume:
     return run
 
 
+async def abort(context: Context, code: grpc.StatusCode, reason: str, **metadata: str) -> Message:
+    """Fails a call as a server of the mesh does."""
+    number: int = code.value[0]
+    status = status_pb2.Status(code=number, message="It failed.")
+    status.details.add().Pack(
+        error_details_pb2.ErrorInfo(reason=reason, domain="protomesh", metadata=metadata)
+    )
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    raise AssertionError
+
+
 @pytest.fixture(scope="module")
 async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EdgeStand]:
     directory = tmp_path_factory.mktemp("edge")
@@ -146,7 +94,7 @@ async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EdgeS
 
 
 async def test_a_consumer_signs_up_buys_and_signs_out(consume: Consume, mesh: Mesh) -> None:
-    seen = await consume(JOURNEY, mesh.edge_url, await Shop(mesh).new_product(units=5))
+    seen = await consume("journey", mesh.edge_url, await Shop(mesh).new_product(units=5))
     assert seen == {
         "signed_out": "TOKEN_MISSING",
         "violations": ["password"],
@@ -161,6 +109,22 @@ async def test_a_consumer_signs_up_buys_and_signs_out(consume: Consume, mesh: Me
     }
 
 
+async def test_the_client_for_asyncio_does_the_same(consume: Consume, stand: EdgeStand) -> None:
+    async def sign_in(_: Any, __: Context) -> Message:
+        return TokenGrant(access_token=stand.token(), expires_in=600)
+
+    async def order(_: Any, __: Context) -> Message:
+        return Order(id=ID)
+
+    async def not_found(_: Any, context: Context) -> Message:
+        return await abort(context, grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND")
+
+    answers = {LOGIN: sign_in, PLACE_ORDER: order, WATCH_ORDER: order, GET_PRODUCT: not_found}
+    stand.upstream.answers.update(answers)
+    seen = await consume("asynchronous", stand.url, ID, "ada@example.com")
+    assert seen == [True, ["NotFound", "PRODUCT_NOT_FOUND"]]
+
+
 async def test_a_read_is_repeated_when_its_server_is_unavailable(consume: Consume, stand: EdgeStand) -> None:
     attempts = []
 
@@ -171,7 +135,7 @@ async def test_a_read_is_repeated_when_its_server_is_unavailable(consume: Consum
         return contract.method_at(GET_PRODUCT).response_class()
 
     stand.upstream.answers[GET_PRODUCT] = unavailable_at_first
-    assert await consume(GET, stand.url, ID) == "ok"
+    assert await consume("one_call", stand.url, "get", ID) == "ok"
     assert attempts == [ID, ID]
 
 
@@ -187,23 +151,17 @@ async def test_an_order_that_is_repeated_keeps_its_idempotency_key(
         return contract.method_at(PLACE_ORDER).response_class()
 
     stand.upstream.answers[PLACE_ORDER] = unavailable_at_first
-    assert await consume(PLACE, stand.url, ID, stand.token()) == "ok"
+    assert await consume("one_call", stand.url, "place", ID, stand.token()) == "ok"
     assert len(keys) == 2
     assert len(set(keys)) == 1
 
 
 async def test_an_error_arrives_with_its_reason_and_details(consume: Consume, stand: EdgeStand) -> None:
     async def out_of_stock(_: Any, context: Context) -> Message:
-        status = status_pb2.Status(code=9, message="Fewer units are there than are wanted.")
-        info = error_details_pb2.ErrorInfo(
-            reason="OUT_OF_STOCK", domain="protomesh", metadata={"available": "3"}
-        )
-        status.details.add().Pack(info)
-        trailers = (("grpc-status-details-bin", status.SerializeToString()),)
-        return await context.abort(grpc.StatusCode.FAILED_PRECONDITION, status.message, trailers)
+        return await abort(context, grpc.StatusCode.FAILED_PRECONDITION, "OUT_OF_STOCK", available="3")
 
     stand.upstream.answers[PLACE_ORDER] = out_of_stock
-    outcome = await consume(PLACE, stand.url, ID, stand.token())
+    outcome = await consume("one_call", stand.url, "place", ID, stand.token())
     assert outcome == ["FailedPrecondition", "OUT_OF_STOCK", {"available": "3"}]
 
 
@@ -216,7 +174,7 @@ async def test_a_call_without_a_timeout_ends_at_that_of_its_contract(
 
     stand.upstream.answers[GET_PRODUCT] = never
     # The edge would have given a reason: this is the client's own clock.
-    assert await consume(GET, stand.url, ID) == ["DeadlineExceeded", "", {}]
+    assert await consume("one_call", stand.url, "get", ID) == ["DeadlineExceeded", "", {}]
 
 
 def test_the_sdk_offers_every_service_that_the_edge_exposes() -> None:

@@ -1,5 +1,6 @@
-"""A client of Protomesh: `Mesh` is the door, everything else is a stub, a message or an error."""
+"""A client of Protomesh: `Mesh`, or `AsyncMesh`, is the door; everything else is a stub, a message or an error."""
 
+from protomesh_sdk.aio import AsyncMesh
 from protomesh_sdk.errors import (
     Aborted,
     AlreadyExists,
@@ -20,6 +21,7 @@ from protomesh_sdk.pages import rows
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "AsyncMesh",
     "DeadlineExceeded",
     "FailedPrecondition",
     "InvalidArgument",

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
+import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
 STATUS_KEY = "grpc-status-details-bin"
@@ -106,7 +107,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[MeshError]] = {
 }
 
 
-def from_call(call: grpc.Call) -> MeshError:
+def from_call(call: grpc.Call | grpc.aio.AioRpcError) -> MeshError:
     """The error that a failed call ended with, details included."""
     code = call.code()
     trailers = dict(call.trailing_metadata() or ())

@@ -52,6 +52,23 @@ class _Intercepted(
         return self.intercept(continuation, client_call_details, request_iterator)
 
 
+def wants_token(details: grpc.ClientCallDetails) -> bool:
+    """Whether the contract wants a token, and the call brings none of its own."""
+    return not contract.is_public(_text(details.method)) and not _has(details, "authorization")
+
+
+def with_key(details: grpc.ClientCallDetails) -> Any:
+    """The details with a fresh idempotency key, where the contract takes one and the call brings none of its own."""
+    if not contract.takes_key(_text(details.method)) or _has(details, "idempotency-key"):
+        return details
+    return _with(details, ("idempotency-key", str(uuid.uuid4())))
+
+
+def with_token(details: grpc.ClientCallDetails, token: str) -> Any:
+    """The details with an access token; as they are without one."""
+    return _with(details, ("authorization", f"Bearer {token}")) if token else details
+
+
 class Credentials(_Intercepted):
     """Adds the access token where the contract wants one, unless the call brings its own."""
 
@@ -59,10 +76,8 @@ class Credentials(_Intercepted):
         self._access_token = access_token
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
-        if contract.is_public(_text(details.method)) or _has(details, "authorization"):
-            return continuation(details, request)
-        if token := self._access_token():
-            details = _with(details, ("authorization", f"Bearer {token}"))
+        if wants_token(details):
+            details = with_token(details, self._access_token())
         return continuation(details, request)
 
 
@@ -70,9 +85,7 @@ class IdempotencyKeys(_Intercepted):
     """Adds a fresh key where the contract takes one, unless the call brings its own; retries of the call keep it."""
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
-        if contract.takes_key(_text(details.method)) and not _has(details, "idempotency-key"):
-            details = _with(details, ("idempotency-key", str(uuid.uuid4())))
-        return continuation(details, request)
+        return continuation(with_key(details), request)
 
 
 class Errors(_Intercepted):

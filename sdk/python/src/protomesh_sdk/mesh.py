@@ -2,7 +2,6 @@
 
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import grpc
 from protomesh.catalog.v1.category_service_pb2_grpc import CategoryServiceStub
@@ -15,11 +14,9 @@ from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceStub
 from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 from protomesh.projects.v1.project_service_pb2_grpc import ProjectServiceStub
 
-from protomesh_sdk import contract
+from protomesh_sdk import endpoint
 from protomesh_sdk.interceptors import Credentials, Errors, IdempotencyKeys
 from protomesh_sdk.session import Session
-
-_KEEP_ALIVE = [("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000)]
 
 
 class Identity:
@@ -84,11 +81,7 @@ class Mesh:
 
 
 def _channel(url: str, root_certificates: bytes | None) -> grpc.Channel:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"Not a URL of the mesh: {url!r}. Give one such as https://api.example.com.")
-    target = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-    options = [("grpc.service_config", contract.service_config()), *_KEEP_ALIVE]
-    if parts.scheme == "http":
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(root_certificates), options)
+    edge = endpoint.at(url, root_certificates)
+    if edge.credentials is None:
+        return grpc.insecure_channel(edge.target, endpoint.options())
+    return grpc.secure_channel(edge.target, edge.credentials, endpoint.options())

@@ -14,7 +14,7 @@ from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 from protomesh_sdk.errors import Unauthenticated
 
 # Before its end a token is not used any more: a call that starts now must still arrive with a valid one.
-_MARGIN_SECONDS = 30
+MARGIN_SECONDS = 30
 
 
 class Session:
@@ -55,4 +55,4 @@ class Session:
 
     def _keep(self, grant: TokenGrant) -> None:
         self._grant = grant
-        self._valid_until = time.monotonic() + grant.expires_in - _MARGIN_SECONDS
+        self._valid_until = time.monotonic() + grant.expires_in - MARGIN_SECONDS
