@@ -30,6 +30,8 @@ DEFAULT_LIMIT = 20
 MAXIMUM_LIMIT = 100
 # Rows that are counted one by one; beyond, the planner's estimate has to do.
 EXACT_TOTAL = 10_000
+# What the meta's 32 bits hold: a 64-bit number would be a string in JSON.
+LARGEST_TOTAL = 2**31 - 1
 # Rows that a page number may skip: PostgreSQL reads all that it skips. A cursor has no such bound.
 DEEPEST_OFFSET = 100_000
 
@@ -207,7 +209,7 @@ class Listing:
         total = int(row.total) if row else 0
         if total <= EXACT_TOTAL:
             return total, False
-        return max(total, await self._estimate(database, selection)), True
+        return min(max(total, await self._estimate(database, selection)), LARGEST_TOTAL), True
 
     async def _estimate(self, database: Database, selection: "_Selection") -> int:
         found = self._queries.get((selection.names, "estimate"))

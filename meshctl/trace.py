@@ -42,14 +42,14 @@ async def _show(data: Path, trace_id: str, query: ListTracesRequest, *, listed: 
     async with EdgeSession.of(data) as session:
         observer = ObserverServiceStub(session.channel)
         if listed:
-            Console().print(_table(await _recent(session, observer, query)))
+            _console().print(_table(await _recent(session, observer, query)))
             return
         wanted = trace_id or _latest(await _recent(session, observer, query))
         request = GetTraceRequest(trace_id=wanted.lower())
         found = await session.call(
             lambda metadata: observer.GetTrace(request, timeout=CALL_SECONDS, metadata=metadata)
         )
-        Console(soft_wrap=True).print(draw(found))
+        _console().print(draw(found))
 
 
 async def _recent(
@@ -58,7 +58,14 @@ async def _recent(
     found = await session.call(
         lambda metadata: observer.ListTraces(query, timeout=CALL_SECONDS, metadata=metadata)
     )
-    return [trace for trace in found.data if not any(own in trace.name for own in _OWN)]
+    # Without a name, the span that began it has not arrived.
+    return [trace for trace in found.data if trace.name and not any(own in trace.name for own in _OWN)]
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for every hop when the output goes elsewhere."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def _latest(traces: list[TraceSummary]) -> str:
@@ -68,7 +75,8 @@ def _latest(traces: list[TraceSummary]) -> str:
 
 
 def _table(traces: list[TraceSummary]) -> Table:
-    table = Table("trace id", "began", "ms", "spans", "errors", "name", "services")
+    table = Table("trace id", "began", "ms", "spans", "errors", "name", "services", box=None)
+    table.columns[0].no_wrap = True
     for trace in traces:
         began = trace.started_at.ToDatetime().strftime("%H:%M:%S")
         counts = (str(trace.span_count), str(trace.error_count or ""))

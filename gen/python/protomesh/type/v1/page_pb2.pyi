@@ -28,7 +28,7 @@ class PageMeta(_message.Message):
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     TOTAL_IS_ESTIMATE_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Rows of the whole list: exact up to 10,000, then the planner's estimate."""
+    """Rows of the whole list: exact up to 10,000, then the planner's estimate. A number in JSON, so 32 bits."""
     page: _builtins.int
     """The page that was asked for, from 1; 0 when the list was read by cursor."""
     limit: _builtins.int
