@@ -64,7 +64,7 @@ class MeshFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             # Others may pass through, since PostgreSQL may run as another account; every secret is 0600.
             self.root.chmod(0o711)
-            self.logs.mkdir(exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
             write_private(self.root / ".writable", "")
         except PermissionError:
             raise OperatorError(f"{self.root} may not be written to by this user: choose --data.") from None

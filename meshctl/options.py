@@ -5,6 +5,14 @@ from pathlib import Path
 
 DEFAULT_PORT = 8080
 DEFAULT_FOLDER = Path(".mesh")
+# The environment variables that choose them.
+VARIABLES = frozenset(
+    f"PROTOMESH_{name}"
+    for name in (
+        *("DATA", "PORT", "WORKERS", "SAMPLE_DATA"),
+        *("POSTGRES_URL", "NATS_URL", "VALKEY_URL", "OBJECTS_URL"),
+    )
+)
 
 
 @dataclass(frozen=True)

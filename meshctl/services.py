@@ -87,7 +87,7 @@ class Wiring:
             "cursor_secret": self.folder.secrets().get("cursor_secret"),
             **self.own.get(worker.service, {}),
         }
-        return {f"PROTOMESH_{name.upper()}": value for name, value in values.items() if value}
+        return {f"PROTOMESH_{name.upper()}": value for name, value in values.items()}
 
 
 def workers(names: Iterable[str], count: int, ports: Ports) -> tuple[Worker, ...]:

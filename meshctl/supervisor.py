@@ -13,11 +13,11 @@ from meshctl.embedded import Parts
 from meshctl.failure import OperatorError
 from meshctl.folder import MeshFolder
 from meshctl.gateway import Gateway
-from meshctl.options import Options
+from meshctl.options import VARIABLES, Options
 from meshctl.polling import until
 from meshctl.process import Process, Say, reason
 from meshctl.program import Program, launch_command
-from meshctl.services import Worker
+from meshctl.services import Wiring, Worker
 
 # Names every process that belongs to a data folder, whoever its parent is.
 MARK = "PROTOMESH_DATA"
@@ -36,6 +36,8 @@ class Supervisor:
         self._ports = ports.Ports()
         self._processes: dict[str, Process] = {}
         self._restarting = asyncio.Lock()
+        self._gateway: Gateway | None = None
+        self._wiring: Wiring | None = None
 
     @property
     def edge_url(self) -> str:
@@ -54,9 +56,9 @@ class Supervisor:
         await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
         await self._step("databases, roles, migrations", self._migrate(parts))
         workers = services.workers(deployables.deployables(), self.options.workers, self._ports)
-        self._wiring = services.wire(self.folder, parts, workers)
-        await self._step("services: " + ", ".join(deployables.deployables()), self._start_services())
-        await self._step(f"edge: {self.edge_url}", self._start_edge())
+        wiring = services.wire(self.folder, parts, workers)
+        await self._step(f"services: {', '.join(deployables.deployables())}", self._start_services(wiring))
+        await self._step(f"edge: {self.edge_url}", self._start_edge(wiring))
 
     async def load_samples(self) -> None:
         """Loads the sample data, once for each data folder."""
@@ -80,13 +82,17 @@ class Supervisor:
         return await asyncio.gather(*(_state(process) for process in list(self._processes.values())))
 
     def wiring(self) -> dict[str, Any]:
-        """Where things are, for commands that go past the edge: gRPC targets, NATS, each service's database."""
-        if self._wiring is None:
-            raise OperatorError("The mesh is still starting: try again in a moment.")
+        """Where everything is, for those who go past the edge: the fields of meshctl.running.RunningMesh."""
+        wiring, _ = self._started()
+        parts = wiring.parts
         return {
-            "targets": self._wiring.targets(),
-            "nats_url": self._wiring.nats_url,
-            "database_urls": dict(self._wiring.database_urls),
+            "edge_url": self.edge_url,
+            "targets": wiring.targets(),
+            "database_urls": dict(wiring.database_urls),
+            "postgres_url": parts.postgres_url,
+            "nats_url": parts.nats_url,
+            "valkey_url": parts.valkey_url,
+            "certificates": str(self.folder.certificates),
         }
 
     async def restart(self, service: str, say: Say) -> None:
@@ -94,46 +100,53 @@ class Supervisor:
 
         Each worker leaves the edge's list, drains, starts again, and must be found healthy before the next one.
         """
-        workers = [worker for worker in self._wiring.workers if worker.service == service]
+        wiring, gateway = self._started()
+        workers = [worker for worker in wiring.workers if worker.service == service]
         if not workers:
             known = ", ".join(deployables.deployables())
             raise OperatorError(f"There is no service {service!r}: the services are {known}.")
         async with self._restarting:
             for worker in workers:
-                await self._replace(worker, alone=len(workers) == 1)
+                remaining = wiring.targets(without=worker) if len(workers) > 1 else wiring.targets()
+                gateway.route_to(remaining)
+                await self._replace(worker, wiring, gateway)
                 say(f"{worker.name} is healthy again")
 
-    async def _replace(self, worker: Worker, *, alone: bool) -> None:
-        if not alone:
-            self._gateway.route_to(self._wiring.targets(without=worker))
+    async def _replace(self, worker: Worker, wiring: Wiring, gateway: Gateway) -> None:
         try:
             await self._processes[worker.name].restart()
         finally:
-            self._gateway.route_to(self._wiring.targets())
-        await self._until_reached([worker])
-        if not alone:
-            await asyncio.sleep(RECONNECT_SECONDS)
+            gateway.route_to(wiring.targets())
+        await self._until_reached(gateway, [worker])
+        await asyncio.sleep(RECONNECT_SECONDS)
+
+    def _started(self) -> tuple[Wiring, Gateway]:
+        if self._wiring is None or self._gateway is None:
+            raise OperatorError("The mesh is still starting: try again in a moment.")
+        return self._wiring, self._gateway
 
     async def _start_parts(self, parts: Parts) -> None:
         await parts.reachable()
         await together(self._start(part) for part in await parts.programs())
 
-    async def _start_services(self) -> None:
-        await together(self._start(self._wiring.program(worker)) for worker in self._wiring.workers)
+    async def _start_services(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        await together(self._start(wiring.program(worker)) for worker in wiring.workers)
 
-    async def _start_edge(self) -> None:
-        self._gateway = Gateway(self.folder, self.options.port, self._ports.take(), self._wiring.targets())
-        await self._start(self._gateway.program())
-        await self._until_reached(self._wiring.workers)
+    async def _start_edge(self, wiring: Wiring) -> None:
+        gateway = Gateway(self.folder, self.options.port, self._ports.take(), wiring.targets())
+        await self._start(gateway.program())
+        self._gateway = gateway
+        await self._until_reached(gateway, wiring.workers)
 
-    async def _until_reached(self, workers: Iterable[Worker]) -> None:
+    async def _until_reached(self, gateway: Gateway, workers: Iterable[Worker]) -> None:
         """Waits until the edge finds these workers healthy."""
         wanted: dict[str, list[int]] = {}
         for worker in workers:
             wanted.setdefault(worker.service, []).append(worker.port)
         try:
             async with asyncio.timeout(REACHED_SECONDS):
-                await until(lambda: self._gateway.reaches(wanted))
+                await until(lambda: gateway.reaches(wanted))
         except TimeoutError:
             raise OperatorError(
                 f"The edge does not reach {', '.join(wanted)}: see {self.folder.logs}."
@@ -166,8 +179,8 @@ class Supervisor:
         await process.start()
 
     def _environment(self, own: Mapping[str, str]) -> dict[str, str]:
-        """The child's whole environment: settings of another mesh that surround us stay out."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
+        """The child's whole environment. Settings of services pass on from ours; the options of `up` do not."""
+        inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         # Calls within the mesh never take the way of a proxy.
         direct = {"no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))}
         return {**inherited, **direct, MARK: str(self.folder.root), **own}

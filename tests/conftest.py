@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 
 from tests import parts
+from tests.mesh import Mesh, running_mesh
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,10 @@ async def new_database(postgres_url: str) -> Callable[[], Awaitable[str]]:
 async def _administer(url: str, statement: str, name: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    """A whole mesh on free ports, shared by all tests that ask for it; see tests/mesh.py."""
+    async with running_mesh(tmp_path_factory.mktemp("mesh")) as running:
+        yield running
