@@ -2,29 +2,24 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import nats.errors
 import nats.js.errors
 from google.protobuf.message import DecodeError, Message
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.js.api import AckPolicy, ConsumerConfig
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Gauge
 
 from chassis import dead_letters, telemetry
 from chassis.broker import Broker
 from chassis.database import Database
-from chassis.delivery import Delivery
+from chassis.delivery import Delivery, Policy
 from chassis.events import event_type
 from chassis.inbox import Inbox
+from chassis.subscription import Subscription
 from chassis.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
@@ -34,45 +29,13 @@ Handle = Callable[[Any, UnitOfWork], Awaitable[None]]
 LAG = Gauge("consumer_lag_events", "Events that a consumer has not handled.", ["consumer"])
 HANDLED = Counter("consumer_events", "Deliveries by how they ended.", ["consumer", "outcome"])
 
-# Deliveries that wait for a later time count as well, so this bounds how many events a failing aggregate may pile up
-# before the consumer as a whole stands still.
-_MAXIMUM_PENDING = 10_000
-_PULL_SECONDS, _HEARTBEAT_SECONDS, _SILENCE_SECONDS = 30.0, 1.0, 3.0
 _PAUSE_SECONDS = 1.0
+_TAKEN_PER_SLOT = 4
 _MEASURE_SECONDS = 10.0
 # Waiting for an earlier event: the pause doubles from delivery to delivery.
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 5.0
 _WAITS_BEFORE_LOOKING = 3
-
-
-def _pull_request(wanted: int) -> bytes:
-    nanoseconds = 1_000_000_000
-    return json.dumps(
-        {
-            "batch": wanted,
-            "expires": int(_PULL_SECONDS * nanoseconds),
-            "idle_heartbeat": int(_HEARTBEAT_SECONDS * nanoseconds),
-        }
-    ).encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How a consumer works and how long it tries. Durations are seconds.
-
-    `backoff` holds the pauses after the first, second … failed attempt; the last one repeats.
-    """
-
-    attempts: int = 10
-    backoff: tuple[float, ...] = (1, 5, 30, 120, 600)
-    concurrency: int = 4
-    acknowledge_within: float = 30
-    handle_within: float = 60
-    drain_within: float = 10
-
-    def pause(self, attempts: int) -> float:
-        """How long to wait after so many failed attempts."""
-        return self.backoff[min(attempts, len(self.backoff)) - 1]
+_PROCESS_ENDED = "The process ended while it handled the event."
 
 
 class Consumer:
@@ -101,22 +64,19 @@ class Consumer:
         self._handler = handler
         self._policy = policy or Policy()
         self._inbox = Inbox(database, name)
+        self._subscription = Subscription(broker, self._type, name, self._policy.acknowledge_within)
+        self._alone = asyncio.Lock()
         self._slots = asyncio.Semaphore(self._policy.concurrency)
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._open: set[Delivery] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
-    @property
-    def durable(self) -> str:
-        """The consumer's name in NATS, where a dot would be syntax."""
-        return self._name.replace(".", "-")
-
     async def run(self) -> None:
         """Handles events until cancelled; then takes no more, and returns when those in hand are done."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._pull())
+                tasks.create_task(self._take())
                 tasks.create_task(self._keep_alive())
                 tasks.create_task(self._measure())
         finally:
@@ -132,72 +92,18 @@ class Consumer:
         if self._broker.connected:
             await self._broker.client.flush()  # the acknowledgements
 
-    # Taking
+    async def _take(self) -> None:
+        async with contextlib.aclosing(self._subscription.deliveries(self._room)) as deliveries:
+            async for delivery in deliveries:
+                self._start(delivery)
 
-    async def _pull(self) -> None:
-        jetstream = await self._broker.ready()
-        client = self._broker.client
-        while True:
-            try:
-                await self._broker.ensure_stream(self._type.stream)
-                await jetstream.add_consumer(self._type.stream, self._config())
-                await self._take_from(client)
-            except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
-                logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
-            await asyncio.sleep(_PAUSE_SECONDS)
+    async def _room(self) -> int:
+        """How many deliveries may be taken; waits until it is one at least. Some wait here for a free slot."""
+        while (room := self._policy.concurrency * _TAKEN_PER_SLOT - len(self._open)) <= 0:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return room
 
-    def _config(self) -> ConsumerConfig:
-        return ConsumerConfig(
-            durable_name=self.durable,
-            filter_subject=self._type.filter,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._policy.acknowledge_within,
-            # Attempts are counted in the inbox: a delivery that only has to wait for its turn is none.
-            max_deliver=-1,
-            max_ack_pending=_MAXIMUM_PENDING,
-        )
-
-    async def _take_from(self, client: Client) -> None:
-        """Pulls as many as there are free places; returns when the consumer has to be looked at anew."""
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox)
-        try:
-            while True:
-                wanted = self._policy.concurrency * 4 - len(self._open)
-                if wanted <= 0:
-                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-                    continue
-                await client.publish(self._next_subject(), _pull_request(wanted), reply=inbox)
-                if not await self._receive(subscription, wanted):
-                    return
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-
-    def _next_subject(self) -> str:
-        return f"$JS.API.CONSUMER.MSG.NEXT.{self._type.stream}.{self.durable}"
-
-    async def _receive(self, subscription: Subscription, wanted: int) -> bool:
-        """Takes what one pull brings. False when NATS fell silent, or says that the consumer is gone."""
-        while wanted:
-            try:
-                message = await subscription.next_msg(_SILENCE_SECONDS)
-            except nats.errors.TimeoutError:
-                return False
-            status = (message.headers or {}).get("Status")
-            if status == "100":  # heartbeat
-                continue
-            if status in ("404", "408"):  # this pull has ended
-                return True
-            if status is not None:
-                logger.info("%s: NATS says %s", self._name, message.headers)
-                return False
-            self._start(message)
-            wanted -= 1
-        return True
-
-    def _start(self, message: Msg) -> None:
-        delivery = Delivery(message)
+    def _start(self, delivery: Delivery) -> None:
         before = self._lanes.get(delivery.aggregate_id)
         task = asyncio.create_task(self._deliver(delivery, before))
         self._lanes[delivery.aggregate_id] = task
@@ -219,38 +125,36 @@ class Consumer:
                     await delivery.working()
 
     async def _measure(self) -> None:
-        jetstream = await self._broker.ready()
         gauge = LAG.labels(self._name)
         while True:
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error):
-                info = await jetstream.consumer_info(self._type.stream, self.durable)
-                gauge.set((info.num_pending or 0) + (info.num_ack_pending or 0))
+                gauge.set(await self._subscription.lag())
             await asyncio.sleep(_MEASURE_SECONDS)
-
-    # Handling
 
     async def _deliver(self, delivery: Delivery, before: asyncio.Task[None] | None) -> None:
         """Handles one delivery, behind the one before it of the same aggregate, and answers it."""
         if before is not None:
             await asyncio.wait([before])
-        async with self._slots:
-            try:
-                outcome = "drained" if self._draining else await self._handle(delivery)
-                if outcome == "drained":
-                    await delivery.later(timedelta())
-            except Exception as error:
-                outcome = "interrupted"
-                logger.warning("%s: %s comes again: %s", self._name, delivery.event_id, error, exc_info=True)
-                with contextlib.suppress(nats.errors.Error):
-                    await delivery.later(timedelta(seconds=_PAUSE_SECONDS))
-            HANDLED.labels(self._name, outcome).inc()
+        try:
+            outcome = await self._handle(delivery)
+        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; JetStream delivers it again)
+            outcome = "interrupted"
+            logger.warning("%s: %s comes again: %r", self._name, delivery.event_id, error)
+            with contextlib.suppress(nats.errors.Error):
+                await delivery.later(timedelta(seconds=_PAUSE_SECONDS))
+        HANDLED.labels(self._name, outcome).inc()
 
     async def _handle(self, delivery: Delivery) -> str:
         if delivery.replay_for not in ("", self._name):
             await delivery.acknowledge()
             return "foreign"
-        if delivery.deliveries == 1:  # costs no look at the failures: it has none
+        if delivery.deliveries > 1:
+            return await self._handle_again(delivery)
+        async with self._slots:
+            # A first delivery costs no look at the failures: it has none.
             return await self._attempt(delivery, 1)
+
+    async def _handle_again(self, delivery: Delivery) -> str:
         failure = await self._inbox.failure(delivery.event_id)
         attempts = failure.attempts if failure is not None else 0
         if failure is not None and attempts >= self._policy.attempts:
@@ -260,11 +164,18 @@ class Consumer:
             return "early"
         if delivery.previous_id is not None and not await self._inbox.knows(delivery.previous_id):
             return await self._wait_for_turn(delivery)
-        # On record beforehand, so that an event that kills the process is given up one day as well.
-        await self._record(delivery, attempts + 1, "The process ended while it handled the event.")
-        return await self._attempt(delivery, attempts + 1)
+        # It may be what ended the last process. Suspects are handled one at a time, so that each answers for itself.
+        suspect = failure is None or failure.error == _PROCESS_ENDED
+        async with self._alone if suspect else contextlib.nullcontext(), self._slots:
+            # On record beforehand, so that an event that kills the process is given up one day as well.
+            if not self._draining:
+                await self._record(delivery, attempts + 1, _PROCESS_ENDED)
+            return await self._attempt(delivery, attempts + 1)
 
     async def _attempt(self, delivery: Delivery, attempt: int) -> str:
+        if self._draining:
+            await delivery.later(timedelta())
+            return "drained"
         try:
             outcome = await self._apply(delivery)
         except DecodeError:
@@ -330,24 +241,12 @@ class Consumer:
         """An earlier event of the aggregate fails, or is in another process's hands, or will never come."""
         seconds = await self._inbox.held_up(delivery.aggregate_id)
         if seconds is None:
-            if delivery.deliveries >= _WAITS_BEFORE_LOOKING and not await self._is_coming(delivery):
+            if (
+                delivery.deliveries >= _WAITS_BEFORE_LOOKING
+                and not await self._subscription.predecessor_is_coming(delivery)
+            ):
                 delivery.previous_id = None
                 return await self._attempt(delivery, 1)
             seconds = min(_FIRST_WAIT_SECONDS * 2**delivery.deliveries, _LONGEST_WAIT_SECONDS)
         await delivery.later(timedelta(seconds=max(seconds, _FIRST_WAIT_SECONDS)))
         return "waiting"
-
-    async def _is_coming(self, delivery: Delivery) -> bool:
-        """Whether the predecessor is in the stream, and this consumer has not acknowledged it."""
-        jetstream = await self._broker.ready()
-        floor = (await jetstream.consumer_info(delivery.stream, self.durable)).ack_floor
-        sequence = floor.stream_seq + 1 if floor is not None else 1
-        while sequence < delivery.sequence:
-            try:
-                found = await jetstream.get_msg(delivery.stream, sequence, delivery.subject, next=True)
-            except nats.js.errors.NotFoundError:
-                return False
-            if (found.headers or {}).get("ce-id") == str(delivery.previous_id):
-                return (found.seq or 0) < delivery.sequence
-            sequence = (found.seq or sequence) + 1
-        return False

@@ -1,12 +1,32 @@
-"""One delivery of an event: what its headers say, and how it is answered."""
+"""One delivery of an event: what its headers say, how it is answered, and how often it is tried."""
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from nats.aio.msg import Msg
 
 REPLAY_HEADER = "mesh-replay-for"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a consumer works and how long it tries. Durations are seconds.
+
+    `backoff` holds the pauses after the first, second … failed attempt; the last one repeats.
+    """
+
+    attempts: int = 10
+    backoff: tuple[float, ...] = (1, 5, 30, 120, 600)
+    concurrency: int = 4
+    acknowledge_within: float = 30
+    handle_within: float = 60
+    drain_within: float = 10
+
+    def pause(self, attempts: int) -> float:
+        """How long to wait after so many failed attempts."""
+        return self.backoff[min(attempts, len(self.backoff)) - 1]
 
 
 class Delivery:

@@ -16,8 +16,9 @@ from protomesh.type.v1.money_pb2 import Money
 
 from chassis import dead_letters, retention, telemetry
 from chassis.broker import Broker
-from chassis.consumer import Consumer, Policy
+from chassis.consumer import Consumer
 from chassis.database import Database
+from chassis.delivery import Policy
 from chassis.events import event_type, stream_subjects
 from chassis.relay import Relay, republish
 from chassis.spans import Recorder
@@ -376,10 +377,11 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
         await go_on.wait()
         work.add(Thing(name=event.reason))
 
+    slow_name = f"slow.{uuid.uuid4().hex[:8]}"
     slow = Consumer(
         database,
         broker,
-        name=f"slow.{uuid.uuid4().hex[:8]}",
+        name=slow_name,
         event_class=OrderCancelled,
         handler=handle,
         policy=QUICK,
@@ -393,5 +395,5 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
         go_on.set()
         await asyncio.wait([task])
     assert await scalar(database, "SELECT name FROM things") == "in hand"
-    info = await (await broker.ready()).consumer_info("ORDERING", slow.durable)
+    info = await (await broker.ready()).consumer_info("ORDERING", slow_name.replace(".", "-"))
     assert info.num_ack_pending == 0

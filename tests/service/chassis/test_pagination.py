@@ -55,7 +55,9 @@ async def _walk(listing: Listing, database: Database, limit: int, **options: Any
             return rows
 
 
-@pytest.mark.parametrize("listing", [NEWEST, BY_NAME, BY_NAME_DOWN], ids=["newest", "nulls-last", "nulls-first"])
+@pytest.mark.parametrize(
+    "listing", [NEWEST, BY_NAME, BY_NAME_DOWN], ids=["newest", "nulls-last", "nulls-first"]
+)
 async def test_cursors_walk_through_the_same_rows_in_the_same_order_as_one_query(
     database: Database, listing: Listing
 ):
@@ -148,7 +150,9 @@ async def test_a_cursor_that_is_not_this_list_s_own_is_refused(database: Databas
 async def test_a_total_beyond_ten_thousand_is_an_estimate(database: Database):
     async with database.unit_of_work() as work:
         await work.execute(
-            text("INSERT INTO things (id, rank) SELECT gen_random_uuid(), n % 2 FROM generate_series(1, 30000) n")
+            text(
+                "INSERT INTO things (id, rank) SELECT gen_random_uuid(), n % 2 FROM generate_series(1, 30000) n"
+            )
         )
     async with database.connection() as connection:
         await connection.execute("ANALYZE things")
