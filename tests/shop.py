@@ -17,6 +17,7 @@ class Shop:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._http = mesh.http
+        self._staff_headers: dict[str, str] = {}
 
     async def new_product(self, units: int, price_minor: int = 250) -> str:
         """Makes a product with so many units in stock, and gives its id."""
@@ -41,7 +42,7 @@ class Shop:
     ) -> httpx.Response:
         """Places an order of {product id: quantity}, under a key of its own unless one is given."""
         ordered = [{"product_id": product_id, "quantity": quantity} for product_id, quantity in lines.items()]
-        headers = bearer(buyer) | ({"idempotency-key": key} if key else fresh_key())
+        headers = buyer.headers | ({"idempotency-key": key} if key else fresh_key())
         return await self._http.post(
             "/v1/orders", json={"lines": ordered, **fields}, headers=headers, timeout=30
         )
@@ -54,11 +55,11 @@ class Shop:
         return order
 
     async def get(self, buyer: User, order_id: str) -> httpx.Response:
-        return await self._http.get(f"/v1/orders/{order_id}", headers=bearer(buyer))
+        return await self._http.get(f"/v1/orders/{order_id}", headers=buyer.headers)
 
     async def cancel(self, buyer: User, order_id: str, reason: str = "") -> httpx.Response:
         path = f"/v1/orders/{order_id}:cancel"
-        return await self._http.post(path, json={"reason": reason}, headers=bearer(buyer))
+        return await self._http.post(path, json={"reason": reason}, headers=buyer.headers)
 
     async def stock(self, product_id: str) -> tuple[int, int]:
         """Units of a product that are available, and that are reserved."""
@@ -67,11 +68,9 @@ class Shop:
         return int(answer.json()["available"]), int(answer.json()["reserved"])
 
     async def _staff(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {await self._mesh.staff_token()}"}
-
-
-def bearer(user: User) -> dict[str, str]:
-    return {"authorization": f"Bearer {user.token}"}
+        if not self._staff_headers:
+            self._staff_headers = {"authorization": f"Bearer {await self._mesh.staff_token()}"}
+        return self._staff_headers
 
 
 def fresh_key() -> dict[str, str]:

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tests.mesh import Mesh, User
-from tests.shop import Shop, bearer, eventually, fresh_key, reason_of
+from tests.shop import Shop, eventually, fresh_key, reason_of
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_an_order_that_cannot_be_filled_takes_nothing_and_says_what_is_mis
     assert reason_of(answer) == "OUT_OF_STOCK"
     assert answer.json()["details"][0]["metadata"]["product_id"] == scarce
     assert await shop.stock(plenty) == (10, 0)
-    rejected = await shop._http.get("/v1/orders?status=rejected&limit=1", headers=bearer(buyer))
+    rejected = await shop._http.get("/v1/orders?status=rejected&limit=1", headers=buyer.headers)
     assert rejected.json()["data"][0]["reason"] == "OUT_OF_STOCK"
 
 
@@ -94,7 +94,7 @@ async def test_two_buyers_may_use_the_same_key(mesh: Mesh, shop: Shop, buyer: Us
 async def test_an_order_without_a_key_is_refused(mesh: Mesh, shop: Shop, buyer: User):
     product = await shop.new_product(1)
     body = {"lines": [{"product_id": product, "quantity": 1}]}
-    answer = await mesh.http.post("/v1/orders", json=body, headers=bearer(buyer))
+    answer = await mesh.http.post("/v1/orders", json=body, headers=buyer.headers)
     assert (answer.status_code, reason_of(answer)) == (400, "IDEMPOTENCY_KEY_REQUIRED")
 
 
@@ -114,7 +114,7 @@ async def test_an_order_without_a_key_is_refused(mesh: Mesh, shop: Shop, buyer: 
 async def test_lines_that_break_the_contract_are_refused(
     mesh: Mesh, buyer: User, lines: list[dict[str, object]]
 ):
-    headers = bearer(buyer) | fresh_key()
+    headers = buyer.headers | fresh_key()
     answer = await mesh.http.post("/v1/orders", json={"lines": lines}, headers=headers)
     assert (answer.status_code, reason_of(answer)) == (400, "VALIDATION_FAILED")
 
@@ -132,23 +132,23 @@ async def test_somebody_else_s_order_is_as_if_it_were_not_there(mesh: Mesh, shop
         foreign, none = await ask(stranger, order["id"]), await ask(stranger, missing)
         assert (foreign.status_code, foreign.json()) == (none.status_code, none.json())
         assert (foreign.status_code, reason_of(foreign)) == (404, "ORDER_NOT_FOUND")
-    watched = await mesh.http.get(f"/v1/orders/{order['id']}:watch", headers=bearer(stranger))
+    watched = await mesh.http.get(f"/v1/orders/{order['id']}:watch", headers=stranger.headers)
     assert watched.status_code == 404
-    assert (await mesh.http.get("/v1/orders", headers=bearer(stranger))).json()["data"] == []
+    assert (await mesh.http.get("/v1/orders", headers=stranger.headers)).json()["data"] == []
 
 
 async def test_a_list_holds_the_caller_s_own_orders_newest_first(mesh: Mesh, shop: Shop):
     buyer, product = await mesh.sign_up(), await shop.new_product(10)
     ids = [(await shop.ordered(buyer, {product: 1}))["id"] for _ in range(3)]
     await shop.cancel(buyer, ids[0])
-    first = (await mesh.http.get("/v1/orders?limit=2", headers=bearer(buyer))).json()
+    first = (await mesh.http.get("/v1/orders?limit=2", headers=buyer.headers)).json()
     assert [order["id"] for order in first["data"]] == [ids[2], ids[1]]
     assert (first["meta"]["total"], first["meta"]["page"], first["meta"]["limit"]) == ("3", 1, 2)
     path = f"/v1/orders?limit=2&cursor={first['meta']['next_cursor']}"
-    second = (await mesh.http.get(path, headers=bearer(buyer))).json()
+    second = (await mesh.http.get(path, headers=buyer.headers)).json()
     assert [order["id"] for order in second["data"]] == [ids[0]]
     assert second["meta"]["next_cursor"] == ""
-    cancelled = (await mesh.http.get("/v1/orders?status=cancelled", headers=bearer(buyer))).json()
+    cancelled = (await mesh.http.get("/v1/orders?status=cancelled", headers=buyer.headers)).json()
     assert [order["id"] for order in cancelled["data"]] == [ids[0]]
 
 
@@ -157,7 +157,7 @@ async def test_staff_lists_everybody_s_orders_and_customers_do_not(mesh: Mesh, s
     staff = {"authorization": f"Bearer {await mesh.staff_token()}"}
     found = await mesh.http.get(f"/v1/orders:all?buyer_id={buyer.id}&limit=1", headers=staff)
     assert [entry["id"] for entry in found.json()["data"]] == [order["id"]]
-    refused = await mesh.http.get("/v1/orders:all", headers=bearer(buyer))
+    refused = await mesh.http.get("/v1/orders:all", headers=buyer.headers)
     assert (refused.status_code, reason_of(refused)) == (403, "PERMISSION_MISSING")
 
 
@@ -179,7 +179,7 @@ async def test_a_cancellation_gives_the_stock_back_and_repeating_it_changes_noth
 async def test_a_rejected_order_cannot_be_cancelled(mesh: Mesh, shop: Shop):
     buyer = await mesh.sign_up()
     await shop.place(buyer, {await shop.new_product(0): 1})
-    [order] = (await mesh.http.get("/v1/orders", headers=bearer(buyer))).json()["data"]
+    [order] = (await mesh.http.get("/v1/orders", headers=buyer.headers)).json()["data"]
     answer = await shop.cancel(buyer, order["id"])
     assert (answer.status_code, reason_of(answer)) == (400, "ORDER_NOT_CANCELLABLE")
 
@@ -189,7 +189,7 @@ async def test_who_watches_an_order_sees_it_and_every_change_until_it_is_final(
 ):
     order = await shop.ordered(buyer, {await shop.new_product(1): 1})
     path, seen = f"/v1/orders/{order['id']}:watch", []
-    async with mesh.http.stream("GET", path, headers=bearer(buyer), timeout=30) as stream:
+    async with mesh.http.stream("GET", path, headers=buyer.headers, timeout=30) as stream:
         assert stream.headers["content-type"] == "text/event-stream"
         async for line in stream.aiter_lines():
             if not line.startswith("data:"):

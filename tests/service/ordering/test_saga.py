@@ -16,7 +16,7 @@ from services.ordering import repository
 from services.ordering.model import Order, OrderItem
 from services.ordering.placement import Lease, Placement
 from tests.mesh import Mesh, User
-from tests.shop import Shop, bearer, eventually
+from tests.shop import Shop, eventually
 
 
 class Process:
@@ -130,7 +130,7 @@ async def test_cancelling_and_placing_at_once_never_strands_stock(mesh: Mesh, sh
     buyer, product = await mesh.sign_up(), await shop.new_product(100)
     placing = [asyncio.create_task(shop.place(buyer, {product: 1})) for _ in range(30)]
     while not all(task.done() for task in placing):
-        listed = await mesh.http.get("/v1/orders?limit=100", headers=bearer(buyer))
+        listed = await mesh.http.get("/v1/orders?limit=100", headers=buyer.headers)
         standing = [order for order in listed.json()["data"] if order["status"] != "cancelled"]
         await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in standing))
     orders = [task.result().json() for task in placing]
@@ -150,7 +150,7 @@ async def test_a_watcher_hears_of_a_change_that_another_process_made(
     order = await process.write(buyer, product, 1)
     seen = []
     path = f"/v1/orders/{order}:watch"
-    async with mesh.http.stream("GET", path, headers=bearer(buyer), timeout=30) as stream:
+    async with mesh.http.stream("GET", path, headers=buyer.headers, timeout=30) as stream:
         async for line in stream.aiter_lines():
             if not line.startswith("data:"):
                 continue

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.mesh import Mesh, User
-from tests.shop import bearer, fresh_key, reason_of
+from tests.shop import fresh_key, reason_of
 
 FIELDS = {"id", "name", "description", "status", "owner_id", "created_at", "updated_at"}
 Project = dict[str, Any]
@@ -36,7 +36,7 @@ async def stranger(mesh: Mesh) -> User:
 def new_project(mesh: Mesh, owner: User) -> NewProject:
     async def create(*members: User, **fields: Any) -> Project:
         body = {"name": "Website", **fields}
-        answer = await mesh.http.post("/v1/projects", json=body, headers=bearer(owner))
+        answer = await mesh.http.post("/v1/projects", json=body, headers=owner.headers)
         assert answer.status_code == 201, answer.text
         project: Project = answer.json()
         for user in members:
@@ -49,12 +49,12 @@ def new_project(mesh: Mesh, owner: User) -> NewProject:
 
 async def add(mesh: Mesh, project_id: str, by: User, user: User, role: str = "member") -> httpx.Response:
     path = f"/v1/projects/{project_id}/members"
-    return await mesh.http.post(path, json={"user_id": user.id, "role": role}, headers=bearer(by))
+    return await mesh.http.post(path, json={"user_id": user.id, "role": role}, headers=by.headers)
 
 
 async def test_a_project_is_created_with_the_given_fields_and_no_others(mesh: Mesh, owner: User):
     body = {"name": "Website", "description": "The new one", "status": "planned"}
-    answer = await mesh.http.post("/v1/projects", json=body, headers=bearer(owner))
+    answer = await mesh.http.post("/v1/projects", json=body, headers=owner.headers)
     project = answer.json()
     assert answer.status_code == 201
     assert set(project) == FIELDS
@@ -70,7 +70,7 @@ async def test_a_project_is_active_unless_it_says_otherwise(new_project: NewProj
 
 
 async def test_the_same_key_creates_one_project(mesh: Mesh, owner: User):
-    headers = bearer(owner) | fresh_key()
+    headers = owner.headers | fresh_key()
     first, second = [
         await mesh.http.post("/v1/projects", json={"name": "Once"}, headers=headers) for _ in range(2)
     ]
@@ -82,12 +82,12 @@ async def test_a_list_holds_what_the_caller_can_access_and_where_it_stands(
 ):
     user, other = await mesh.sign_up(), await mesh.sign_up()
     shared = await new_project(user, name="Shared")
-    own = await mesh.http.post("/v1/projects", json={"name": "Own"}, headers=bearer(user))
-    await mesh.http.post("/v1/projects", json={"name": "Foreign"}, headers=bearer(other))
-    listed = (await mesh.http.get("/v1/projects", headers=bearer(user))).json()
+    own = await mesh.http.post("/v1/projects", json={"name": "Own"}, headers=user.headers)
+    await mesh.http.post("/v1/projects", json={"name": "Foreign"}, headers=other.headers)
+    listed = (await mesh.http.get("/v1/projects", headers=user.headers)).json()
     assert listed["data"] == [own.json(), shared]
     assert (int(listed["meta"]["total"]), listed["meta"]["page"], listed["meta"]["limit"]) == (2, 1, 20)
-    second = (await mesh.http.get("/v1/projects?page=2&limit=1", headers=bearer(user))).json()
+    second = (await mesh.http.get("/v1/projects?page=2&limit=1", headers=user.headers)).json()
     assert second["data"] == [shared]
     assert (int(second["meta"]["total"]), second["meta"]["page"], second["meta"]["limit"]) == (2, 2, 1)
 
@@ -96,10 +96,10 @@ async def test_a_list_can_be_narrowed_by_status_and_by_words(mesh: Mesh):
     user = await mesh.sign_up()
     for name, status in (("Alpha 100%", "on_hold"), ("Beta 1000", "on_hold"), ("alphabet", "completed")):
         body = {"name": name, "status": status}
-        await mesh.http.post("/v1/projects", json=body, headers=bearer(user))
+        await mesh.http.post("/v1/projects", json=body, headers=user.headers)
 
     async def names(query: str) -> list[str]:
-        answer = await mesh.http.get(f"/v1/projects?{query}", headers=bearer(user))
+        answer = await mesh.http.get(f"/v1/projects?{query}", headers=user.headers)
         assert answer.status_code == 200, answer.text
         return sorted(project["name"] for project in answer.json()["data"])
 
@@ -114,7 +114,7 @@ async def test_a_list_can_be_narrowed_by_status_and_by_words(mesh: Mesh):
 
 @pytest.mark.parametrize("query", ["status=unknown", "limit=-1", "page=-1", "cursor=made-up", "colour=red"])
 async def test_a_list_with_a_wrong_parameter_is_refused(mesh: Mesh, owner: User, query: str):
-    answer = await mesh.http.get(f"/v1/projects?{query}", headers=bearer(owner))
+    answer = await mesh.http.get(f"/v1/projects?{query}", headers=owner.headers)
     assert answer.status_code == 400
     assert answer.json()["code"] == 3
 
@@ -122,33 +122,33 @@ async def test_a_list_with_a_wrong_parameter_is_refused(mesh: Mesh, owner: User,
 async def test_an_update_changes_only_what_is_sent(mesh: Mesh, owner: User, new_project: NewProject):
     project = await new_project(description="kept")
     path = f"/v1/projects/{project['id']}"
-    updated = await mesh.http.put(path, json={"status": "completed"}, headers=bearer(owner))
+    updated = await mesh.http.put(path, json={"status": "completed"}, headers=owner.headers)
     assert updated.status_code == 200
     changed = {"status": "completed", "updated_at": updated.json()["updated_at"]}
     assert updated.json() == {**project, **changed}
-    cleared = await mesh.http.put(path, json={"description": ""}, headers=bearer(owner))
+    cleared = await mesh.http.put(path, json={"description": ""}, headers=owner.headers)
     assert cleared.json()["description"] == ""
-    assert (await mesh.http.get(path, headers=bearer(owner))).json() == cleared.json()
+    assert (await mesh.http.get(path, headers=owner.headers)).json() == cleared.json()
 
 
 async def test_an_update_of_another_version_is_refused(mesh: Mesh, owner: User, new_project: NewProject):
     path = f"/v1/projects/{(await new_project())['id']}"
-    etag = (await mesh.http.get(path, headers=bearer(owner))).headers["etag"]
-    match = bearer(owner) | {"if-match": etag}
+    etag = (await mesh.http.get(path, headers=owner.headers)).headers["etag"]
+    match = owner.headers | {"if-match": etag}
     first = await mesh.http.put(path, json={"name": "First"}, headers=match)
     assert (first.status_code, first.headers["etag"] != etag) == (200, True)
     for method in ("PUT", "DELETE"):
         body = {"json": {"name": "Second"}} if method == "PUT" else {}
         late = await mesh.http.request(method, path, headers=match, **body)
         assert (late.status_code, reason_of(late)) == (409, "ETAG_MISMATCH")
-    assert (await mesh.http.get(path, headers=bearer(owner))).json()["name"] == "First"
+    assert (await mesh.http.get(path, headers=owner.headers)).json()["name"] == "First"
 
 
 async def test_a_deleted_project_is_gone(mesh: Mesh, owner: User, new_project: NewProject):
     path = f"/v1/projects/{(await new_project())['id']}"
-    deleted = await mesh.http.delete(path, headers=bearer(owner))
+    deleted = await mesh.http.delete(path, headers=owner.headers)
     assert (deleted.status_code, deleted.json()) == (200, {})
-    gone = await mesh.http.get(path, headers=bearer(owner))
+    gone = await mesh.http.get(path, headers=owner.headers)
     assert (gone.status_code, reason_of(gone)) == (404, "PROJECT_NOT_FOUND")
 
 
@@ -173,7 +173,7 @@ async def attempts(mesh: Mesh, by: User, project_id: str, people: Mapping[str, s
     for method, path, body in ACTIONS:
         json = {"json": {key: filled(value) for key, value in body.items()}} if body else {}
         url = f"/v1/projects/{project_id}{filled(path)}"
-        answers.append(await mesh.http.request(method, url, headers=bearer(by), **json))
+        answers.append(await mesh.http.request(method, url, headers=by.headers, **json))
     return answers
 
 
@@ -193,7 +193,7 @@ async def test_members_read_owners_change_and_strangers_learn_nothing(
     by_owner = await attempts(mesh, owner, project["id"], people)
     assert [answer.status_code for answer in by_owner] == [200, 200, 200, 201, 200, 200, 404]
     assert (
-        await mesh.http.delete(f"/v1/projects/{project['id']}", headers=bearer(member))
+        await mesh.http.delete(f"/v1/projects/{project['id']}", headers=member.headers)
     ).status_code == 200
 
 
@@ -201,7 +201,7 @@ async def test_members_are_listed_with_their_roles(
     mesh: Mesh, owner: User, member: User, new_project: NewProject
 ):
     project = await new_project(member)
-    listed = (await mesh.http.get(f"/v1/projects/{project['id']}/members", headers=bearer(member))).json()
+    listed = (await mesh.http.get(f"/v1/projects/{project['id']}/members", headers=member.headers)).json()
     assert [(entry["user_id"], entry["role"]) for entry in listed["data"]] == [
         (owner.id, "owner"),
         (member.id, "member"),
@@ -214,7 +214,7 @@ async def test_only_a_user_that_identity_knows_becomes_a_member(
 ):
     project = await new_project(member)
     path = f"/v1/projects/{project['id']}/members"
-    unknown = await mesh.http.post(path, json={"user_id": str(uuid.uuid4())}, headers=bearer(owner))
+    unknown = await mesh.http.post(path, json={"user_id": str(uuid.uuid4())}, headers=owner.headers)
     assert (unknown.status_code, reason_of(unknown)) == (404, "MEMBER_USER_NOT_FOUND")
     twice = await add(mesh, project["id"], owner, member)
     assert (twice.status_code, reason_of(twice)) == (409, "MEMBER_EXISTS")
@@ -224,10 +224,10 @@ async def test_a_member_may_leave_and_the_last_owner_may_not(
     mesh: Mesh, owner: User, member: User, new_project: NewProject
 ):
     members = f"/v1/projects/{(await new_project(member))['id']}/members"
-    assert (await mesh.http.delete(f"{members}/{member.id}", headers=bearer(member))).status_code == 200
-    leaving = await mesh.http.delete(f"{members}/{owner.id}", headers=bearer(owner))
+    assert (await mesh.http.delete(f"{members}/{member.id}", headers=member.headers)).status_code == 200
+    leaving = await mesh.http.delete(f"{members}/{owner.id}", headers=owner.headers)
     stepping_down = await mesh.http.put(
-        f"{members}/{owner.id}", json={"role": "member"}, headers=bearer(owner)
+        f"{members}/{owner.id}", json={"role": "member"}, headers=owner.headers
     )
     for refused in (leaving, stepping_down):
         assert (refused.status_code, reason_of(refused)) == (400, "LAST_OWNER")
@@ -238,8 +238,8 @@ async def test_owner_id_passes_to_another_owner_when_the_first_one_leaves(
 ):
     project = await new_project()
     assert (await add(mesh, project["id"], owner, member, role="owner")).status_code == 201
-    await mesh.http.delete(f"/v1/projects/{project['id']}/members/{owner.id}", headers=bearer(owner))
-    left = (await mesh.http.get(f"/v1/projects/{project['id']}", headers=bearer(member))).json()
+    await mesh.http.delete(f"/v1/projects/{project['id']}/members/{owner.id}", headers=owner.headers)
+    left = (await mesh.http.get(f"/v1/projects/{project['id']}", headers=member.headers)).json()
     assert left["owner_id"] == member.id
 
 
@@ -252,11 +252,11 @@ async def test_owners_who_all_leave_at_once_leave_one_behind(
         await add(mesh, project["id"], owner, user, role="owner")
     members = f"/v1/projects/{project['id']}/members"
     answers = await asyncio.gather(
-        *(mesh.http.delete(f"{members}/{user.id}", headers=bearer(user)) for user in owners)
+        *(mesh.http.delete(f"{members}/{user.id}", headers=user.headers) for user in owners)
     )
     stayed = [user for user, answer in zip(owners, answers, strict=True) if answer.status_code != 200]
     assert [reason_of(answer) for answer in answers if answer.status_code != 200] == ["LAST_OWNER"]
-    listed = (await mesh.http.get(members, headers=bearer(stayed[0]))).json()["data"]
+    listed = (await mesh.http.get(members, headers=stayed[0].headers)).json()["data"]
     assert [(entry["user_id"], entry["role"]) for entry in listed] == [(stayed[0].id, "owner")]
 
 
