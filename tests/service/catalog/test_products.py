@@ -59,7 +59,7 @@ async def test_a_product_is_created_and_read_over_rest(catalog: Catalog):
     product = (await http.get(f"/v1/products/{created.json()['id']}")).json()
     assert product == created.json()
     assert product["sku"] == body["sku"].strip().upper()
-    assert (product["status"], product["available"], product["in_stock"]) == ("active", "7", True)
+    assert (product["status"], product["available"], product["in_stock"]) == ("active", 7, True)
 
 
 async def test_a_sku_is_one_product_in_any_case_of_letters(catalog: Catalog):
