@@ -134,7 +134,9 @@ async def _load_with(invoke: Callable[[Any], Any], request: Any, seconds: float)
     return sum(counts) / (time.perf_counter() - begin)
 
 
-async def _measure(ports: dict[str, int], directory: pathlib.Path, token: str, rounds: int, seconds: float) -> Any:
+async def _measure(
+    ports: dict[str, int], directory: pathlib.Path, token: str, rounds: int, seconds: float
+) -> Any:
     method = _load()
     serializers = (method.request_class.SerializeToString, method.response_class.FromString)
     request = method.request_class(id=str(uuid7()), text="hello", number=1)
@@ -152,7 +154,7 @@ async def _measure(ports: dict[str, int], directory: pathlib.Path, token: str, r
         full = chassis.unary_unary(PATH, *serializers)
         sides: dict[str, Callable[[Any], Any]] = {
             "bare": plain,
-            "chassis": lambda message: full(message, timeout=5, metadata=headers),
+            "chassis": lambda message: full(message, timeout=2, metadata=headers),
         }
         for side, invoke in sides.items():
             await _load_with(invoke, request, 1.0)  # warm

@@ -22,7 +22,6 @@ from chassis.stage import Proceed, Stage
 from chassis.telemetry import Telemetry, trace_id
 from chassis.tokens import TokenVerifier
 
-
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -165,7 +164,8 @@ def _streaming(method: Callable[..., Any]) -> Proceed:
         messages: AsyncIterator[Message] = method(request, call)
         async with contextlib.aclosing(messages):  # type: ignore[type-var]
             async for message in messages:
-                await _send_headers(call)
+                if call.headers:
+                    await _send_headers(call)
                 await call.context.write(message)
 
     return handle
@@ -178,7 +178,8 @@ def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, 
         response = await proceed(request, call)
         if call.failure is not None:
             await _abort(call, call.failure)
-        await _send_headers(call)
+        if call.headers:
+            await _send_headers(call)
         return response
 
     return answer
@@ -191,15 +192,15 @@ def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any,
         await proceed(request, call)
         if call.failure is not None:
             await _abort(call, call.failure)
-        await _send_headers(call)
+        if call.headers:
+            await _send_headers(call)
 
     return answer
 
 
 async def _send_headers(call: Call) -> None:
-    if call.headers:
-        await call.context.send_initial_metadata(call.headers)
-        call.headers = []
+    await call.context.send_initial_metadata(call.headers)
+    call.headers = []
 
 
 async def _abort(call: Call, error: MeshError) -> None:

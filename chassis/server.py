@@ -66,12 +66,14 @@ class Server:
     def register(self, handlers: Mapping[str, Handler], services: Iterable[str]) -> None:
         """Takes the handlers of all RPCs by path, and the names that health and reflection know."""
         self._names = ["", *services]
+        # gRPC asks one after the other, so the RPCs that are called most come first.
+        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         known = (*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             ReflectionServicer(known), self._server
         )
-        self._server.add_generic_rpc_handlers((_Handlers(handlers),))
+        self._server.add_generic_rpc_handlers((_Unimplemented(),))
 
     async def start(self) -> None:
         """Opens for calls, NOT_SERVING until `serving` says otherwise."""
@@ -89,13 +91,20 @@ class Server:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds the handler of a path; the last to be asked, so an unknown path is an RPC that does not exist."""
+    """Finds the handler of a path."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = dict(handlers)
 
+    def service(self, handler_call_details: Any) -> "Handler | None":
+        return self._handlers.get(handler_call_details.method)
+
+
+class _Unimplemented(grpc.GenericRpcHandler):
+    """Asked last: an RPC that nobody has does not exist, and is told so as every failure is told."""
+
     def service(self, handler_call_details: Any) -> Handler:
-        return self._handlers.get(handler_call_details.method, _UNIMPLEMENTED)
+        return _UNIMPLEMENTED
 
 
 async def _unimplemented(_request: Any, context: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import signal
 import sys
@@ -82,6 +83,9 @@ class Service:
             server = Server(self.settings, self.certificates, self._receive_limit())
             server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])
             await server.start()
+            # What is there now stays; the collector need not look at it again with every few hundred calls.
+            gc.collect()
+            gc.freeze()
             workers = [asyncio.ensure_future(worker()) for worker in self._all_workers()]
             parts.push_async_callback(_cancel, workers)
             await server.serving(True)

@@ -28,6 +28,7 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from opentelemetry.util._decorator import _agnosticcontextmanager
 from opentelemetry.util.types import Attributes, AttributeValue
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,15 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_TRACE_STATE = TraceState()
 _NO_ATTRIBUTES: Mapping[str, Any] = {}
+
+
+_VALUE_FIELDS: Mapping[type, Any] = {
+    bool: "bool_value",
+    int: "int_value",
+    float: "double_value",
+    str: "string_value",
+    bytes: "bytes_value",
+}
 
 
 class Template:
@@ -58,21 +68,14 @@ class Template:
 class Span(trace.Span):
     """A span that is being recorded. Not for use by several threads at once."""
 
-    __slots__ = (
-        "_attributes",
-        "_context",
-        "_events",
-        "_links",
-        "_name",
-        "_recorder",
-        "_start",
-        "_status",
-        "_stop",
-        "_template",
-        "parent_id",
-        "span_id",
-        "trace_id",
-    )
+    # Defaults of the class, since most spans never set them.
+    _stop = 0
+    _name = ""
+    _attributes: dict[str, Any] | None = None
+    _events: list[trace_pb2.Span.Event] | None = None
+    _links: Sequence[Link] = ()
+    _status: Status | None = None
+    _context: SpanContext | None = None
 
     def __init__(self, recorder: "Recorder", template: Template, trace_id: int, parent_id: int) -> None:
         self._recorder: Recorder | None = recorder
@@ -81,13 +84,6 @@ class Span(trace.Span):
         self.parent_id = parent_id
         self.span_id = random.getrandbits(64) or 1
         self._start = time.time_ns()
-        self._stop = 0
-        self._name = ""
-        self._attributes: dict[str, Any] | None = None
-        self._events: list[trace_pb2.Span.Event] | None = None
-        self._links: Sequence[Link] = ()
-        self._status: Status | None = None
-        self._context: SpanContext | None = None
 
     def end(self, end_time: int | None = None) -> None:
         """Hands the span over for export."""
@@ -169,7 +165,7 @@ class Span(trace.Span):
             message.events.extend(self._events)
         if self._status is not None:
             # The API's UNSET, OK and ERROR have the numbers of OTLP's.
-            message.status.code = self._status.status_code.value
+            message.status.code = self._status.status_code.value  # type: ignore[assignment]
             message.status.message = self._status.description or ""
         for link in self._links:
             message.links.add(
@@ -252,7 +248,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             span._start = start_time or span._start  # noqa: SLF001
         return span
 
-    @trace._agnosticcontextmanager  # noqa: SLF001 (the API's own, as its implementations are to use it)
+    @_agnosticcontextmanager
     def start_as_current_span(
         self,
         name: str,
@@ -332,17 +328,7 @@ def _encode(attributes: Mapping[str, Any]) -> list[KeyValue]:
 
 
 def _value(value: Any) -> AnyValue:
-    match value:
-        case bool():
-            return AnyValue(bool_value=value)
-        case str():
-            return AnyValue(string_value=value)
-        case int():
-            return AnyValue(int_value=value)
-        case float():
-            return AnyValue(double_value=value)
-        case bytes():
-            return AnyValue(bytes_value=value)
-        case list() | tuple():
-            return AnyValue(array_value=ArrayValue(values=[_value(item) for item in value]))
-    return AnyValue(string_value=str(value))
+    if isinstance(value, list | tuple):
+        return AnyValue(array_value=ArrayValue(values=[_value(item) for item in value]))
+    field = _VALUE_FIELDS.get(type(value))
+    return AnyValue(**{field: value}) if field else AnyValue(string_value=str(value))
