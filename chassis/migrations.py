@@ -6,10 +6,9 @@ By hand: `python -m chassis.migrations catalog postgresql://…`.
 import importlib.util
 import pathlib
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 from alembic.config import Config
-from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, make_url, text
@@ -53,7 +52,11 @@ def _run(connection: Connection, versions: pathlib.Path) -> None:
         environment.run_migrations()
 
 
-def create_chassis_tables(op: Operations) -> None:
+class _Operations(Protocol):
+    def execute(self, sqltext: str) -> None: ...
+
+
+def create_chassis_tables(op: _Operations) -> None:
     """The chassis's tables, for the first revision of a service: `migrations.create_chassis_tables(op)`."""
     for statement in _TABLES:
         op.execute(statement)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     select,
     tuple_,
 )
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import operators
 
 from chassis import cursor as cursors
@@ -34,6 +35,9 @@ EXACT_TOTAL = 10_000
 LARGEST_TOTAL = 2**31 - 1
 # Rows that a page number may skip: PostgreSQL reads all that it skips. A cursor has no such bound.
 DEEPEST_OFFSET = 100_000
+
+# A column, a mapped attribute, or either with `.asc()` or `.desc()`.
+Expression = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 _LIMIT, _OFFSET = "listing_limit", "listing_offset"
 
@@ -67,7 +71,8 @@ class _Key:
     name: str
 
     @classmethod
-    def of(cls, index: int, expression: ColumnElement[Any]) -> "_Key":
+    def of(cls, index: int, given: Expression) -> "_Key":
+        expression: ColumnElement[Any] = given.expression
         descending = isinstance(expression, UnaryExpression) and expression.modifier is operators.desc_op
         column = expression.element if isinstance(expression, UnaryExpression) else expression
         return cls(column, descending, getattr(column, "nullable", True), f"listing_key_{index}")
@@ -103,9 +108,9 @@ class Listing:
 
     def __init__(
         self,
-        statement: Select[Any],
+        statement: Select[*tuple[Any, ...]],
         *,
-        order_by: Sequence[ColumnElement[Any]],
+        order_by: Sequence[Expression],
         filters: Mapping[str, ColumnElement[bool]] | None = None,
     ) -> None:
         self._filters = dict(filters or {})
@@ -195,7 +200,9 @@ class Listing:
             alternatives.append(and_(*same, key.behind(nulls[depth])))
         return or_(*alternatives)
 
-    def _filtered(self, statement: Select[Any], names: frozenset[str]) -> Select[Any]:
+    def _filtered(
+        self, statement: Select[*tuple[Any, ...]], names: frozenset[str]
+    ) -> Select[*tuple[Any, ...]]:
         return statement.where(*(self._filters[name] for name in sorted(names)))
 
     async def _total(self, database: Database, selection: "_Selection") -> tuple[int, bool]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import nats.js.errors
@@ -37,10 +37,8 @@ async def broker(nats_url: str) -> AsyncIterator[Broker]:
     async with Broker(nats_url) as connected:
         jetstream = await connected.ready()
         for stream in ("ORDERING", DEAD_LETTERS):
-            try:
+            with suppress(nats.js.errors.NotFoundError):
                 await jetstream.delete_stream(stream)
-            except nats.js.errors.NotFoundError:
-                pass
         yield connected
 
 

@@ -82,8 +82,12 @@ async def publish(database: Database, *events: Message) -> None:
 
 async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 15) -> None:
     async with asyncio.timeout(within):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 (the far end tells nobody)
             await asyncio.sleep(0.02)
+
+
+async def all_sent(database: Database) -> bool:
+    return not await scalar(database, UNPUBLISHED)
 
 
 async def letters(broker: Broker, consumer: str) -> list[dead_letters.DeadLetter]:
@@ -127,10 +131,7 @@ async def test_an_event_arrives_with_its_effects(database: Database, subscriber:
 async def test_a_sent_event_is_a_cloud_event(database: Database, broker: Broker):
     await publish(database, happened("one"))
 
-    async def sent() -> bool:
-        return await scalar(database, UNPUBLISHED) == 0
-
-    await eventually(sent)
+    await eventually(lambda: all_sent(database))
     message = await (await broker.ready()).get_last_msg("ORDERING", "ordering.order.cancelled.v1.one")
     headers = dict(message.headers or {})
     assert headers["ce-id"] == headers["Nats-Msg-Id"] == str(await scalar(database, "SELECT id FROM outbox"))
@@ -269,10 +270,7 @@ async def test_two_relays_at_once_send_every_event_once_and_in_order(database: D
         for n in range(60):
             await publish(database, happened("one", str(n)), happened(reason="x"))
 
-        async def sent() -> bool:
-            return await scalar(database, UNPUBLISHED) == 0
-
-        await eventually(sent)
+        await eventually(lambda: all_sent(database))
     jetstream = await broker.ready()
     info = await jetstream.stream_info("ORDERING")
     assert info.state.messages == 120
@@ -297,10 +295,7 @@ async def test_a_lost_stream_is_rebuilt_from_the_outbox_without_second_effects(
     broker._streams.clear()
     assert await republish(database, "ORDERING", datetime.now(UTC) - timedelta(days=1)) == 20
 
-    async def rebuilt() -> bool:
-        return await scalar(database, UNPUBLISHED) == 0
-
-    await eventually(rebuilt)
+    await eventually(lambda: all_sent(database))
     assert (await jetstream.stream_info("ORDERING")).state.messages == 20
     await publish(database, happened(reason="new"))
     await eventually(lambda: _has_handled(subscriber, 21))
@@ -355,10 +350,7 @@ async def test_what_is_past_its_keeping_time_is_deleted(database: Database, subs
     await publish(database, happened(reason="old"), happened(reason="new"))
     await eventually(lambda: _has_handled(subscriber, 2))
 
-    async def sent() -> bool:
-        return await scalar(database, UNPUBLISHED) == 0
-
-    await eventually(sent)
+    await eventually(lambda: all_sent(database))
     async with database.connection() as connection:
         await connection.execute(
             "UPDATE outbox SET published_at = now() - interval '8 days' WHERE position = 1"

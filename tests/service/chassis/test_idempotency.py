@@ -76,7 +76,7 @@ async def test_a_repeated_call_gets_the_same_bytes_and_is_told_so(shop: Shop, ke
 async def test_fifty_calls_at_once_execute_once(shop: Shop, key: str):
     results = await asyncio.gather(*(shop.call(key) for _ in range(50)), return_exceptions=True)
     answers = {result[0].id for result in results if isinstance(result, tuple)}
-    refusals = [result for result in results if not isinstance(result, tuple)]
+    refusals: list[Any] = [result for result in results if not isinstance(result, tuple)]
     assert len(answers) == 1
     assert {(type(error), error.reason) for error in refusals} <= {(Aborted, "IDEMPOTENCY_KEY_IN_FLIGHT")}
     assert all(error.retry_after == 1 for error in refusals)

@@ -3,7 +3,7 @@
 import datetime as dt
 import pathlib
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 from sqlalchemy import text
@@ -26,7 +26,7 @@ class Thing(Model):
     rank: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[dt.datetime] = mapped_column(server_default=text("clock_timestamp()"))
     version: Mapped[int] = mapped_column()
-    __mapper_args__: ClassVar = {"version_id_col": version}
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy's own form)
 
 
 def happened(order_id: str | None = None, reason: str = "") -> OrderCancelled:

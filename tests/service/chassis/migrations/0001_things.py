@@ -9,7 +9,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    migrations.create_chassis_tables(op)  # type: ignore[arg-type]  # alembic's proxy of the Operations it stands for
+    migrations.create_chassis_tables(op)
     op.execute("""
         CREATE TABLE things (
             id uuid PRIMARY KEY,
