@@ -22,7 +22,7 @@ def uuid7() -> uuid.UUID:
 
 def _next_tick() -> int:
     """Milliseconds and a 12-bit fraction of one; never the same twice, also when the clock steps back."""
-    global _last_tick
+    global _last_tick  # noqa: PLW0603 (one clock for the process)
     with _lock:
         _last_tick = max((time.time_ns() << _COUNTER_BITS) // 1_000_000, _last_tick + 1)
         return _last_tick

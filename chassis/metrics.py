@@ -8,9 +8,11 @@ from typing import Literal
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from chassis.database import Database
 
 Side = Literal["server", "client"]
 
@@ -73,6 +75,21 @@ _collectors: dict[Side, _RpcCollector] = {
 }
 for _collector in _collectors.values():
     REGISTRY.register(_collector)
+
+
+_POOL = Gauge("database_pool_connections", "Connections to the database.", ("database", "state"))
+_WAITING = Gauge("database_pool_waiting", "Tasks that wait for a connection.", ("database",))
+
+
+def watch_pool(database: Database) -> None:
+    """Reports a database's pool at every scrape: connections in use and idle, and who waits for one."""
+
+    def stat(name: str) -> float:
+        return float(database.pool.get_stats().get(name, 0))
+
+    _POOL.labels(database.name, "idle").set_function(lambda: stat("pool_available"))
+    _POOL.labels(database.name, "used").set_function(lambda: stat("pool_size") - stat("pool_available"))
+    _WAITING.labels(database.name).set_function(lambda: stat("requests_waiting"))
 
 
 def serve(port: int) -> tuple[WSGIServer, threading.Thread]:

@@ -206,5 +206,5 @@ async def _send_headers(call: Call) -> None:
 async def _abort(call: Call, error: MeshError) -> None:
     # As long as nothing was sent, gRPC makes one frame of headers and status, and the edge sees these as headers.
     details = (STATUS_DETAILS, error.status().SerializeToString())
-    trailers = [details, ("x-trace-id", trace_id()), *call.headers]
+    trailers = (details, ("x-trace-id", trace_id()), *call.headers)
     await call.context.abort(error.code, error.message, trailers)

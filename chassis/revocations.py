@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import nats
 import nats.errors
 import nats.js.errors
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
-from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from chassis import contract
+from chassis.broker import Broker
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,9 @@ REMEMBERED_SECONDS = 900.0
 _EVENT = "protomesh.identity.v1.SessionsRevoked"
 _SUBJECT = "identity.sessions.revoked.v1.>"
 _STREAM = "IDENTITY"
-_RETRY_SECONDS = 2.0
+# How long a subscription may be silent before it is looked at; below the 5 s in which a revocation must be known.
+_SILENCE_SECONDS = 3.0
+_RETRY_SECONDS = 1.0
 
 
 class Revocations:
@@ -63,55 +65,49 @@ class Revocations:
         self._sessions = {key: at for key, at in self._sessions.items() if at > oldest}
         self._users = {key: at for key, at in self._users.items() if at > oldest}
 
-    async def follow(self, nats_url: str) -> None:
-        """Reads identity's events until cancelled, from as far back as matters; survives a broker that is away."""
+    async def follow(self, broker: Broker) -> None:
+        """Reads identity's events until cancelled, from as far back as matters, whatever becomes of NATS."""
+        jetstream = await broker.ready()
         while True:
             try:
-                client = await nats.connect(nats_url.split(","), max_reconnect_attempts=-1, error_cb=_note)
-            except (OSError, nats.errors.Error):
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            try:
-                await self._read(client)
-            finally:
-                await client.close()
+                await broker.ensure_stream(_STREAM)
+                await self._read(jetstream)
+            except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
+                logger.debug("Revocations are not heard: %s", error)
+            # What was heard before is heard again, which changes nothing.
+            await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _read(self, client: Client) -> None:
-        subscription = await _subscribe(client)
-        message_class = _event_class()
-        while True:
-            try:
-                message = await subscription.next_msg(timeout=None)
-            except nats.errors.Error:
-                return
-            self._apply(message_class, message.data)
-
-    def _apply(self, message_class: Any, data: bytes) -> None:
+    async def _read(self, jetstream: JetStreamContext) -> None:
+        """Applies events for as long as the consumer exists; one in memory goes with NATS."""
+        subscription = await jetstream.subscribe(_SUBJECT, stream=_STREAM, config=_consumer())
         try:
-            event = message_class.FromString(data)
+            while True:
+                try:
+                    message = await subscription.next_msg(timeout=_SILENCE_SECONDS)
+                except nats.errors.TimeoutError:
+                    await subscription.consumer_info()
+                    continue
+                self._apply(message.data)
+        finally:
+            await subscription.unsubscribe()
+
+    def _apply(self, data: bytes) -> None:
+        try:
+            event = _event_class().FromString(data)
         except DecodeError:
             logger.exception("An event on %s is not a %s.", _SUBJECT, _EVENT)
             return
         self.revoke(event.user_id, event.session_ids, event.revoked_at.ToNanoseconds() / 1e9)
 
 
-async def _subscribe(client: Client) -> Any:
-    stream = client.jetstream()
+def _consumer() -> ConsumerConfig:
     since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=REMEMBERED_SECONDS)
-    config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since)
-    while True:
-        try:
-            # An ordered consumer is ephemeral, and starts again where it was after a gap.
-            return await stream.subscribe(_SUBJECT, stream=_STREAM, ordered_consumer=True, config=config)
-        except (nats.js.errors.Error, nats.errors.Error):
-            await asyncio.sleep(_RETRY_SECONDS)  # identity has not made its stream yet
+    return ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since, ack_policy=AckPolicy.NONE
+    )
 
 
 def _event_class() -> Any:
     """By name, since the chassis knows no domain's generated code."""
     contract.files()
     return message_factory.GetMessageClass(Default().FindMessageTypeByName(_EVENT))
-
-
-async def _note(error: Exception) -> None:
-    logger.debug("Broker: %s", error)

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cached_property, partial
 from typing import Any
 
 import pydantic
@@ -15,11 +15,15 @@ import uvloop
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
-from chassis import contract, logs, metrics, pipeline, telemetry
+from chassis import contract, logs, metrics, pipeline, retention, telemetry
 from chassis.admission import Admission
+from chassis.background import Worker, background, first
+from chassis.broker import Broker
 from chassis.channels import MeshChannel
+from chassis.consumer import Consumer
 from chassis.contract import ContractError, MethodContract
 from chassis.database import Database
+from chassis.relay import Relay
 from chassis.revocations import Revocations
 from chassis.server import ListenError, Server
 from chassis.settings import Settings
@@ -29,8 +33,9 @@ from chassis.unit_of_work import UnitOfWork
 
 logger = logging.getLogger(__name__)
 
+_DATABASE_PAUSE_SECONDS = 0.5
+
 Compose = Callable[["Service"], Awaitable[None]]
-Worker = Callable[[], Awaitable[None]]
 Handle = Callable[[Any, UnitOfWork], Awaitable[None]]
 
 
@@ -52,7 +57,7 @@ class Service:
         self._subscriptions: list[tuple[str, type[Message], Handle]] = []
         self._workers: list[Worker] = []
 
-    @functools.cached_property
+    @cached_property
     def database(self) -> Database:
         """The service's own database. StartError when the settings name none."""
         if not self.settings.database_url:
@@ -77,35 +82,60 @@ class Service:
         self._workers.append(worker)
 
     async def run(self, until: asyncio.Event, ready: Callable[[int], None] = lambda _: None) -> None:
-        """Serves until the event is set, then drains. `ready` gets the port once calls are answered."""
+        """Serves until the event is set, then drains. `ready` gets the port once calls are answered.
+
+        Raises what ended a background worker.
+        """
         async with contextlib.AsyncExitStack() as parts:
-            await self._open(parts)
+            parts.push_async_callback(self.mesh.close)
+            workers = await self._workers_with_parts(parts)
             server = Server(self.settings, self.certificates, self._receive_limit())
             server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])
             await server.start()
             # What is there now stays; the collector need not look at it again with every few hundred calls.
             gc.collect()
             gc.freeze()
-            workers = [asyncio.ensure_future(worker()) for worker in self._all_workers()]
-            parts.push_async_callback(_cancel, workers)
-            await server.serving(True)
-            ready(server.port)
-            logger.info("Serving on port %d.", server.port)
-            failure = await _first(until, workers)
-            await self._drain(server)
-        if failure is not None:
-            raise failure
+            async with background(workers) as failed:
+                await self._until_reachable(until)
+                await server.serving(True)
+                ready(server.port)
+                logger.info("Serving on port %d.", server.port)
+                await first(until, failed)
+                await self._drain(server)
 
-    async def _open(self, parts: contextlib.AsyncExitStack) -> None:
-        parts.push_async_callback(self.mesh.close)
-        if "database" in self.__dict__:
-            await parts.enter_async_context(self.database)
-
-    def _all_workers(self) -> list[Worker]:
+    async def _workers_with_parts(self, parts: contextlib.AsyncExitStack) -> list[Worker]:
+        """Opens database and broker, to be closed with `parts`, and lists what runs beside the server."""
         workers = list(self._workers)
-        if self.settings.nats_url:
-            workers.append(functools.partial(self.revocations.follow, self.settings.nats_url))
+        database = self.__dict__.get("database")
+        if database is not None:
+            await parts.enter_async_context(database)
+            metrics.watch_pool(database)
+            workers.append(partial(retention.run, database))
+        if not self.settings.nats_url:
+            return workers
+        broker = await parts.enter_async_context(Broker(self.settings.nats_url, name=self.settings.service))
+        workers.append(partial(self.revocations.follow, broker))
+        if database is not None:
+            workers.append(Relay(database, broker, self.settings.service).run)
+            workers.extend(self._consumers(database, broker))
         return workers
+
+    def _consumers(self, database: Database, broker: Broker) -> Iterator[Worker]:
+        for name, event_class, handle in self._subscriptions:
+            yield Consumer(database, broker, name=name, event_class=event_class, handler=handle).run
+
+    async def _until_reachable(self, until: asyncio.Event) -> None:
+        """Waits for the database to answer: a service that could only fail wants no calls."""
+        database = self.__dict__.get("database")
+        while database is not None and not until.is_set():
+            try:
+                async with database.connection() as connection:
+                    await connection.execute("SELECT 1")
+            except Exception as error:  # noqa: BLE001 (whatever it is, there is no database yet)
+                logger.warning("Waiting for the database: %s", type(error).__name__)
+                await asyncio.sleep(_DATABASE_PAUSE_SECONDS)
+            else:
+                return
 
     def _handlers(self) -> dict[str, Any]:
         parts = self._parts()
@@ -151,27 +181,6 @@ def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> N
     for method in methods.values():
         if method.access is None:
             raise ContractError(f"{method.full_name} has no access option, so nobody may call it.")
-
-
-async def _first(until: asyncio.Event, workers: Sequence[asyncio.Future[None]]) -> BaseException | None:
-    """Waits for the event, or for a worker to fail, and gives its exception then."""
-    stop = asyncio.ensure_future(until.wait())
-    running: set[asyncio.Future[Any]] = {stop, *workers}
-    try:
-        while not stop.done():
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for worker in done - {stop}:
-                if worker.exception() is not None:
-                    return worker.exception()
-        return None
-    finally:
-        stop.cancel()
-
-
-async def _cancel(workers: Sequence[asyncio.Future[None]]) -> None:
-    for worker in workers:
-        worker.cancel()
-    await asyncio.gather(*workers, return_exceptions=True)
 
 
 def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> None:

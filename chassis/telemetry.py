@@ -172,7 +172,8 @@ class Telemetry:
     def __init__(self, contract: MethodContract) -> None:
         self._template = rpc_template(contract, SpanKind.SERVER)
         self._metrics = _metrics_of(contract.service, contract.name)
-        self._start = _recorder.start
+        # A span about the receipt of spans would be the cause of the next one.
+        self._start = _recorder.start if contract.deployable else Recorder().start
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
         started = self._start(self._template, call.metadata.get("traceparent", ""))
