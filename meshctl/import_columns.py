@@ -29,8 +29,9 @@ _DECIMALS = {
     **dict.fromkeys(re.findall("...", "BIFCLPDJFGNFISKJPYKMFKRWPYGRWFUGXUYIVNDVUVXAFXOFXPF"), 0),
     **dict.fromkeys(re.findall("...", "BHDIQDJODKWDLYDOMRTND"), 3),
 }
+# Bounds that keep the arithmetic exact; what is out of the contract's, the server says.
 _LARGEST_PRICE = 10**12
-_LARGEST_STOCK = 10**12
+_LARGEST_STOCK = 2**31 - 1
 
 
 class RowError(Exception):
@@ -138,7 +139,7 @@ def _money(text: str, currency: str) -> Money:
         amount = Decimal(text.lstrip("£$€ "))
     except InvalidOperation:
         raise RowError(f"the price {text!r} is no number" if text else "it has no price") from None
-    if not amount.is_finite() or abs(amount) > _LARGEST_PRICE:
+    if not amount.is_finite() or not -_LARGEST_PRICE <= amount <= _LARGEST_PRICE:
         raise RowError(f"the price {text!r} is out of range")
     minor = amount.scaleb(_DECIMALS.get(currency, 2))
     if minor != int(minor):
@@ -158,6 +159,6 @@ def _units(text: str) -> int:
         units = Decimal(text)
     except InvalidOperation:
         raise RowError(f"the stock {text!r} is no number") from None
-    if not units.is_finite() or abs(units) > _LARGEST_STOCK or units != int(units):
+    if not units.is_finite() or not -_LARGEST_STOCK <= units <= _LARGEST_STOCK or units != int(units):
         raise RowError(f"the stock {text!r} is no whole number of units")
     return int(units)
