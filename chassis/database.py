@@ -1,13 +1,11 @@
 """A service's own PostgreSQL: one pool under two paths, the session for writes and prepared reads."""
 
-import functools
 import select
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-from prometheus_client import Gauge
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg._connection_base import NoticeHandler
 from psycopg.rows import namedtuple_row
@@ -43,18 +41,6 @@ _NAMING = {
 def metadata() -> MetaData:
     """The catalogue of a service's tables: `class Model(DeclarativeBase): metadata = database.metadata()`."""
     return MetaData(naming_convention=_NAMING)
-
-
-POOL = Gauge(
-    "database_pool",
-    "The connection pool: its size, what of it is free, who waits, and who has waited in vain since the start.",
-    ["database", "figure"],
-)
-_POOL_FIGURES = ("pool_size", "pool_available", "requests_waiting", "requests_errors")
-
-
-def _pool_figure(pool: AsyncConnectionPool[Any], figure: str) -> float:
-    return pool.get_stats().get(figure, 0)
 
 
 class _Connection(AsyncConnection[Any]):
@@ -103,8 +89,6 @@ class Database:
             use_native_hstore=False,
         )
         sql_spans.instrument(self.engine)
-        for figure in _POOL_FIGURES:
-            POOL.labels(name, figure).set_function(functools.partial(_pool_figure, self.pool, figure))
         self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 
     @classmethod

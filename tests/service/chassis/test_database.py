@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from prometheus_client import REGISTRY
 from psycopg_pool import PoolTimeout
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -181,16 +180,6 @@ async def test_a_restarted_server_is_found_again_and_meanwhile_answers_unavailab
                 *(scalar(database, "SELECT count(*) FROM things") for _ in range(20))
             )
             assert set(results) == {9}
-
-
-async def test_the_pool_s_figures_are_metrics(database: Database):
-    await database.pool.wait()
-    async with database.connection():
-        size, free = (
-            REGISTRY.get_sample_value("database_pool", {"database": "things", "figure": figure})
-            for figure in ("pool_size", "pool_available")
-        )
-        assert (size, free) == (2, 1)
 
 
 async def test_migrations_that_run_at_once_run_once(database_url: str):
