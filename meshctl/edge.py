@@ -108,7 +108,13 @@ def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
     if program is None:
         raise FileNotFoundError("envoy is neither in the virtual environment nor in PATH.")
     # Hot restart shares memory by a number that other Envoys of the machine would take too.
-    options = ("--disable-hot-restart", "--log-level", settings.log_level)
+    options = (
+        "--disable-hot-restart",
+        "--file-flush-interval-msec",
+        "1000",
+        "--log-level",
+        settings.log_level,
+    )
     workers = ("--concurrency", str(settings.concurrency)) if settings.concurrency else ()
     return (program, "-c", str(configuration), *options, *workers)
 

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, Key
 
 from chassis import contract
 from meshctl import edge
@@ -22,6 +22,7 @@ from meshctl.ports import Ports
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
 RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
+OWN_CALLS = (JWKS, RATE_LIMIT, "/opentelemetry.proto.collector.trace.v1.TraceService/Export")
 WORKLOADS = [*sorted({method.deployable for method in contract.platform()}), "edge", "developer"]
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer = Callable[[Any, Context], Awaitable[Any]]
@@ -47,7 +48,7 @@ class Upstream:
     asked: list[Received] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
     streams: dict[str, Callable[[Any, Context], Awaitable[None]]] = field(default_factory=dict)
-    older_keys: list[ECKey] = field(default_factory=list)
+    other_keys: Sequence[ECKey] = ()
 
     def forget(self) -> None:
         """Drops what was received, and answers again with empty messages."""
@@ -79,7 +80,7 @@ class Upstream:
         workload = next((n.decode().rpartition("/")[2] for n in names if n.startswith(b"spiffe://")), "")
         call = Received(path, request, metadata, workload, context.time_remaining())
         # The edge's own calls are apart from those that it passes on.
-        (self.asked if path in (JWKS, RATE_LIMIT) else self.received).append(call)
+        (self.asked if path in OWN_CALLS else self.received).append(call)
         if path == JWKS and path not in self.answers:
             return self._key_set(path)
         if path in self.answers:
@@ -89,9 +90,10 @@ class Upstream:
     def _key_set(self, path: str) -> Message:
         public = {name: str(value) for name, value in self.key.as_dict(private=False).items()}
         key_set: Any = contract.method_at(path).response_class()
-        key_set.keys.add(
-            **{name: public[name] for name in ("kty", "crv", "x", "y", "kid")}, alg="ES256", use="sig"
-        )
+        for key in (self.key, *self.other_keys):
+            public = {name: str(value) for name, value in key.as_dict(private=False).items()}
+            parts = {name: public[name] for name in ("kty", "crv", "x", "y", "kid")}
+            key_set.keys.add(**parts, alg="ES256", use="sig")
         assert isinstance(key_set, Message)
         return key_set
 
@@ -140,14 +142,20 @@ class EdgeStand:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    def token(self, *, key: ECKey | None = None, algorithm: str = "ES256", **claims: Any) -> str:
+    def token(
+        self,
+        *,
+        key: Key | None = None,
+        algorithm: str = "ES256",
+        header: Mapping[str, Any] | None = None,
+        **claims: Any,
+    ) -> str:
         """A token as identity signs it, but for what a test changes; a claim of None is left out."""
         now = int(time.time())
         usual = {"iss": "protomesh", "aud": "protomesh", "sub": "user-1", "iat": now, "exp": now + 600}
         payload = {name: value for name, value in {**usual, **claims}.items() if value is not None}
-        signer = key or self.upstream.key
-        header = {"alg": algorithm, "kid": self.upstream.key.kid, "typ": "at+jwt"}
-        return jwt.encode(header, payload, signer, algorithms=[algorithm])
+        headers = {"alg": algorithm, "kid": self.upstream.key.kid, "typ": "at+jwt", **(header or {})}
+        return jwt.encode(headers, payload, key or self.upstream.key, algorithms=[algorithm])
 
     def bearer(self, **claims: Any) -> dict[str, str]:
         return {"authorization": f"Bearer {self.token(**claims)}"}
@@ -176,11 +184,16 @@ async def edge_stand(
     *,
     without: Sequence[str] = (),
     targets: Mapping[str, str] | None = None,
+    other_keys: Sequence[ECKey] = (),
+    ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[EdgeStand]:
-    """Starts upstreams for all deployables but `without` and those that `targets` names, and an edge before them."""
+    """Starts upstreams for all deployables but `without` and those that `targets` names, and an edge before them.
+
+    `other_keys` are published beside the signing key; `ready` False does not wait until the edge answers plain HTTP.
+    """
     ports = Ports()
-    upstream = Upstream(ECKey.generate_key("P-256", {"use": "sig", "kid": "key-1"}))
+    upstream = Upstream(ECKey.generate_key("P-256", {"use": "sig", "kid": "key-1"}), other_keys=other_keys)
     named = dict(targets or {})
     async with AsyncExitStack() as stack:
         for deployable in sorted({method.deployable for method in contract.platform()} - set(named)):
@@ -204,14 +217,16 @@ async def edge_stand(
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen.port}")
         )
-        stand = EdgeStand(chosen, directory, upstream, client, process, "identity" not in without)
-        await _ready(stand, (directory / "envoy.log"))
+        has_identity = "identity" not in {*without, *(targets or {})}
+        stand = EdgeStand(chosen, directory, upstream, client, process, has_identity)
+        if ready:
+            await _ready(stand, (directory / "envoy.log"))
         yield stand
 
 
 async def _ready(stand: EdgeStand, log: Path) -> None:
     """Waits until the edge answers and, unless identity is missing, has its keys."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await stand.answers() or (stand.expects_keys and not await stand.has_keys()):
             if stand.process.returncode is not None:
                 raise RuntimeError(f"Envoy ended at once: {log.read_text()[-2000:]}")

@@ -52,7 +52,9 @@ async def test_a_callers_quota_holds_and_the_answer_says_when_to_come_back(
     stand: EdgeStand, limiter: Any
 ) -> None:
     stand.upstream.answers[RATE_LIMIT] = limiter
-    passed = [await stand.http.post("/v1/orders", json={}, headers=stand.bearer(sub="anna")) for _ in range(3)]
+    passed = [
+        await stand.http.post("/v1/orders", json={}, headers=stand.bearer(sub="anna")) for _ in range(3)
+    ]
     assert [response.headers["ratelimit-remaining"] for response in passed] == ["2", "1", "0"]
     refused = await stand.http.post("/v1/orders", json={}, headers=stand.bearer(sub="anna"))
     assert refused.status_code == 429
@@ -83,13 +85,18 @@ async def test_an_addresss_quota_holds_over_two_edges(
 async def test_a_client_cannot_choose_its_address(stand: EdgeStand, limiter: Any) -> None:
     stand.upstream.answers[RATE_LIMIT] = limiter
     for number in range(4):
-        headers = {"x-forwarded-for": f"203.0.113.{number}", "x-envoy-external-address": f"203.0.113.{number}"}
+        headers = {
+            "x-forwarded-for": f"203.0.113.{number}",
+            "x-envoy-external-address": f"203.0.113.{number}",
+        }
         response = await stand.http.post("/v1/users/login", json=CREDENTIALS, headers=headers)
     assert response.status_code == 429
     assert {call.metadata["x-forwarded-for"] for call in stand.upstream.received} == {"127.0.0.1"}
 
 
-async def test_behind_our_own_balancer_its_word_is_the_address(tmp_path: Path, edge_certificates: Path) -> None:
+async def test_behind_our_own_balancer_its_word_is_the_address(
+    tmp_path: Path, edge_certificates: Path
+) -> None:
     async with edge_stand(tmp_path, edge_certificates, trusted_proxies=1) as edge:
         spoofed = {"x-forwarded-for": "198.51.100.1, 203.0.113.9"}
         await edge.http.post("/v1/users/login", json=CREDENTIALS, headers=spoofed)
@@ -127,8 +134,9 @@ async def test_without_the_limiter_requests_pass(tmp_path: Path, edge_certificat
 
 
 async def test_one_address_cannot_flood_an_edge(tmp_path: Path, edge_certificates: Path) -> None:
-    settings = {"address_burst": 5, "address_requests_per_second": 1}
-    async with edge_stand(tmp_path, edge_certificates, **settings) as edge:
+    async with edge_stand(
+        tmp_path, edge_certificates, address_burst=5, address_requests_per_second=1
+    ) as edge:
         responses = [await edge.http.get("/v1/orders") for _ in range(12)]
     refused = [response for response in responses if response.status_code == 429]
     assert len(refused) >= 5
@@ -140,11 +148,11 @@ async def test_the_deployable_itself_answers_the_edge(
     valkey_url: str, tmp_path: Path, edge_certificates: Path
 ) -> None:
     port = Ports().take()
-    async with limiter_process(port, valkey_url, edge_certificates):
-        async with edge_stand(
-            tmp_path, edge_certificates, targets={"ratelimit": f"ipv4:127.0.0.1:{port}"}
-        ) as edge:
-            response = await edge.http.post("/v1/users/login", json=CREDENTIALS)
+    async with (
+        limiter_process(port, valkey_url, edge_certificates),
+        edge_stand(tmp_path, edge_certificates, targets={"ratelimit": f"ipv4:127.0.0.1:{port}"}) as edge,
+    ):
+        response = await edge.http.post("/v1/users/login", json=CREDENTIALS)
     assert response.status_code == 200
     assert int(response.headers["ratelimit-remaining"]) < int(response.headers["ratelimit-limit"])
 
@@ -154,10 +162,14 @@ async def limiter_process(port: int, valkey_url: str, certificates: Path) -> Asy
     settings = {"port": port, "metrics_port": 0, "valkey_url": valkey_url, "tls_directory": certificates}
     environment = {f"PROTOMESH_{name.upper()}": str(value) for name, value in settings.items()}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.ratelimit", env={**os.environ, **environment}, stderr=asyncio.subprocess.DEVNULL
+        sys.executable,
+        "-m",
+        "services.ratelimit",
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
