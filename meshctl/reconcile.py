@@ -18,10 +18,9 @@ import psycopg
 import typer
 from psycopg.rows import namedtuple_row
 
-from meshctl import control, databases
 from meshctl.failure import OperatorError
-from meshctl.folder import MeshFolder
 from meshctl.options import DEFAULT_FOLDER
+from meshctl.running import RunningMesh
 
 # A saga is decided within 30 s of any crash, and its events are sent within seconds.
 GRACE_SECONDS = 60.0
@@ -80,26 +79,18 @@ class Finding:
     sentence: str
 
 
-def command(
+def reconcile(
     data: Annotated[
         Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")
     ] = DEFAULT_FOLDER,
-    postgres_url: Annotated[
-        str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="PostgreSQL, when it is not the mesh's own.")
-    ] = "",
     grace: Annotated[
         float, typer.Option(help="Seconds; what changed within them is left out.")
     ] = GRACE_SECONDS,
 ) -> None:
     """Compares what ordering and catalog say about each order. Exit code 1 when they disagree."""
-    folder = MeshFolder(data.resolve())
-    server = postgres_url or _own_postgres(folder)
-
-    def url(service: str) -> str:
-        return databases.service_url(server, service, folder.secrets().get(f"database.{service}"))
-
+    urls = RunningMesh.on(data).database_urls
     try:
-        findings = list(reconcile(url("ordering"), url("catalog"), grace))
+        findings = list(compare(urls["ordering"], urls["catalog"], grace))
     except psycopg.OperationalError as failure:
         raise OperatorError(f"PostgreSQL cannot be read: {str(failure).splitlines()[0]}") from None
     for finding in findings:
@@ -109,15 +100,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _own_postgres(folder: MeshFolder) -> str:
-    states = control.ask(folder.control, {"command": "status"})
-    port = next((state["port"] for state in states if state["name"] == "postgres"), None)
-    if port is None:
-        raise OperatorError("The mesh has no PostgreSQL of its own: say --postgres-url.")
-    return f"postgresql://127.0.0.1:{port}"
-
-
-def reconcile(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_SECONDS) -> Iterator[Finding]:
+def compare(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_SECONDS) -> Iterator[Finding]:
     """All that does not agree. Raises psycopg.Error when a database cannot be read."""
     until = datetime.now(UTC) - timedelta(seconds=grace_seconds)
     with _reading(ordering_url) as ordering, _reading(catalog_url) as catalog:
@@ -125,7 +108,7 @@ def reconcile(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_
         reservations = _rows(catalog, "reservations", _RESERVATIONS)
         for order_id, order, reservation in _side_by_side(orders, reservations):
             if max(row.updated_at for row in (order, reservation) if row) < until:
-                yield from (Finding(order_id, text) for text in _compare(order, reservation))
+                yield from (Finding(order_id, text) for text in _contradictions(order, reservation))
         for row in ordering.execute(_EVENTS, {"until": until}):
             state = "not sent" if row.unsent and row.written == 1 else f"written {row.written} times"
             yield Finding(str(row.id), f"the event {row.event} is {state}")
@@ -137,7 +120,7 @@ def reconcile(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_
             )
 
 
-def _compare(order: Any, reservation: Any) -> Iterator[str]:
+def _contradictions(order: Any, reservation: Any) -> Iterator[str]:
     held = reservation.status if reservation else None
     if order is None:
         if held != "released":

@@ -143,7 +143,7 @@ async def test_a_list_holds_the_caller_s_own_orders_newest_first(mesh: Mesh, sho
     await shop.cancel(buyer, ids[0])
     first = (await mesh.http.get("/v1/orders?limit=2", headers=buyer.headers)).json()
     assert [order["id"] for order in first["data"]] == [ids[2], ids[1]]
-    assert (first["meta"]["total"], first["meta"]["page"], first["meta"]["limit"]) == ("3", 1, 2)
+    assert (first["meta"]["total"], first["meta"]["page"], first["meta"]["limit"]) == (3, 1, 2)
     path = f"/v1/orders?limit=2&cursor={first['meta']['next_cursor']}"
     second = (await mesh.http.get(path, headers=buyer.headers)).json()
     assert [order["id"] for order in second["data"]] == [ids[0]]

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from chassis import migrations
-from meshctl.reconcile import reconcile
+from meshctl.reconcile import compare
 
 PRODUCT = uuid.uuid4()
 
@@ -63,18 +63,18 @@ class Ledgers:
         await self.catalog.execute(f"UPDATE stock SET {change}")
 
     async def findings(self) -> list[tuple[str, str]]:
-        found = await asyncio.to_thread(lambda: list(reconcile(self.ordering_url, self.catalog_url)))
+        found = await asyncio.to_thread(lambda: list(compare(self.ordering_url, self.catalog_url)))
         return [(finding.id, finding.sentence) for finding in found]
 
 
 @pytest.fixture
 async def ledgers(new_database: Callable[[], Awaitable[str]]) -> AsyncIterator[Ledgers]:
-    urls = [await new_database(), await new_database()]
-    for service, url in zip(("ordering", "catalog"), urls, strict=True):
-        await asyncio.to_thread(migrations.upgrade, service, url)
+    ordering_url, catalog_url = await new_database(), await new_database()
+    await asyncio.to_thread(migrations.upgrade, "ordering", ordering_url)
+    await asyncio.to_thread(migrations.upgrade, "catalog", catalog_url)
     async with (
-        await psycopg.AsyncConnection.connect(urls[0], autocommit=True) as ordering,
-        await psycopg.AsyncConnection.connect(urls[1], autocommit=True) as catalog,
+        await psycopg.AsyncConnection.connect(ordering_url, autocommit=True) as ordering,
+        await psycopg.AsyncConnection.connect(catalog_url, autocommit=True) as catalog,
     ):
         await catalog.execute(
             "INSERT INTO products (id, sku, name, description, currency_code, price_minor, status, image_urls,"
@@ -86,7 +86,7 @@ async def ledgers(new_database: Callable[[], Awaitable[str]]) -> AsyncIterator[L
             "INSERT INTO stock (product_id, available, reserved, sold, received) VALUES (%s, 10, 0, 0, 10)",
             (PRODUCT,),
         )
-        yield Ledgers(*urls, ordering, catalog)
+        yield Ledgers(ordering_url, catalog_url, ordering, catalog)
 
 
 async def test_databases_that_agree_give_no_finding(ledgers: Ledgers):

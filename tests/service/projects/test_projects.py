@@ -138,8 +138,8 @@ async def test_an_update_of_another_version_is_refused(mesh: Mesh, owner: User, 
     first = await mesh.http.put(path, json={"name": "First"}, headers=match)
     assert (first.status_code, first.headers["etag"] != etag) == (200, True)
     for method in ("PUT", "DELETE"):
-        body = {"json": {"name": "Second"}} if method == "PUT" else {}
-        late = await mesh.http.request(method, path, headers=match, **body)
+        body = {"name": "Second"} if method == "PUT" else None
+        late = await mesh.http.request(method, path, headers=match, json=body)
         assert (late.status_code, reason_of(late)) == (409, "ETAG_MISMATCH")
     assert (await mesh.http.get(path, headers=owner.headers)).json()["name"] == "First"
 
@@ -171,9 +171,9 @@ async def attempts(mesh: Mesh, by: User, project_id: str, people: Mapping[str, s
 
     answers = []
     for method, path, body in ACTIONS:
-        json = {"json": {key: filled(value) for key, value in body.items()}} if body else {}
+        json = {key: filled(value) for key, value in body.items()} if body else None
         url = f"/v1/projects/{project_id}{filled(path)}"
-        answers.append(await mesh.http.request(method, url, headers=by.headers, **json))
+        answers.append(await mesh.http.request(method, url, headers=by.headers, json=json))
     return answers
 
 

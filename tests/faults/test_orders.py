@@ -1,0 +1,140 @@
+"""kill -9 in the middle of placing orders: nothing is lost, nothing doubled, and no order stays undecided."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import httpx
+import psycopg
+import pytest
+
+from meshctl.reconcile import Finding, compare
+from tests.mesh import Mesh, User
+from tests.shop import Shop, eventually, fresh_key
+
+ORDERS = 1000
+IN_FLIGHT = 40
+# After so many orders, this is killed. Ordering runs the relay and catalog the consumer.
+KILLS = ((150, "ordering"), (350, "catalog"), (550, "nats"), (750, "postgres"))
+DECIDED_SECONDS = 30.0
+
+
+@pytest.fixture
+def shop(mesh: Mesh) -> Shop:
+    return Shop(mesh)
+
+
+class Progress:
+    """Counts what is done, and wakes whoever waits for a number of it."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._changed = asyncio.Condition()
+
+    async def count(self) -> None:
+        async with self._changed:
+            self._done += 1
+            self._changed.notify_all()
+
+    async def reached(self, number: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._done >= number)
+
+
+async def insist(call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """What a patient client does: asks again, with the same key, until the answer is final."""
+    while True:
+        try:
+            answer = await call()
+        except httpx.TransportError:
+            answer = None
+        if answer is not None and answer.status_code < 409:
+            return answer
+        await asyncio.sleep(0.2)
+
+
+async def disagreements(mesh: Mesh) -> list[Finding]:
+    urls = mesh.database_url("ordering"), mesh.database_url("catalog")
+    return await asyncio.to_thread(lambda: list(compare(*urls, grace_seconds=0)))
+
+
+async def undecided(mesh: Mesh) -> int:
+    async with await psycopg.AsyncConnection.connect(mesh.database_url("ordering")) as connection:
+        cursor = await connection.execute("SELECT count(*) FROM orders WHERE status = 'placing'")
+        [count] = await cursor.fetchone() or (0,)
+        return int(count)
+
+
+def kill(mesh: Mesh, part: str) -> None:
+    for pid in mesh.processes(part):
+        mesh.kill(pid)
+
+
+async def order_all(
+    mesh: Mesh, shop: Shop, buyers: Sequence[User], product: str, progress: Progress
+) -> list[str]:
+    """Places all orders, a number at a time, and cancels every fifth; gives their ids."""
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def order(number: int) -> str:
+        buyer, key = buyers[number % len(buyers)], fresh_key()["idempotency-key"]
+        async with gate:
+            placed = await insist(lambda: shop.place(buyer, {product: 1}, key))
+            assert placed.status_code == 201, placed.text
+            order_id = str(placed.json()["id"])
+            if number % 5 == 0:
+                cancelled = await insist(lambda: shop.cancel(buyer, order_id))
+                assert cancelled.json()["status"] == "cancelled", cancelled.text
+            await progress.count()
+        return order_id
+
+    return await asyncio.gather(*(order(number) for number in range(ORDERS)))
+
+
+async def test_a_thousand_orders_survive_kill_9_of_relay_consumer_broker_and_database(mesh: Mesh, shop: Shop):
+    buyers = [await mesh.sign_up() for _ in range(10)]
+    product, progress = await shop.new_product(ORDERS), Progress()
+
+    async def havoc() -> None:
+        for number, part in KILLS:
+            await progress.reached(number)
+            kill(mesh, part)
+
+    ids, _ = await asyncio.gather(order_all(mesh, shop, buyers, product, progress), havoc())
+    await mesh.healthy()
+    assert len(set(ids)) == ORDERS
+    listed = [await mesh.http.get("/v1/orders?limit=1", headers=buyer.headers) for buyer in buyers]
+    assert sum(answer.json()["meta"]["total"] for answer in listed) == ORDERS
+
+    async def agreed() -> bool:
+        return await disagreements(mesh) == []
+
+    await eventually(agreed, seconds=60)
+    assert await shop.stock(product) == (ORDERS // 5, ORDERS - ORDERS // 5)
+
+
+async def test_orders_whose_process_was_killed_are_decided_though_nobody_asks_again(mesh: Mesh, shop: Shop):
+    buyer, product = await mesh.sign_up(), await shop.new_product(60)
+    progress = Progress()
+
+    async def order() -> None:
+        try:
+            await shop.place(buyer, {product: 1})
+        except httpx.TransportError:
+            return
+        await progress.count()
+
+    placing = [asyncio.create_task(order()) for _ in range(100)]
+    await progress.reached(20)
+    kill(mesh, "ordering")
+    await asyncio.gather(*placing)
+
+    async def all_decided() -> bool:
+        return await undecided(mesh) == 0
+
+    await eventually(all_decided, seconds=DECIDED_SECONDS)
+    await mesh.healthy()
+
+    async def agreed() -> bool:
+        return await disagreements(mesh) == []
+
+    await eventually(agreed, seconds=60)
