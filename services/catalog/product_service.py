@@ -11,10 +11,10 @@ from protomesh.catalog.v1.product_service_pb2 import (
     BatchImportProductsRequest,
     BatchImportProductsResponse,
     CreateProductRequest,
-    GetManagedProductRequest,
+    GetAnyProductRequest,
     GetProductRequest,
-    ListManagedProductsRequest,
-    ListManagedProductsResponse,
+    ListAllProductsRequest,
+    ListAllProductsResponse,
     ListProductsRequest,
     ListProductsResponse,
     UpdateProductRequest,
@@ -49,17 +49,15 @@ class ProductService:
         page = await self._page(request, {"for_sale": {}})
         return ListProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
 
-    async def GetManagedProduct(self, request: GetManagedProductRequest, call: Call) -> product_pb2.Product:
+    async def GetAnyProduct(self, request: GetAnyProductRequest, call: Call) -> product_pb2.Product:
         row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
         if row is None:
             raise repository.product_not_found()
         return convert.product_message(row, row.available)
 
-    async def ListManagedProducts(
-        self, request: ListManagedProductsRequest, call: Call
-    ) -> ListManagedProductsResponse:
+    async def ListAllProducts(self, request: ListAllProductsRequest, call: Call) -> ListAllProductsResponse:
         page = await self._page(request, {})
-        return ListManagedProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
+        return ListAllProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
 
     async def CreateProduct(self, request: CreateProductRequest, call: Call) -> product_pb2.Product:
         product = _new_product(UUID(call.operation_id), request)
@@ -104,14 +102,14 @@ class ProductService:
         return BatchImportProductsResponse(results=batch.results)
 
     async def _page(
-        self, request: ListProductsRequest | ListManagedProductsRequest, scope: dict[str, Any]
+        self, request: ListProductsRequest | ListAllProductsRequest, scope: dict[str, Any]
     ) -> Page:
         unsorted = repository.BEST_MATCH if request.search else repository.NEWEST
         listing = _LISTINGS.get(request.sort, unsorted)
         return await listing.fetch(self._database, request, filters=_filters(request) | scope)
 
 
-def _filters(request: ListProductsRequest | ListManagedProductsRequest) -> dict[str, Any]:
+def _filters(request: ListProductsRequest | ListAllProductsRequest) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     if request.search:
         filters["search"] = repository.search_terms(request.search)

@@ -15,7 +15,7 @@ import pytest
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
     BatchImportProductsRequest,
-    ListManagedProductsRequest,
+    ListAllProductsRequest,
     ProductRow,
     ProductRowResult,
 )
@@ -46,8 +46,8 @@ async def _outcomes(catalog: Catalog, *rows: ProductRow) -> list[str]:
 
 
 async def _product(catalog: Catalog, sku: str) -> Product:
-    request = ListManagedProductsRequest(sku=sku)
-    page = await catalog.products.ListManagedProducts(request, metadata=catalog.staff)
+    request = ListAllProductsRequest(sku=sku)
+    page = await catalog.products.ListAllProducts(request, metadata=catalog.staff)
     [product] = page.data
     return product
 

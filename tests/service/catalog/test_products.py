@@ -11,9 +11,9 @@ from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
     ArchiveProductRequest,
-    GetManagedProductRequest,
+    GetAnyProductRequest,
     GetProductRequest,
-    ListManagedProductsRequest,
+    ListAllProductsRequest,
     ListProductsRequest,
     ListProductsResponse,
     UpdateProductRequest,
@@ -27,8 +27,8 @@ async def _list(catalog: Catalog, **fields: Any) -> ListProductsResponse:
 
 
 async def _managed(catalog: Catalog, **fields: Any) -> list[str]:
-    request = ListManagedProductsRequest(**fields)
-    page = await catalog.products.ListManagedProducts(request, metadata=catalog.staff)
+    request = ListAllProductsRequest(**fields)
+    page = await catalog.products.ListAllProducts(request, metadata=catalog.staff)
     return [product.id for product in page.data]
 
 
@@ -95,11 +95,11 @@ async def test_what_is_not_for_sale_is_seen_by_staff_alone(catalog: Catalog):
     for product in (draft, archived):
         reading = catalog.products.GetProduct(GetProductRequest(id=product.id), metadata=catalog.staff)
         assert (await refusal(reading)).reason == "PRODUCT_NOT_FOUND"
-        managed = GetManagedProductRequest(id=product.id)
+        managed = GetAnyProductRequest(id=product.id)
         assert (
-            await catalog.products.GetManagedProduct(managed, metadata=catalog.staff)
+            await catalog.products.GetAnyProduct(managed, metadata=catalog.staff)
         ).status == product.status
-        assert (await refusal(catalog.products.GetManagedProduct(managed))).reason == "TOKEN_MISSING"
+        assert (await refusal(catalog.products.GetAnyProduct(managed))).reason == "TOKEN_MISSING"
         for status in (Product.status_unspecified, product.status):
             assert not (await _list(catalog, sku=product.sku, status=status)).data
             assert await _managed(catalog, sku=product.sku, status=status) == [product.id]

@@ -173,7 +173,7 @@ class ListProductsResponse(_message.Message):
 Global___ListProductsResponse: _TypeAlias = ListProductsResponse  # noqa: Y015
 
 @_typing.final
-class GetManagedProductRequest(_message.Message):
+class GetAnyProductRequest(_message.Message):
     """A request for any product."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -192,10 +192,10 @@ class GetManagedProductRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetManagedProductRequest: _TypeAlias = GetManagedProductRequest  # noqa: Y015
+Global___GetAnyProductRequest: _TypeAlias = GetAnyProductRequest  # noqa: Y015
 
 @_typing.final
-class ListManagedProductsRequest(_message.Message):
+class ListAllProductsRequest(_message.Message):
     """A request for all products. Filters narrow each other."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -263,10 +263,10 @@ class ListManagedProductsRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_price_minor) -> _WhichOneofReturnType__min_price_minor | None: ...
 
-Global___ListManagedProductsRequest: _TypeAlias = ListManagedProductsRequest  # noqa: Y015
+Global___ListAllProductsRequest: _TypeAlias = ListAllProductsRequest  # noqa: Y015
 
 @_typing.final
-class ListManagedProductsResponse(_message.Message):
+class ListAllProductsResponse(_message.Message):
     """A page of products."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -293,7 +293,7 @@ class ListManagedProductsResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListManagedProductsResponse: _TypeAlias = ListManagedProductsResponse  # noqa: Y015
+Global___ListAllProductsResponse: _TypeAlias = ListAllProductsResponse  # noqa: Y015
 
 @_typing.final
 class CreateProductRequest(_message.Message):

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class ProductServiceStub:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     def __init__(self, channel):
@@ -47,15 +47,15 @@ class ProductServiceStub:
                 request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsRequest.SerializeToString,
                 response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsResponse.FromString,
                 _registered_method=True)
-        self.GetManagedProduct = channel.unary_unary(
-                '/protomesh.catalog.v1.ProductService/GetManagedProduct',
-                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.SerializeToString,
+        self.GetAnyProduct = channel.unary_unary(
+                '/protomesh.catalog.v1.ProductService/GetAnyProduct',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetAnyProductRequest.SerializeToString,
                 response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.FromString,
                 _registered_method=True)
-        self.ListManagedProducts = channel.unary_unary(
-                '/protomesh.catalog.v1.ProductService/ListManagedProducts',
-                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.SerializeToString,
-                response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.FromString,
+        self.ListAllProducts = channel.unary_unary(
+                '/protomesh.catalog.v1.ProductService/ListAllProducts',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsRequest.SerializeToString,
+                response_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsResponse.FromString,
                 _registered_method=True)
         self.CreateProduct = channel.unary_unary(
                 '/protomesh.catalog.v1.ProductService/CreateProduct',
@@ -80,8 +80,8 @@ class ProductServiceStub:
 
 
 class ProductServiceServicer:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     def GetProduct(self, request, context):
@@ -99,7 +99,7 @@ class ProductServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetManagedProduct(self, request, context):
+    def GetAnyProduct(self, request, context):
         """Answers any product, whether for sale or not.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
@@ -107,7 +107,7 @@ class ProductServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListManagedProducts(self, request, context):
+    def ListAllProducts(self, request, context):
         """Lists all products, whether for sale or not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -159,15 +159,15 @@ def add_ProductServiceServicer_to_server(servicer, server):
                     request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsRequest.FromString,
                     response_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListProductsResponse.SerializeToString,
             ),
-            'GetManagedProduct': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetManagedProduct,
-                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.FromString,
+            'GetAnyProduct': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnyProduct,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetAnyProductRequest.FromString,
                     response_serializer=protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.SerializeToString,
             ),
-            'ListManagedProducts': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListManagedProducts,
-                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.FromString,
-                    response_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.SerializeToString,
+            'ListAllProducts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAllProducts,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsRequest.FromString,
+                    response_serializer=protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsResponse.SerializeToString,
             ),
             'CreateProduct': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateProduct,
@@ -198,8 +198,8 @@ def add_ProductServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProductService:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     @staticmethod
@@ -257,7 +257,7 @@ class ProductService:
             _registered_method=True)
 
     @staticmethod
-    def GetManagedProduct(request,
+    def GetAnyProduct(request,
             target,
             options=(),
             channel_credentials=None,
@@ -270,8 +270,8 @@ class ProductService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/protomesh.catalog.v1.ProductService/GetManagedProduct',
-            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetManagedProductRequest.SerializeToString,
+            '/protomesh.catalog.v1.ProductService/GetAnyProduct',
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.GetAnyProductRequest.SerializeToString,
             protomesh_dot_catalog_dot_v1_dot_product__pb2.Product.FromString,
             options,
             channel_credentials,
@@ -284,7 +284,7 @@ class ProductService:
             _registered_method=True)
 
     @staticmethod
-    def ListManagedProducts(request,
+    def ListAllProducts(request,
             target,
             options=(),
             channel_credentials=None,
@@ -297,9 +297,9 @@ class ProductService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/protomesh.catalog.v1.ProductService/ListManagedProducts',
-            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsRequest.SerializeToString,
-            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListManagedProductsResponse.FromString,
+            '/protomesh.catalog.v1.ProductService/ListAllProducts',
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsRequest.SerializeToString,
+            protomesh_dot_catalog_dot_v1_dot_product__service__pb2.ListAllProductsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,8 +28,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProductServiceStub:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     @_typing.overload
@@ -42,11 +42,11 @@ class ProductServiceStub:
     """
     ListProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]
     """Lists products that are for sale."""
-    GetManagedProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetManagedProductRequest, _product_pb2.Product]
+    GetAnyProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.GetAnyProductRequest, _product_pb2.Product]
     """Answers any product, whether for sale or not.
     Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
-    ListManagedProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListManagedProductsRequest, _product_service_pb2.ListManagedProductsResponse]
+    ListAllProducts: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.ListAllProductsRequest, _product_service_pb2.ListAllProductsResponse]
     """Lists all products, whether for sale or not."""
     CreateProduct: _grpc.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_pb2.Product]
     """Creates a product, with its stock.
@@ -67,8 +67,8 @@ class ProductServiceStub:
 
 @_typing.type_check_only
 class ProductServiceAsyncStub(ProductServiceStub):
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,11 +78,11 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """
     ListProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListProductsRequest, _product_service_pb2.ListProductsResponse]  # type: ignore[assignment]
     """Lists products that are for sale."""
-    GetManagedProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetManagedProductRequest, _product_pb2.Product]  # type: ignore[assignment]
+    GetAnyProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.GetAnyProductRequest, _product_pb2.Product]  # type: ignore[assignment]
     """Answers any product, whether for sale or not.
     Errors: NOT_FOUND PRODUCT_NOT_FOUND.
     """
-    ListManagedProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListManagedProductsRequest, _product_service_pb2.ListManagedProductsResponse]  # type: ignore[assignment]
+    ListAllProducts: _aio.UnaryUnaryMultiCallable[_product_service_pb2.ListAllProductsRequest, _product_service_pb2.ListAllProductsResponse]  # type: ignore[assignment]
     """Lists all products, whether for sale or not."""
     CreateProduct: _aio.UnaryUnaryMultiCallable[_product_service_pb2.CreateProductRequest, _product_pb2.Product]  # type: ignore[assignment]
     """Creates a product, with its stock.
@@ -102,8 +102,8 @@ class ProductServiceAsyncStub(ProductServiceStub):
     """
 
 class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and archived
-    ones too, as managed products.
+    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
+    archived ones too.
     """
 
     @_abc_1.abstractmethod
@@ -125,9 +125,9 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists products that are for sale."""
 
     @_abc_1.abstractmethod
-    def GetManagedProduct(
+    def GetAnyProduct(
         self,
-        request: _product_service_pb2.GetManagedProductRequest,
+        request: _product_service_pb2.GetAnyProductRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_product_pb2.Product, _abc.Awaitable[_product_pb2.Product]]:
         """Answers any product, whether for sale or not.
@@ -135,11 +135,11 @@ class ProductServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def ListManagedProducts(
+    def ListAllProducts(
         self,
-        request: _product_service_pb2.ListManagedProductsRequest,
+        request: _product_service_pb2.ListAllProductsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_product_service_pb2.ListManagedProductsResponse, _abc.Awaitable[_product_service_pb2.ListManagedProductsResponse]]:
+    ) -> _typing.Union[_product_service_pb2.ListAllProductsResponse, _abc.Awaitable[_product_service_pb2.ListAllProductsResponse]]:
         """Lists all products, whether for sale or not."""
 
     @_abc_1.abstractmethod
