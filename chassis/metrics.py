@@ -4,7 +4,7 @@ import bisect
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY, Gauge, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from chassis.database import Database
+if TYPE_CHECKING:  # the database's own spans are counted here, so it cannot be imported back
+    from chassis.database import Database
 
 Side = Literal["server", "client"]
 
@@ -81,7 +82,7 @@ _POOL = Gauge("database_pool_connections", "Connections to the database.", ("dat
 _WAITING = Gauge("database_pool_waiting", "Tasks that wait for a connection.", ("database",))
 
 
-def watch_pool(database: Database) -> None:
+def watch_pool(database: "Database") -> None:
     """Reports a database's pool at every scrape: connections in use and idle, and who waits for one."""
 
     def stat(name: str) -> float:
