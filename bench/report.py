@@ -42,7 +42,8 @@ class Report:
         return figure
 
     def show(self, console: Console) -> None:
-        table = Table("measured", "per second", "p50 ms", "p99 ms", "errors", "ratio", "against")
+        table = Table("measured", "per second", "p50 ms", "p99 ms", "errors", "ratio", "against", box=None)
+        table.columns[0].no_wrap = True
         for figure in self.figures:
             table.add_row(
                 figure.name,
