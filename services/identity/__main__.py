@@ -18,12 +18,9 @@ async def compose(service: Service) -> None:
     assert isinstance(settings, IdentitySettings)
     passwords = Passwords(settings.password_threads, LoginLimits.of(settings))
     keys = KeyRing(database, settings)
-    await database.open()
-    await keys.refresh()
-    await bootstrap.ensure_administrator(database, passwords, settings)
-    service.serve(
-        "protomesh.identity.v1.AuthService", AuthService(database, passwords, Sessions(keys, settings), keys)
-    )
+    await bootstrap.prepare(database, keys, passwords, settings)
+    auth = AuthService(database, passwords, Sessions(keys, settings), keys)
+    service.serve("protomesh.identity.v1.AuthService", auth)
     service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
     service.serve("protomesh.identity.v1.RoleService", RoleService(database))
     service.token_keys = keys

@@ -1,15 +1,32 @@
-"""The first administrator, without whom nobody could make another."""
+"""What must be there before the first call: a key to sign with, and an administrator to make others."""
 
 import logging
 
+import psycopg
+from sqlalchemy.exc import OperationalError
+
 from chassis.database import Database
 from chassis.identifiers import uuid7
+from chassis.service import StartError
 from services.identity import convert, repository
 from services.identity.model import ADMIN, User, normal_email
 from services.identity.passwords import Passwords
 from services.identity.settings import IdentitySettings
+from services.identity.signing_keys import KeyRing
 
 _log = logging.getLogger(__name__)
+
+
+async def prepare(
+    database: Database, keys: KeyRing, passwords: Passwords, settings: IdentitySettings
+) -> None:
+    """Sees to both. StartError when the database cannot be reached."""
+    await database.open()
+    try:
+        await keys.refresh()
+        await ensure_administrator(database, passwords, settings)
+    except (psycopg.OperationalError, OperationalError):
+        raise StartError("its database cannot be reached.") from None
 
 
 async def ensure_administrator(database: Database, passwords: Passwords, settings: IdentitySettings) -> None:
