@@ -17,6 +17,7 @@ COMMANDS = {
     "migrate": "meshctl.migrate:migrate",
     "certificates": "meshctl.operate:issue_certificates",
     "seed": "meshctl.seed:seed",
+    "probe": "meshctl.probe:probe",
     "call": "meshctl.call:call",
     "import": "meshctl.importing:commands",
     "events": "meshctl.events:commands",

@@ -21,6 +21,8 @@ from meshctl.services import ADMIN_EMAIL
 from meshctl.supervisor import Supervisor
 
 RENEWAL_SECONDS = 12 * 3600.0
+# The last line of a mesh that goes on in the background.
+DETACHED = b"\x04\n"
 
 
 def up(
@@ -74,17 +76,17 @@ def _detached() -> int:
     ) as child:
         assert child.stdout is not None
         try:
-            # It closes its side when it is healthy.
             for line in child.stdout:
+                if line == DETACHED:
+                    # Past the end of the block, which would wait for the child.
+                    os._exit(0)
                 sys.stdout.buffer.write(line)
                 sys.stdout.flush()
         except KeyboardInterrupt:
             child.terminate()
             child.wait()
             return 130
-        if child.poll() is None:
-            os._exit(0)
-        return child.wait()
+        return child.wait() or 1
 
 
 async def _live(options: Options, *, background: bool) -> None:
@@ -182,7 +184,9 @@ def _say(line: str) -> None:
 
 
 def _leave_terminal(log: Path) -> None:
-    """From here on this process writes to its log; whoever started it sees the end of its output."""
+    """From here on this process writes to its log; whoever started it is told so, and may go."""
+    sys.stdout.flush()
+    os.write(1, DETACHED)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

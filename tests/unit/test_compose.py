@@ -1,0 +1,60 @@
+"""The stack in containers is the stack of ./scripts/up."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshctl import deployables
+
+ROOT = Path(__file__).parents[2]
+ONE_SHOT = {"certificates", "migrate", "edge-configuration"}
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"])
+
+
+def test_every_deployable_has_a_container_that_is_probed(services: dict[str, Any]) -> None:
+    for name in deployables.deployables():
+        assert services[name]["command"] == [f"services.{name}"]
+        assert services[name]["healthcheck"]["test"][-2:] == ["probe", name]
+        assert services["edge"]["depends_on"][name] == {"condition": "service_healthy"}
+
+
+def test_a_service_with_a_database_waits_for_its_migrations(services: dict[str, Any]) -> None:
+    for name in deployables.deployables():
+        owns = name in deployables.with_database()
+        assert ("migrate" in services[name]["depends_on"]) == owns
+        assert ("PROTOMESH_DATABASE_URL" in services[name]["environment"]) == owns
+
+
+def test_only_the_edge_is_published_and_only_to_this_machine(services: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published.keys() == {"edge"}
+    assert all(port.startswith("127.0.0.1:") for port in published["edge"])
+
+
+def test_every_container_that_stays_says_whether_it_is_healthy(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert (name in ONE_SHOT) != ("healthcheck" in service), name
+
+
+def test_compose_accepts_the_file() -> None:
+    if not has_compose():
+        pytest.skip("no docker compose on this machine")
+    checked = compose("--file", str(ROOT / "docker-compose.yml"), "config", "--quiet")
+    assert checked.returncode == 0, checked.stderr
+
+
+def has_compose() -> bool:
+    return shutil.which("docker") is not None and compose("version").returncode == 0
+
+
+def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["docker", "compose", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
