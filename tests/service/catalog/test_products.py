@@ -26,7 +26,7 @@ async def _list(catalog: Catalog, **fields: Any) -> ListProductsResponse:
     return await catalog.products.ListProducts(ListProductsRequest(**fields))
 
 
-async def _managed(catalog: Catalog, **fields: Any) -> list[str]:
+async def _all(catalog: Catalog, **fields: Any) -> list[str]:
     request = ListAllProductsRequest(**fields)
     page = await catalog.products.ListAllProducts(request, metadata=catalog.staff)
     return [product.id for product in page.data]
@@ -95,14 +95,14 @@ async def test_what_is_not_for_sale_is_seen_by_staff_alone(catalog: Catalog):
     for product in (draft, archived):
         reading = catalog.products.GetProduct(GetProductRequest(id=product.id), metadata=catalog.staff)
         assert (await refusal(reading)).reason == "PRODUCT_NOT_FOUND"
-        managed = GetAnyProductRequest(id=product.id)
+        any_product = GetAnyProductRequest(id=product.id)
         assert (
-            await catalog.products.GetAnyProduct(managed, metadata=catalog.staff)
+            await catalog.products.GetAnyProduct(any_product, metadata=catalog.staff)
         ).status == product.status
-        assert (await refusal(catalog.products.GetAnyProduct(managed))).reason == "TOKEN_MISSING"
+        assert (await refusal(catalog.products.GetAnyProduct(any_product))).reason == "TOKEN_MISSING"
         for status in (Product.status_unspecified, product.status):
             assert not (await _list(catalog, sku=product.sku, status=status)).data
-            assert await _managed(catalog, sku=product.sku, status=status) == [product.id]
+            assert await _all(catalog, sku=product.sku, status=status) == [product.id]
 
 
 async def test_an_archived_product_is_not_sold(catalog: Catalog):
