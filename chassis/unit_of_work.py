@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Executable, Result
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from chassis import outbox
+from chassis import outbox, sql_spans
 from chassis.call import current_call
 
 Entity = TypeVar("Entity")
@@ -76,7 +76,8 @@ class UnitOfWork:
         await outbox.write(self.session, self._events)
         if self._claim is not None and self._answer is not None:
             await self._claim.answer(self.session, self._answer)
-        await self.session.commit()
+        with sql_spans.span("COMMIT"):
+            await self.session.commit()
 
     def add(self, entity: object) -> None:
         """Has a new entity inserted."""
