@@ -33,10 +33,7 @@ class OrderService:
 
     async def PlaceOrder(self, request: PlaceOrderRequest, call: Call) -> Order:
         order_id, buyer_id = UUID(call.operation_id), UUID(call.caller.user_id)
-        if await repository.exists(self._database, order_id):
-            accepted = await self._placement.resume(order_id)  # An earlier call with this key came so far.
-        else:
-            accepted = await self._placement.begin(order_id, buyer_id, request)
+        accepted = await self._placement.place(order_id, buyer_id, request)
         if accepted is not None:
             return accepted
         row = await repository.own(self._database, order_id, buyer_id)

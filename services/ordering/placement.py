@@ -31,6 +31,9 @@ _REFUSALS = frozenset(
 )
 _POLL_SECONDS = 1.0
 _BATCH = 20
+# Orders that a process places at once, a few for each connection to its database. In a rush the others wait before
+# their first step, and not between two of them, where the short deadlines of the calls to catalog run.
+_AT_ONCE = 32
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +52,20 @@ class Placement:
     def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub") -> None:
         self._database = database
         self._inventory = inventory
+        self._room = asyncio.Semaphore(_AT_ONCE)
 
-    async def begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
-        """Writes a new order at today's prices and brings it to its verdict; see `_finish` for the answer."""
+    async def place(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
+        """Brings an order to its verdict, from wherever an earlier call with its id left it.
+
+        Answers it when it is accepted now; None when it is rejected, or was decided before or by another.
+        """
+        async with self._room:
+            if await repository.exists(self._database, order_id):
+                return await self.resume(order_id)
+            return await self._begin(order_id, buyer_id, request)
+
+    async def _begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
+        """Writes a new order at today's prices and goes on with it."""
         quote = await self._inventory.QuotePrices(
             QuotePricesRequest(product_ids=[line.product_id for line in request.lines])
         )
@@ -63,7 +77,7 @@ class Placement:
         return await self._finish(Lease(order_id, fencing_token=1), convert.stock_lines(request.lines))
 
     async def resume(self, order_id: UUID) -> OrderMessage | None:
-        """Brings an order on that an earlier call left undecided; None also when it is decided."""
+        """Takes an undecided order over from whoever works on it, and goes on with it; None when it is decided."""
         async with self._database.unit_of_work() as work:
             token = await repository.take_over_saga(work, order_id)
         return None if token is None else await self._finish_again(Lease(order_id, token))
@@ -98,7 +112,7 @@ class Placement:
         return await self._finish(lease, convert.stock_lines(lines))
 
     async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> OrderMessage | None:
-        """Decides the order. Gives it when it is accepted; None when it is rejected, or decided by another."""
+        """Decides the order, unless another did; answers it when it is accepted."""
         refusal = await self._reserve(lease.order_id, lines)
         async with self._database.unit_of_work() as work:
             # First the order, then its saga, as a cancellation does: so the two cannot deadlock.

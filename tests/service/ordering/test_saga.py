@@ -133,6 +133,7 @@ async def test_cancelling_and_placing_at_once_never_strands_stock(mesh: Mesh, sh
         listed = await mesh.http.get("/v1/orders?limit=100", headers=buyer.headers)
         standing = [order for order in listed.json()["data"] if order["status"] != "cancelled"]
         await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in standing))
+    assert {task.result().status_code for task in placing} == {201}, [task.result().text for task in placing]
     orders = [task.result().json() for task in placing]
     await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in orders))
     assert {await status_of(shop, buyer, order["id"]) for order in orders} == {"cancelled"}
