@@ -105,6 +105,8 @@ class Upstream:
         self._deployable = deployable
         self._target = target
         self._certificates = certificates
+        # Here and not at the first call, since it reads the contracts of the whole platform.
+        self._options = (*_OPTIONS, ("grpc.service_config", json.dumps(_config(deployable))))
         self._channel: grpc.aio.Channel | None = None
         self._generation = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -123,13 +125,11 @@ class Upstream:
         return self._channel
 
     def _open(self) -> grpc.aio.Channel:
-        config = json.dumps(contract.service_config(self._deployable))
-        options = (*_OPTIONS, ("grpc.service_config", config))
         if self._certificates is None:
-            return grpc.aio.insecure_channel(self._target, options)
+            return grpc.aio.insecure_channel(self._target, self._options)
         credentials = self._certificates.channel_credentials()
         name = ("grpc.ssl_target_name_override", self._deployable)
-        return grpc.aio.secure_channel(self._target, credentials, (*options, name))
+        return grpc.aio.secure_channel(self._target, credentials, (*self._options, name))
 
     async def close(self, grace: float | None) -> None:
         """Closes the connections."""
@@ -138,6 +138,17 @@ class Upstream:
         if self._channel is not None:
             await self._channel.close(grace)
             self._channel = None
+
+
+def _config(deployable: str) -> dict[str, Any]:
+    """The service config without its timeouts, since every call brings its own.
+
+    gRPC's C core counts those of the config from a coarse clock, which can be more than a second off.
+    """
+    config = contract.service_config(deployable)
+    for method in config["methodConfig"]:
+        del method["timeout"]
+    return config
 
 
 class Method:

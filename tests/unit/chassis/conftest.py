@@ -1,0 +1,38 @@
+import pathlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from chassis import telemetry
+from chassis.spans import Recorder
+from tests import certificates
+from tests.unit.chassis.stand import Spans, Stand, running
+
+
+@pytest.fixture(scope="session")
+def certificate_directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    authority = certificates.issue(directory, "scratch", "edge", "ordering", "stranger")
+    authority.issue(directory, "foreign", trust_domain="elsewhere.local")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def exported() -> Spans:
+    return Spans()
+
+
+@pytest.fixture
+def spans(exported: Spans) -> Iterator[Spans]:
+    """What is recorded during the test; `spans.all` is up to date after `telemetry.recorder().flush()`."""
+    before = telemetry.recorder()
+    telemetry.install(Recorder(exported.take, resource={"service.name": "scratch"}))
+    exported.all.clear()
+    yield exported
+    telemetry.install(before)
+
+
+@pytest.fixture
+async def stand(certificate_directory: pathlib.Path) -> AsyncIterator[Stand]:
+    async with running(certificate_directory) as started:
+        yield started

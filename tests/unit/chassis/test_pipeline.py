@@ -1,0 +1,261 @@
+"""The pipeline: what stands where, and what it does to calls of every shape."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from chassis import contract, errors, pipeline
+from chassis.admission import Admission
+from chassis.contract import ContractError
+from chassis.revocations import Revocations
+from chassis.service import Service
+from chassis.settings import Settings
+from chassis.tokens import TokenVerifier
+from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, bearer, method, running, token
+
+CODE = grpc.StatusCode
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """How a call failed."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+def names(rpc: str) -> list[str]:
+    verifier = TokenVerifier(Keys(), Revocations(), issuer="protomesh", audience="protomesh")
+    parts = pipeline.Parts(verifier, Admission(1), "protomesh.local", None)
+    return [name for name, _ in pipeline.stages_of(contract.method_at(f"/{SERVICE}/{rpc}"), parts)]
+
+
+def test_the_stages_stand_in_this_order() -> None:
+    assert [step.name for step in pipeline.STEPS] == [
+        "telemetry",
+        "audit",
+        "errors",
+        "admission",
+        "deadline",
+        "caller",
+        "access",
+        "validation",
+        "idempotency",
+        "caching",
+    ]
+
+
+def test_every_stage_has_a_reason_for_its_place() -> None:
+    assert all(step.reason.endswith(".") for step in pipeline.STEPS)
+
+
+def test_stages_that_an_rpc_does_not_need_are_left_out() -> None:
+    always = ["telemetry", "errors", "admission", "deadline", "caller", "validation"]
+    assert names("Open") == always
+    assert names("Mine") == [*always[:5], "access", "validation"]
+    assert names("Cached") == [*always, "caching"]
+    assert "audit" in names("Write")
+
+
+async def test_a_unary_call_is_answered(stand: Stand) -> None:
+    answer = await method(stand.channel(), "Open")(Thing(text="hello"))
+    assert answer.text == "hello"
+
+
+async def test_a_server_stream_is_answered_message_by_message(stand: Stand) -> None:
+    answers = [thing.count async for thing in method(stand.channel(), "Watch")(Thing(count=3))]
+    assert answers == [0, 1, 2]
+
+
+async def test_a_server_stream_that_fails_gives_what_it_had_and_then_its_status(stand: Stand) -> None:
+    seen = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for thing in method(stand.channel(), "Watch")(Thing(count=2, text="fail")):
+            seen.append(thing.count)  # noqa: PERF401 (the loop is to fail)
+    assert seen == [0, 1]
+    assert errors.reason_of(caught.value) == "GONE"
+
+
+async def test_a_reader_who_leaves_ends_the_stream_at_the_server(stand: Stand) -> None:
+    call = method(stand.channel(), "Watch")(Thing(text="hold"))
+    reading = asyncio.ensure_future(anext(aiter(call)))
+    await asyncio.wait_for(stand.scratch.started.wait(), 5)
+    reading.cancel()
+    await asyncio.wait_for(stand.scratch.cancelled.wait(), 5)
+
+
+async def things(*counts: int) -> AsyncIterator[Any]:
+    for count in counts:
+        yield Thing(count=count)
+
+
+async def test_a_client_stream_is_taken(stand: Stand) -> None:
+    answer = await method(stand.channel(), "Collect")(things(1, 2, 3), metadata=bearer(token()))
+    assert answer.count == 6
+
+
+async def test_each_message_of_a_client_stream_is_validated(stand: Stand) -> None:
+    error = await failure(method(stand.channel(), "Collect")(things(1, -1), metadata=bearer(token())))
+    assert error.code() is CODE.INVALID_ARGUMENT
+
+
+async def test_access_is_checked_before_a_client_stream_is_read(stand: Stand) -> None:
+    error = await failure(method(stand.channel(), "Collect")(things(-1)))
+    assert errors.reason_of(error) == "TOKEN_MISSING"
+
+
+async def test_a_conversation_goes_both_ways(stand: Stand) -> None:
+    async def said() -> AsyncIterator[Any]:
+        yield Thing(text="one")
+        yield Thing(text="two")
+
+    assert [thing.text async for thing in method(stand.channel(), "Chat")(said())] == ["ONE", "TWO"]
+
+
+async def test_a_broken_rule_names_its_field(stand: Stand) -> None:
+    request = Thing(count=-1, parts=[{}, {"id": "nonsense"}])
+    error = errors.from_rpc(await failure(method(stand.channel(), "Open")(request)))
+    assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "VALIDATION_FAILED")
+    assert [field for field, _ in error.violations] == ["count", "parts[1].id"]
+    assert all(text for _, text in error.violations)
+
+
+async def test_a_stranger_is_refused_before_the_request_is_looked_at(stand: Stand) -> None:
+    error = await failure(method(stand.channel(), "Mine")(Thing(count=-1)))
+    assert error.code() is CODE.UNAUTHENTICATED
+
+
+async def test_bytes_that_are_no_message_are_refused_in_full_form(stand: Stand) -> None:
+    error = await failure(stand.plain().unary_unary(f"/{SERVICE}/Open")(b"\xff\xff"))
+    assert error.code() is CODE.INVALID_ARGUMENT
+    assert errors.reason_of(error) == "REQUEST_MALFORMED"
+
+
+async def test_a_request_above_the_contracts_size_is_refused(stand: Stand) -> None:
+    error = await failure(method(stand.channel(), "Small")(Thing(text="x" * 150)))
+    assert errors.reason_of(error) == "REQUEST_TOO_LARGE"
+
+
+async def test_an_rpc_that_nobody_has_is_answered_in_full_form(stand: Stand) -> None:
+    error = await failure(stand.plain().unary_unary(f"/{SERVICE}/Nothing")(b""))
+    assert error.code() is CODE.UNIMPLEMENTED
+    assert errors.reason_of(error) == "UNIMPLEMENTED"
+
+
+async def test_an_unknown_exception_says_nothing_about_itself(stand: Stand, caplog: Any) -> None:
+    error = await failure(method(stand.channel(), "Fail")(Thing()))
+    assert error.code() is CODE.INTERNAL
+    assert errors.reason_of(error) == "INTERNAL"
+    assert "secret" not in f"{error.details()} {error.trailing_metadata()}"
+    assert "secret text" in caplog.text
+    assert len(str(dict(error.trailing_metadata())["x-trace-id"])) == 32
+
+
+async def test_a_mesh_error_arrives_with_all_its_details(stand: Stand) -> None:
+    stand.scratch.error = errors.ResourceExhausted(
+        "RATE_LIMITED", "Slow down.", metadata={"a": "b"}, violations=[("user:1", "10 a minute")], retry_after=1.5
+    )
+    error = errors.from_rpc(await failure(method(stand.channel(), "Fail")(Thing())))
+    assert isinstance(error, errors.ResourceExhausted)
+    assert (error.reason, error.message, error.metadata) == ("RATE_LIMITED", "Slow down.", {"a": "b"})
+    assert (error.violations, error.retry_after) == ((("user:1", "10 a minute"),), 1.5)
+
+
+async def test_a_handler_that_answers_nothing_is_our_fault(stand: Stand) -> None:
+    stand.scratch.Small = None
+    stand.scratch.error = asyncio.CancelledError()
+    error = await failure(method(stand.channel(), "Fail")(Thing()))
+    assert error.code() is CODE.INTERNAL
+
+
+async def test_a_call_without_a_deadline_gets_the_contracts(stand: Stand) -> None:
+    begin = time.monotonic()
+    error = await failure(method(stand.plain(), "Slow")(Thing()))
+    assert error.code() is CODE.DEADLINE_EXCEEDED
+    assert errors.reason_of(error) == "DEADLINE_EXCEEDED"
+    assert 0.25 < time.monotonic() - begin < 1.5
+    assert stand.scratch.cancelled.is_set()
+
+
+async def test_a_longer_deadline_than_the_contracts_is_cut(stand: Stand) -> None:
+    error = await failure(method(stand.plain(), "Slow")(Thing(), timeout=10))
+    assert errors.reason_of(error) == "DEADLINE_EXCEEDED"
+
+
+async def test_a_shorter_deadline_cancels_the_handler(stand: Stand) -> None:
+    error = await failure(method(stand.plain(), "Slow")(Thing(), timeout=0.1))
+    assert error.code() is CODE.DEADLINE_EXCEEDED
+    await asyncio.wait_for(stand.scratch.cancelled.wait(), 0.15)
+    assert stand.scratch.call.remaining() == 0
+
+
+async def test_a_client_that_leaves_cancels_the_handler(stand: Stand) -> None:
+    call = method(stand.plain(), "Slow")(Thing())
+    await asyncio.wait_for(stand.scratch.started.wait(), 5)
+    call.cancel()
+    await asyncio.wait_for(stand.scratch.cancelled.wait(), 0.25)
+
+
+async def test_a_full_server_refuses_at_once(certificate_directory: Any) -> None:
+    async with running(certificate_directory, maximum_concurrent_rpcs=1) as stand:
+        channel = stand.channel()
+        call = method(channel, "Open")
+        await call(Thing())  # connects
+        slow = asyncio.ensure_future(failure(method(channel, "Slow")(Thing())))
+        await asyncio.wait_for(stand.scratch.started.wait(), 5)
+        begin = time.perf_counter()
+        error = errors.from_rpc(await failure(call(Thing())))
+        assert time.perf_counter() - begin < 0.05
+        assert (error.code, error.reason) == (CODE.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert error.retry_after
+        await slow
+        assert (await call(Thing(text="again"))).text == "again"
+
+
+async def test_an_answer_that_may_be_cached_says_so(stand: Stand) -> None:
+    call = method(stand.plain(), "Cached")
+    first, second, other = call(Thing(text="a")), call(Thing(text="a")), call(Thing(text="b"))
+    headers = [dict(await one.initial_metadata()) for one in (first, second, other)]
+    assert headers[0]["cache-control"] == "public, max-age=60"
+    assert headers[0]["etag"] == headers[1]["etag"] != headers[2]["etag"]
+
+
+async def test_an_audited_call_is_on_record_without_personal_data(stand: Stand, caplog: Any) -> None:
+    caplog.set_level("INFO", "audit")
+    request = Thing(text="x", email="a@example.com", pin="1234")
+    await method(stand.channel(), "Write")(request, metadata=bearer(token()))
+    await failure(method(stand.channel(), "Write")(request, metadata=bearer(token(scope=""))))
+    done, refused = (record for record in caplog.records if record.name == "audit")
+    assert (done.outcome, refused.outcome, refused.reason) == ("OK", "PERMISSION_DENIED", "PERMISSION_MISSING")
+    assert done.user_id.startswith("1111")
+    assert done.request == {"text": "x", "email": "[redacted]", "pin": "[redacted]"}
+
+
+def test_a_servicer_that_lacks_an_rpc_is_refused() -> None:
+    class Half:
+        async def Open(self, request: Any, call: Any) -> Any:
+            return request
+
+    with pytest.raises(ContractError, match="Half lacks Anybody"):
+        Service(Settings(service="scratch")).serve(SERVICE, Half())
+
+
+def test_a_servicer_with_an_rpc_too_many_is_refused() -> None:
+    class More(Scratch):
+        async def Extra(self, request: Any, call: Any) -> Any:
+            return request
+
+    with pytest.raises(ContractError, match="More has Extra"):
+        Service(Settings(service="scratch")).serve(SERVICE, More())
+
+
+def test_an_rpc_without_access_is_refused() -> None:
+    class Loose:
+        async def Open(self, request: Any, call: Any) -> Any:
+            return request
+
+    with pytest.raises(ContractError, match="LooseService.Open has no access option"):
+        Service(Settings(service="scratch")).serve("scratch.v1.LooseService", Loose())
