@@ -30,10 +30,11 @@ UNLIMITED = {
 
 @dataclass(frozen=True)
 class BenchMesh:
-    """A running mesh with products, and the access tokens of its buyers."""
+    """A running mesh with products, and the access tokens of its administrator and its buyers."""
 
     folder: MeshFolder
     edge_url: str
+    admin_token: str
     tokens: list[str]
     wiring: dict[str, Any]
     product_ids: list[str]
@@ -86,7 +87,7 @@ def _filled(folder: MeshFolder, products: int) -> BenchMesh:
         tokens = [_sign_up(client, number) for number in range(BUYERS)]
         jwks = client.get("/.well-known/jwks.json").text
     wiring = control.ask(folder.control, {"command": "wiring"})
-    return BenchMesh(folder, edge_url, tokens, wiring, ids, json.dumps(json.loads(jwks)))
+    return BenchMesh(folder, edge_url, admin, tokens, wiring, ids, json.dumps(json.loads(jwks)))
 
 
 def _sign_up(client: httpx.Client, number: int) -> str:

@@ -187,7 +187,8 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
         attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
         context = extract({name.decode(): value.decode() for name, value in scope["headers"]})
         kind = trace.SpanKind.SERVER
@@ -220,19 +221,19 @@ def caller(authorization: Annotated[str, Header()]) -> str:
 
 Session = Annotated[AsyncSession, Depends(session)]
 Caller = Annotated[str, Depends(caller)]
-_ACTIVE = select(ProductRow).options(joinedload(ProductRow.stock)).where(ProductRow.status == "active")
+_PRODUCTS = select(ProductRow).options(joinedload(ProductRow.stock))
 
 
-@app.get("/v1/products/{id}", response_model=Product)
+@app.get("/v1/products/{id}:any", response_model=Product)
 async def get_product(id: uuid.UUID, session: Session, caller: Caller) -> ProductRow:
     with tracer.start_as_current_span("SELECT", kind=trace.SpanKind.CLIENT):
-        product = (await session.execute(_ACTIVE.where(ProductRow.id == id))).scalar_one_or_none()
+        product = (await session.execute(_PRODUCTS.where(ProductRow.id == id))).scalar_one_or_none()
     if product is None:
         raise HTTPException(404, "No such product.")
     return product
 
 
-@app.get("/v1/products", response_model=Products)
+@app.get("/v1/products:all", response_model=Products)
 async def list_products(
     session: Session,
     caller: Caller,
@@ -240,9 +241,9 @@ async def list_products(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> dict[str, Any]:
     with tracer.start_as_current_span("SELECT", kind=trace.SpanKind.CLIENT):
-        total = (await session.execute(select(func.count()).select_from(_ACTIVE.subquery()))).scalar_one()
+        total = (await session.execute(select(func.count()).select_from(_PRODUCTS.subquery()))).scalar_one()
         rows = await session.execute(
-            _ACTIVE.order_by(ProductRow.created_at.desc(), ProductRow.id.desc())
+            _PRODUCTS.order_by(ProductRow.created_at.desc(), ProductRow.id.desc())
             .offset((page - 1) * limit)
             .limit(limit)
         )
