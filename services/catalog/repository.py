@@ -47,7 +47,8 @@ PRODUCT_COLUMNS = (
     *(column for column in Product.__table__.columns if column.name != "search"),
     Stock.available,
 )
-_PRODUCTS = select(*PRODUCT_COLUMNS).join_from(Product, Stock, Stock.product_id == Product.id)
+# Every product has stock; as an outer join, though, PostgreSQL leaves it out when a list is only counted.
+_PRODUCTS = select(*PRODUCT_COLUMNS).outerjoin_from(Product, Stock, Stock.product_id == Product.id)
 _FILTERS = {
     "search": Product.search.op("@@")(_SEARCHED),
     "category_id": Product.category_id.in_(_SUBTREE),

@@ -65,8 +65,12 @@ def create_products() -> None:
         sa.Column("search", postgresql.TSVECTOR, sa.Computed(SEARCH, persisted=True)),
     )
     op.create_index("products_category_id_idx", "products", ["category_id"])
-    op.create_index("products_newest_idx", "products", [sa.text("created_at DESC"), sa.text("id DESC")])
-    op.create_index("products_price_minor_idx", "products", ["price_minor", "id"])
+    newest_first = [sa.text("created_at DESC"), sa.text("id DESC")]
+    op.create_index("products_newest_idx", "products", newest_first)
+    # What everybody lists: the page and its total come from the index alone.
+    on_sale = sa.text("status = 'active'")
+    op.create_index("products_on_sale_newest_idx", "products", newest_first, postgresql_where=on_sale)
+    op.create_index("products_on_sale_price_idx", "products", ["price_minor", "id"], postgresql_where=on_sale)
     op.create_index("products_search_idx", "products", ["search"], postgresql_using="gin")
 
 
