@@ -12,7 +12,6 @@ import os
 import random
 import socket
 import statistics
-import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -124,13 +123,13 @@ async def _peer(mesh: BenchMesh) -> AsyncIterator[str]:
     }
     command = (sys.executable, "-m", "uvicorn", "bench.peers.fastapi_shop:app", "--host", "127.0.0.1")
     options = ("--port", str(port), "--workers", str(WORKERS), "--no-access-log", "--log-level", "warning")
-    process = subprocess.Popen([*command, *options], cwd=ROOT, env=environment)
+    process = await asyncio.create_subprocess_exec(*command, *options, cwd=ROOT, env=environment)
     try:
         await _listening(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        await process.wait()
 
 
 async def _listening(port: int) -> None:
