@@ -69,6 +69,11 @@ def kill(mesh: Mesh, part: str) -> None:
         mesh.kill(pid)
 
 
+def restarts(mesh: Mesh) -> dict[str, int]:
+    """How often each part was started again; of several workers, the first one counts."""
+    return {state["name"].removesuffix("-1"): int(state["restarts"]) for state in mesh.status()}
+
+
 async def order_all(
     mesh: Mesh, shop: Shop, buyers: Sequence[User], product: str, progress: Progress
 ) -> list[str]:
@@ -99,8 +104,10 @@ async def test_a_thousand_orders_survive_kill_9_of_relay_consumer_broker_and_dat
             await progress.reached(number)
             kill(mesh, part)
 
+    before = restarts(mesh)
     ids, _ = await asyncio.gather(order_all(mesh, shop, buyers, product, progress), havoc())
     await mesh.healthy()
+    assert all(restarts(mesh)[part] > before[part] for _, part in KILLS)
     assert len(set(ids)) == ORDERS
     listed = [await mesh.http.get("/v1/orders?limit=1", headers=buyer.headers) for buyer in buyers]
     assert sum(answer.json()["meta"]["total"] for answer in listed) == ORDERS
