@@ -6,33 +6,12 @@ from typing import Any
 
 import yaml
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.rpc import error_details_pb2
 
 from chassis.contract import HttpBinding, MethodContract
+from meshctl.gen import openapi_errors
 from meshctl.gen.bounds import Schema
 from meshctl.gen.comments import Comments
 from meshctl.gen.schemas import Schemas
-
-_CODE_STATUS = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-}
-_ERRORS = {
-    400: "The request breaks its contract, or the state of things does not allow it; see `reason`.",
-    401: "There is no valid access token.",
-    403: "The caller may not do this.",
-    404: "There is no such thing, or the caller may not see it.",
-    409: "Something that is there already, or a change at the same time, gets in the way.",
-    413: "The request is larger than the RPC takes.",
-    429: "Too many requests; `Retry-After` says when to come back.",
-}
-_DETAILS = ("ErrorInfo", "BadRequest", "RetryInfo", "QuotaFailure")
 
 
 def document(methods: Sequence[MethodContract], comments: Comments) -> str:
@@ -45,9 +24,8 @@ def document(methods: Sequence[MethodContract], comments: Comments) -> str:
         paths.setdefault(_plain(binding.path), {})[binding.verb.lower()] = operation
     components = {
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-        "responses": {str(status): _error(status, text) for status, text in _ERRORS.items()}
-        | {"default": _error(0, "Whatever else goes wrong, in the one shape of every error.")},
-        "schemas": dict(sorted(({"Status": _status(schemas)} | schemas.components).items())),
+        "responses": openapi_errors.responses(),
+        "schemas": dict(sorted(({"Status": openapi_errors.status(schemas)} | schemas.components).items())),
     }
     return yaml.dump(
         {
@@ -188,7 +166,7 @@ def _responses(method: MethodContract, binding: HttpBinding, schemas: Schemas, c
     statuses = {400, 413, 429} if binding.body else {400, 429}
     if method.access is not None and method.access.kind != "public":
         statuses |= {401, 403} if method.access.kind == "permission" else {401}
-    statuses |= {_CODE_STATUS[code] for code in comments.codes(method.full_name) if code in _CODE_STATUS}
+    statuses |= openapi_errors.statuses(comments.codes(method.full_name))
     if method.idempotency_key in ("required_header", "optional_header"):
         statuses.add(409)
     responses: Schema = {str(method.success_status): _success(method, binding, schemas)}
@@ -214,44 +192,6 @@ def _success(method: MethodContract, binding: HttpBinding, schemas: Schemas) -> 
         headers = {"ETag": {"schema": {"type": "string"}}, "Cache-Control": {"schema": {"type": "string"}}}
         success["headers"] = headers
     return success
-
-
-def _error(status: int, description: str) -> Schema:
-    error: Schema = {
-        "description": description,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
-    }
-    if status == 429:
-        error["headers"] = {
-            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}}
-        }
-    return error
-
-
-def _status(schemas: Schemas) -> Schema:
-    """google.rpc.Status as JSON shows it: each detail says its type in `@type`."""
-    known = error_details_pb2.DESCRIPTOR.message_types_by_name
-    details = [_detail(known[name], schemas) for name in _DETAILS]
-    return {
-        "type": "object",
-        "description": "What went wrong: a google.rpc.Status. `details` always holds an ErrorInfo.",
-        "required": ["code", "message", "details"],
-        "properties": {
-            "code": {
-                "type": "integer",
-                "format": "int32",
-                "description": "A canonical code, google.rpc.Code.",
-            },
-            "message": {"type": "string", "description": "A sentence for people."},
-            "details": {"type": "array", "items": {"anyOf": details}},
-        },
-    }
-
-
-def _detail(message: Descriptor, schemas: Schemas) -> Schema:
-    kind = {"const": f"type.googleapis.com/{message.full_name}"}
-    named = {"type": "object", "required": ["@type"], "properties": {"@type": kind}}
-    return {"allOf": [named, schemas.reference(message)]}
 
 
 def _plain(path: str) -> str:
