@@ -11,6 +11,7 @@ from chassis.tls import workload_of
 from chassis.tokens import Principal, TokenVerifier
 
 _SCHEME = "bearer "
+_SPELLINGS = frozenset(("Bearer ", "bearer "))
 
 
 class CallerStage:
@@ -26,11 +27,13 @@ class CallerStage:
         self._spiffe_prefix = f"spiffe://{trust_domain}/".encode()
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        workload = partial(workload_of, call.context, self._spiffe_prefix)
+        workload = partial(self._workload, call)
         header = call.metadata.get("authorization")
         if header:
-            token = header[len(_SCHEME) :]
-            principal = self._verifier.known(token) or await self._verify(header)
+            scheme, token = header[: len(_SCHEME)], header[len(_SCHEME) :]
+            principal = self._verifier.known(token) if scheme in _SPELLINGS else None
+            if principal is None:
+                principal = await self._verify(scheme, token)
         else:
             principal = None
         if principal is None:
@@ -46,11 +49,16 @@ class CallerStage:
             )
         return await proceed(request, call)
 
-    async def _verify(self, header: str) -> Principal | None:
+    def _workload(self, call: Call) -> str:
+        if call.context is None:
+            raise RuntimeError("The workload was first asked for after the call's end.")
+        return workload_of(call.context, self._spiffe_prefix)
+
+    async def _verify(self, scheme: str, token: str) -> Principal | None:
         try:
-            if header[: len(_SCHEME)].lower() != _SCHEME:
+            if scheme.lower() != _SCHEME:
                 raise Unauthenticated("TOKEN_INVALID", "The authorization header is not `Bearer <token>`.")
-            return await self._verifier.verify(header[len(_SCHEME) :])
+            return await self._verifier.verify(token)
         except Unauthenticated:
             if self._lenient:
                 return None

@@ -175,12 +175,15 @@ def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, 
     async def answer(request: Any, context: Any) -> Any:
         call = Call(contract, dict(context.invocation_metadata() or ()), context)
         current_call.set(call)
-        response = await proceed(request, call)
-        if call.failure is not None:
-            await _abort(call, call.failure)
-        if call.headers:
-            await _send_headers(call)
-        return response
+        try:
+            response = await proceed(request, call)
+            if call.failure is not None:
+                await _abort(call, call.failure)
+            if call.headers:
+                await _send_headers(call)
+            return response
+        finally:
+            call.context = None  # gRPC frees what is behind it
 
     return answer
 
@@ -189,11 +192,14 @@ def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any,
     async def answer(request: Any, context: Any) -> None:
         call = Call(contract, dict(context.invocation_metadata() or ()), context)
         current_call.set(call)
-        await proceed(request, call)
-        if call.failure is not None:
-            await _abort(call, call.failure)
-        if call.headers:
-            await _send_headers(call)
+        try:
+            await proceed(request, call)
+            if call.failure is not None:
+                await _abort(call, call.failure)
+            if call.headers:
+                await _send_headers(call)
+        finally:
+            call.context = None  # gRPC frees what is behind it
 
     return answer
 

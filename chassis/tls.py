@@ -115,7 +115,10 @@ class Certificates:
 
 
 def workload_of(context: Any, prefix: bytes) -> str:
-    """The name in the peer's SPIFFE id when the id begins with `prefix` (`spiffe://<domain>/`), else ""."""
+    """The name in the peer's SPIFFE id when the id begins with `prefix` (`spiffe://<domain>/`), else "".
+
+    Only while the call runs: gRPC frees its connection's data at the end, and reading them then is a crash.
+    """
     for identity in context.auth_context().get("peer_spiffe_id", ()):
         if identity.startswith(prefix):
             return str(identity[len(prefix) :], "ascii", "replace")

@@ -16,7 +16,12 @@ def load(name: str, text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, image = pathlib.Path(folder, name), pathlib.Path(folder, "image")
         source.write_text(text)
-        arguments = ["protoc", f"-I{folder}", f"--descriptor_set_in={_IMAGE}", f"--descriptor_set_out={image}"]
+        arguments = [
+            "protoc",
+            f"-I{folder}",
+            f"--descriptor_set_in={_IMAGE}",
+            f"--descriptor_set_out={image}",
+        ]
         if protoc.main([*arguments, name]) != 0:
             raise ValueError(f"{name} does not compile.")
         files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes()).file

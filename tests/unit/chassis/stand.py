@@ -24,7 +24,9 @@ from tests import protos
 
 protos.load("scratch.proto", pathlib.Path(__file__).with_name("scratch.proto").read_text())
 SERVICE = "scratch.v1.ScratchService"
-Thing: Any = message_factory.GetMessageClass(contract.service_descriptor(SERVICE).methods_by_name["Open"].input_type)
+Thing: Any = message_factory.GetMessageClass(
+    contract.service_descriptor(SERVICE).methods_by_name["Open"].input_type
+)
 
 KEY_ID = "one"
 KEY = ECKey.generate_key("P-256")
@@ -42,7 +44,9 @@ class Keys:
         return self.keys.get(kid)
 
 
-def token(*, header: dict[str, Any] | None = None, key: Any = KEY, algorithms: Any = None, **claims: Any) -> str:
+def token(
+    *, header: dict[str, Any] | None = None, key: Any = KEY, algorithms: Any = None, **claims: Any
+) -> str:
     """A good access token, but for what is given."""
     now = int(time.time())
     good = {
@@ -68,6 +72,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.call: Any = None
+        self.workload = self.address = ""
         self.mesh: Any = None
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -77,6 +82,7 @@ class Scratch:
 
     async def _echo(self, request: Any, call: Call) -> Any:
         self.call, self.request = call, request
+        self.workload, self.address = call.caller.workload, call.address
         return request
 
     Open = Mine = Write = Inner = Anybody = Cached = Small = _echo
@@ -126,7 +132,9 @@ class Scratch:
 def method(channel: Any, name: str) -> Any:
     """What a generated stub has as its method."""
     found = contract.method_at(f"/{SERVICE}/{name}")
-    shape = f"{'stream' if found.client_streaming else 'unary'}_{'stream' if found.server_streaming else 'unary'}"
+    shape = (
+        f"{'stream' if found.client_streaming else 'unary'}_{'stream' if found.server_streaming else 'unary'}"
+    )
     return getattr(channel, shape)(
         found.path, found.request_class.SerializeToString, found.response_class.FromString
     )
@@ -135,7 +143,9 @@ def method(channel: Any, name: str) -> Any:
 class Stand:
     """The running service, and channels to it by workload."""
 
-    def __init__(self, directory: pathlib.Path, port: int, service: Service, scratch: Scratch, keys: Keys) -> None:
+    def __init__(
+        self, directory: pathlib.Path, port: int, service: Service, scratch: Scratch, keys: Keys
+    ) -> None:
         self.directory = directory
         self.port = port
         self.service = service
@@ -155,7 +165,8 @@ class Stand:
     def plain(self, workload: str = "edge") -> grpc.aio.Channel:
         """A channel that adds nothing."""
         ca, key, chain = (
-            self.directory.joinpath(name).read_bytes() for name in ("ca.pem", f"{workload}.key", f"{workload}.pem")
+            self.directory.joinpath(name).read_bytes()
+            for name in ("ca.pem", f"{workload}.key", f"{workload}.pem")
         )
         credentials = grpc.ssl_channel_credentials(ca, key, chain)
         options = (("grpc.ssl_target_name_override", "scratch"),)

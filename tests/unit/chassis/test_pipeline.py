@@ -156,7 +156,11 @@ async def test_an_unknown_exception_says_nothing_about_itself(stand: Stand, capl
 
 async def test_a_mesh_error_arrives_with_all_its_details(stand: Stand) -> None:
     stand.scratch.error = errors.ResourceExhausted(
-        "RATE_LIMITED", "Slow down.", metadata={"a": "b"}, violations=[("user:1", "10 a minute")], retry_after=1.5
+        "RATE_LIMITED",
+        "Slow down.",
+        metadata={"a": "b"},
+        violations=[("user:1", "10 a minute")],
+        retry_after=1.5,
     )
     error = errors.from_rpc(await failure(method(stand.channel(), "Fail")(Thing())))
     assert isinstance(error, errors.ResourceExhausted)
@@ -229,7 +233,11 @@ async def test_an_audited_call_is_on_record_without_personal_data(stand: Stand, 
     await method(stand.channel(), "Write")(request, metadata=bearer(token()))
     await failure(method(stand.channel(), "Write")(request, metadata=bearer(token(scope=""))))
     done, refused = (record for record in caplog.records if record.name == "audit")
-    assert (done.outcome, refused.outcome, refused.reason) == ("OK", "PERMISSION_DENIED", "PERMISSION_MISSING")
+    assert (done.outcome, refused.outcome, refused.reason) == (
+        "OK",
+        "PERMISSION_DENIED",
+        "PERMISSION_MISSING",
+    )
     assert done.user_id.startswith("1111")
     assert done.request == {"text": "x", "email": "[redacted]", "pin": "[redacted]"}
 

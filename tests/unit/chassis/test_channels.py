@@ -1,0 +1,211 @@
+"""Channels: what a call takes along, how long it may take, whether it is repeated, and where it goes."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import pytest
+
+from chassis import errors, telemetry
+from chassis.call import Call, Caller, current_call
+from tests import certificates
+from tests.unit.chassis.stand import Spans, Stand, Thing, bearer, method, running, token
+
+CODE = grpc.StatusCode
+
+
+def answering(seconds: float, caller: Caller | None = None) -> Call:
+    """A call that is being answered, with so much time left."""
+    call = Call.__new__(Call)
+    call.__init__(None, {})  # type: ignore[misc, arg-type]
+    call.deadline = asyncio.get_running_loop().time() + seconds
+    call.caller = caller or call.caller
+    return call
+
+
+async def test_an_inner_call_gets_what_is_left_less_a_reserve(stand: Stand) -> None:
+    await method(stand.channel(), "Onward")(Thing(text="Mine"), metadata=bearer(token()), timeout=1)
+    assert 0.8 < stand.scratch.call.remaining() <= 0.95
+
+
+async def test_a_call_without_time_left_fails_at_once(stand: Stand) -> None:
+    current_call.set(answering(0.06))
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(stand.channel(), "Open")(Thing())
+    finally:
+        current_call.set(None)
+    assert caught.value.code() is CODE.DEADLINE_EXCEEDED
+    assert errors.reason_of(caught.value) == "DEADLINE_EXCEEDED"
+
+
+async def test_a_call_of_its_own_gets_the_contracts_timeout(stand: Stand) -> None:
+    begin = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError):
+        await method(stand.channel(), "Slow")(Thing())
+    assert 0.25 < time.monotonic() - begin < 1.5
+
+
+async def test_the_users_token_goes_along(stand: Stand) -> None:
+    await method(stand.channel(), "Onward")(Thing(text="Mine"), metadata=bearer(token()))
+    assert stand.scratch.call.caller.user_id
+    assert stand.scratch.workload == "scratch"
+
+
+async def test_a_failure_of_an_inner_call_keeps_what_it_says_about_the_request(stand: Stand) -> None:
+    stand.scratch.error = errors.FailedPrecondition("OUT_OF_STOCK", "None left.", metadata={"available": "0"})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(stand.channel(), "Onward")(Thing(text="Fail"))
+    assert caught.value.code() is CODE.FAILED_PRECONDITION
+    assert errors.from_rpc(caught.value).metadata == {"available": "0"}
+
+
+async def test_a_failure_of_an_inner_call_that_is_about_us_is_ours(stand: Stand) -> None:
+    stand.scratch.error = errors.PermissionDenied("WORKLOAD_NOT_ALLOWED", "No.")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(stand.channel(), "Onward")(Thing(text="Fail"))
+    assert caught.value.code() is CODE.INTERNAL
+
+
+async def test_a_read_is_repeated_when_the_server_is_unavailable(stand: Stand) -> None:
+    stand.scratch.failures = 2
+    assert (await method(stand.channel(), "Read")(Thing(text="x"))).text == "x"
+    assert stand.scratch.failures == 0
+
+
+async def test_a_read_is_tried_three_times_at_the_most(stand: Stand) -> None:
+    stand.scratch.failures = 10
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(stand.channel(), "Read")(Thing())
+    assert caught.value.code() is CODE.UNAVAILABLE
+    assert stand.scratch.failures == 7
+
+
+async def test_what_has_effects_is_never_repeated(stand: Stand) -> None:
+    stand.scratch.error = errors.unavailable()
+    seen = 0
+    original = stand.scratch.Fail
+
+    async def count(request: Any, call: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        return await original(request, call)
+
+    stand.scratch.Slow = count  # type: ignore[method-assign]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await method(stand.channel(), "Fail")(Thing())
+    assert seen == 0
+
+
+async def test_an_answers_headers_can_be_read(stand: Stand) -> None:
+    call = method(stand.channel(), "Cached")(Thing())
+    await call
+    assert dict(await call.initial_metadata())["cache-control"] == "public, max-age=60"
+
+
+async def test_one_trace_runs_through_client_and_server(
+    stand: Stand, spans: Spans, certificate_directory: Any
+) -> None:
+    async with running(certificate_directory) as fresh:
+        with telemetry.span("test"):
+            trace_id = telemetry.trace_id()
+            await method(fresh.channel(), "Onward")(Thing(text="Open"))
+    telemetry.recorder().flush()
+    tree = {span.span_id: span for span in spans.all if span.trace_id.hex() == trace_id}
+    leaf = next(
+        span for span in tree.values() if span.name.endswith("/Open") and span.kind == span.SPAN_KIND_SERVER
+    )
+    path = [leaf]
+    while path[-1].parent_span_id in tree:
+        path.append(tree[path[-1].parent_span_id])
+    names = [span.name.rpartition("/")[2] for span in path]
+    assert names == ["Open", "Open", "Onward", "Onward", "test"]
+
+
+async def test_calls_are_spread_over_all_endpoints(certificate_directory: Any) -> None:
+    async with running(certificate_directory) as one, running(certificate_directory) as two:
+        targets = {"scratch": f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"}
+        call = method(one.channel(targets=targets), "Open")
+        async with asyncio.timeout(10):
+            while one.scratch.call is None or two.scratch.call is None:
+                await call(Thing())
+
+
+async def test_no_call_fails_when_an_endpoint_drains(certificate_directory: Any) -> None:
+    async with running(certificate_directory) as one:
+        stop = asyncio.Event()
+
+        async def load(call: Any) -> int:
+            done = 0
+            while not stop.is_set():
+                await call(Thing())
+                done += 1
+            return done
+
+        async with running(certificate_directory, drain_wait_seconds=0.3) as two:
+            targets = {"scratch": f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"}
+            channel = one.channel(targets=targets)
+            loads = [asyncio.ensure_future(load(method(channel, "Open"))) for _ in range(4)]
+            async with asyncio.timeout(10):
+                while two.scratch.call is None:
+                    await asyncio.sleep(0.01)
+        one.scratch.call = None
+        async with asyncio.timeout(10):
+            while one.scratch.call is None:
+                await asyncio.sleep(0.01)
+        stop.set()
+        assert sum(await asyncio.gather(*loads)) > 0
+
+
+async def test_a_server_of_another_name_is_not_talked_to(stand: Stand) -> None:
+    wrong = stand.channel("edge", targets={"scratch": f"ipv4:127.0.0.1:{stand.port}"})
+    wrong._upstream("scratch")._deployable = "catalog"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(wrong, "Open")(Thing(), timeout=1)
+    assert caught.value.code() in (CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED)
+
+
+async def test_a_client_without_a_certificate_is_not_served(stand: Stand) -> None:
+    authority = stand.directory.joinpath("ca.pem").read_bytes()
+    options = (("grpc.ssl_target_name_override", "scratch"),)
+    credentials = grpc.ssl_channel_credentials(authority)
+    async with grpc.aio.secure_channel(f"127.0.0.1:{stand.port}", credentials, options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(channel, "Open")(Thing(), timeout=1)
+    assert caught.value.code() in (CODE.UNAVAILABLE, CODE.DEADLINE_EXCEEDED)
+
+
+async def test_plain_text_is_not_served(stand: Stand) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{stand.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(channel, "Open")(Thing(), timeout=1)
+
+
+async def test_renewed_certificates_are_taken_without_a_restart(tmp_path: Any) -> None:
+    old = certificates.issue(tmp_path, "scratch", "edge")
+    async with running(tmp_path) as stand:
+        channel = stand.channel()
+        await method(channel, "Open")(Thing())
+        new = certificates.Authority()
+        for name in ("scratch", "edge"):
+            new.issue(tmp_path, name)
+        await _until_served(method(channel, "Open"))  # the open channel moves over
+        await _until_served(method(stand.channel(), "Open"))
+        other = tmp_path / "other"
+        other.mkdir()
+        old.issue(other, "edge")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(stand.channel(tls_directory=other), "Open")(Thing(), timeout=1)
+
+
+async def _until_served(call: Any) -> None:
+    """Calls until the server has looked at its files again, which it does once a second."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await call(Thing(), timeout=1)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.1)
+            else:
+                return
