@@ -1,17 +1,22 @@
 """`meshctl seed`: sample accounts, categories, products and stock, written as a client would write them."""
 
-import json
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 
+from meshctl.deployables import SERVICES
 from meshctl.failure import OperatorError
 from meshctl.folder import MeshFolder
+from meshctl.import_columns import ColumnMap
+from meshctl.import_source import Source
+from meshctl.importing import import_products
 from meshctl.options import DEFAULT_FOLDER
+from meshctl.session import EdgeSession
 
-SAMPLES = Path(__file__).parent / "samples.json"
+SAMPLES = SERVICES / "catalog/samples/products.jsonl"
 STAFF_EMAIL, CUSTOMER_EMAIL = "staff@protomesh.local", "customer@protomesh.local"
 
 
@@ -27,11 +32,7 @@ def seed(
         )
         client.headers["authorization"] = f"Bearer {grant['access_token']}"
         _accounts(client, folder)
-        samples = json.loads(SAMPLES.read_text())
-        for category in samples["categories"]:
-            _post(client, "/v1/categories", **category)
-        rows = [_row(product) for product in samples["products"]]
-        _check(_post(client, "/v1/products:batchImport", rows=rows)["results"])
+    asyncio.run(_products(folder))
 
 
 def _accounts(client: httpx.Client, folder: MeshFolder) -> None:
@@ -43,21 +44,19 @@ def _accounts(client: httpx.Client, folder: MeshFolder) -> None:
             _put(client, f"/v1/users/{account['id']}/role", role="staff")
 
 
-def _row(product: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "sku": product["sku"],
-        "name": product["name"],
-        "description": product["description"],
-        "category_path": product["category"],
-        "price": {"currency_code": "GBP", "amount_minor": str(product["pence"])},
-        "initial_stock": str(product["stock"]),
-    }
-
-
-def _check(results: list[dict[str, Any]]) -> None:
-    rejected = [result for result in results if result["reason"]]
-    if rejected:
-        raise OperatorError(f"The catalog rejected {len(rejected)} sample products: {rejected[0]['message']}")
+async def _products(folder: MeshFolder) -> None:
+    # An import keeps its progress and its rejects beside the file, which may lie where nothing can be written.
+    file = folder.root / SAMPLES.name
+    file.write_bytes(SAMPLES.read_bytes())
+    source = Source(file)
+    columns = ColumnMap.detect(source.columns, {})
+    async with EdgeSession.of(folder.root) as session:
+        progress = await import_products(source, columns, session, create_categories=True)
+    file.unlink()
+    if progress.rejected:
+        raise OperatorError(
+            f"The catalog rejected {progress.rejected} sample products: see {source.rejects}."
+        )
 
 
 def _post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:

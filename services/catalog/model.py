@@ -87,9 +87,9 @@ class Category(Versioned, Model):
     @classmethod
     def create(cls, id: UUID, parent: Category | None, slug: str, name: str, position: int) -> Category:
         """A new category below `parent`, or at the top. FailedPrecondition CATEGORY_TOO_DEEP."""
-        moment = datetime.now(UTC)
-        category = cls(id=id, slug=slug, name=name, position=position, created_at=moment, updated_at=moment)
+        category = cls(id=id, slug=slug, name=name, position=position)
         category.hang(parent)
+        category.created_at = category.updated_at
         return category
 
     def hang(self, parent: Category | None) -> None:
