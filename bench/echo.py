@@ -64,7 +64,7 @@ def _settings(directory: pathlib.Path, name: str, collector: str) -> Settings:
     )
 
 
-def serve_chassis(ready: Connection, directory: pathlib.Path, key: dict[str, str], collector: str) -> None:
+def serve_chassis(ready: Connection, directory: pathlib.Path, key: dict[str, Any], collector: str) -> None:
     """The echo on the chassis."""
     _load()
 
@@ -108,7 +108,7 @@ def collect(ready: Connection) -> None:
 
     async def main() -> None:
         server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(export)
+        handler: Any = grpc.unary_unary_rpc_method_handler(export)
         name = "opentelemetry.proto.collector.trace.v1.TraceService"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
         ready.send(server.add_insecure_port("127.0.0.1:0"))
@@ -156,7 +156,7 @@ async def _measure(
             "bare": plain,
             "chassis": lambda message: full(message, timeout=2, metadata=headers),
         }
-        for side, invoke in sides.items():
+        for invoke in sides.values():
             await _load_with(invoke, request, 1.0)  # warm
         for _ in range(rounds):
             for side, invoke in sides.items():

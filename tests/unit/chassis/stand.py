@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import pathlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from chassis import contract, errors
+from chassis.background import Worker
 from chassis.call import Call
 from chassis.channels import MeshChannel
 from chassis.service import Service
@@ -75,17 +76,22 @@ class Scratch:
         self.workload = self.address = ""
         self.mesh: Any = None
         self.started = asyncio.Event()
+        self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
-        self.failures = 0
+        self.failures = self.failed = 0
         self.error: BaseException = RuntimeError("secret text")
         self.request: Any = None
 
     async def _echo(self, request: Any, call: Call) -> Any:
         self.call, self.request = call, request
+        self.asked.set()
         self.workload, self.address = call.caller.workload, call.address
         return request
 
     Open = Mine = Write = Inner = Anybody = Cached = Small = _echo
+
+    async def Nothing(self, request: Any, call: Call) -> Any:
+        return None
 
     async def Slow(self, request: Any, call: Call) -> Any:
         self.call = call
@@ -97,6 +103,7 @@ class Scratch:
             raise
 
     async def Fail(self, request: Any, call: Call) -> Any:
+        self.failed += 1
         raise self.error
 
     async def Onward(self, request: Any, call: Call) -> Any:
@@ -141,29 +148,32 @@ def method(channel: Any, name: str) -> Any:
 
 
 class Stand:
-    """The running service, and channels to it by workload."""
+    """A running service, and channels to it by workload."""
 
-    def __init__(
-        self, directory: pathlib.Path, port: int, service: Service, scratch: Scratch, keys: Keys
-    ) -> None:
+    service: Service
+    scratch: Scratch
+    keys: Keys
+
+    def __init__(self, directory: pathlib.Path | None, port: int) -> None:
         self.directory = directory
         self.port = port
-        self.service = service
-        self.scratch = scratch
-        self.keys = keys
-        self.metadata: Any = ()
+        self.stop = asyncio.Event()
+        self.ended = asyncio.Event()
         self._parts = contextlib.AsyncExitStack()
 
     def channel(self, workload: str = "edge", **settings: Any) -> MeshChannel:
-        targets = {"scratch": f"ipv4:127.0.0.1:{self.port}"}
-        channel = MeshChannel(
-            Settings(**{"service": workload, "tls_directory": self.directory, "targets": targets} | settings)
-        )
+        values: dict[str, Any] = {
+            "service": workload,
+            "tls_directory": self.directory,
+            "targets": {"scratch": f"ipv4:127.0.0.1:{self.port}"},
+        }
+        channel = MeshChannel(Settings(**(values | settings)))
         self._parts.push_async_callback(channel.close)
         return channel
 
     def plain(self, workload: str = "edge") -> grpc.aio.Channel:
         """A channel that adds nothing."""
+        assert self.directory is not None
         ca, key, chain = (
             self.directory.joinpath(name).read_bytes()
             for name in ("ca.pem", f"{workload}.key", f"{workload}.pem")
@@ -179,24 +189,33 @@ class Stand:
 
 
 @asynccontextmanager
-async def running(directory: pathlib.Path, **settings: Any) -> AsyncIterator[Stand]:
+async def running(
+    directory: pathlib.Path | None, workers: Sequence[Worker] = (), **settings: Any
+) -> AsyncIterator[Stand]:
     """The service, until the block ends."""
-    values = {"service": "scratch", "port": 0, "tls_directory": directory, "drain_wait_seconds": 0} | settings
+    values: dict[str, Any] = {"service": "scratch", "port": 0, "tls_directory": directory}
+    values |= {"drain_wait_seconds": 0} | settings
     service, scratch, keys = Service(Settings(**values)), Scratch(), Keys()
     service.token_keys = keys
     service.serve(SERVICE, scratch)
-    stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
-    task = asyncio.ensure_future(service.run(stop, port.set_result))
-    await asyncio.wait({task, port}, return_when=asyncio.FIRST_COMPLETED)
+    for worker in workers:
+        service.background(worker)
+    stand = Stand(directory, 0)
+    stand.service, stand.scratch, stand.keys = service, scratch, keys
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(service.run(stand.stop, port.set_result))
+    task.add_done_callback(lambda _: stand.ended.set())
+    waiting: set[asyncio.Future[Any]] = {task, port}
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()
-    stand = Stand(directory, await port, service, scratch, keys)
+    stand.port = await port
     scratch.mesh = stand.channel("scratch")
     try:
         yield stand
     finally:
         await stand.close()
-        stop.set()
+        stand.stop.set()
         await task
 
 

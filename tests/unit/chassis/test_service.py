@@ -1,0 +1,189 @@
+"""A service's life: health, reflection, metrics, start-up refusals, drain."""
+
+import asyncio
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.unit.chassis.stand import SERVICE, Stand, Thing, method, running
+
+ROOT = pathlib.Path(__file__).parents[3]
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + "/gen/python"]
+from tests.unit.chassis.stand import SERVICE, Keys, Scratch
+from chassis.service import run
+
+async def compose(service):
+    {compose}
+    service.token_keys = Keys()
+    service.serve(SERVICE, Scratch())
+
+run("scratch", compose)
+"""
+
+
+def environment(directory: pathlib.Path, **settings: object) -> dict[str, str]:
+    values = {"port": 0, "metrics_port": 0, "tls_directory": directory, "drain_wait_seconds": 0.2} | settings
+    return os.environ | {f"PROTOMESH_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def program(compose: str = "pass") -> list[str]:
+    return [sys.executable, "-c", PROGRAM.format(root=str(ROOT), compose=compose)]
+
+
+def refusal(directory: pathlib.Path, compose: str = "pass", **settings: object) -> str:
+    """What a service says that cannot start."""
+    ended = subprocess.run(
+        program(compose),
+        env=environment(directory, **settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.strip().splitlines()[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_health_is_told_for_the_server_and_for_each_service(stand: Stand) -> None:
+    health: Any = health_pb2_grpc.HealthStub(stand.plain())
+    for name in ("", SERVICE):
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == SERVING
+
+
+async def test_a_draining_server_says_so_and_finishes_what_runs(certificate_directory: pathlib.Path) -> None:
+    async with running(certificate_directory, drain_wait_seconds=0.3) as stand:
+        health: Any = health_pb2_grpc.HealthStub(stand.plain())
+        watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
+        assert (await anext(watch)).status == SERVING
+        stream = aiter(method(stand.plain("ordering"), "Chat")(_slowly()))
+        assert (await anext(stream)).text == "A"
+        stand.stop.set()
+        assert (await anext(watch)).status == NOT_SERVING
+        assert (await anext(stream)).text == "B"
+
+
+async def _slowly() -> Any:
+    yield Thing(text="a")
+    await asyncio.sleep(0.5)
+    yield Thing(text="b")
+
+
+async def test_reflection_tells_the_mesh_what_is_served(stand: Stand) -> None:
+    channel: Any = stand.plain()
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+    async def ask() -> Any:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    answer = await anext(aiter(reflection.ServerReflectionInfo(ask())))
+    assert SERVICE in {service.name for service in answer.list_services_response.service}
+
+
+async def test_a_worker_that_fails_ends_the_service(certificate_directory: pathlib.Path) -> None:
+    async def fail() -> None:
+        raise RuntimeError("the worker is broken")
+
+    with pytest.raises(RuntimeError, match="the worker is broken"):
+        async with running(certificate_directory, workers=(fail,)) as stand:
+            await asyncio.wait_for(stand.ended.wait(), 5)
+
+
+async def test_a_process_serves_reports_metrics_and_drains_on_sigterm(
+    certificate_directory: pathlib.Path,
+) -> None:
+    port, metrics_port = free_port(), free_port()
+    values = environment(certificate_directory, port=port, metrics_port=metrics_port)
+    process = await asyncio.create_subprocess_exec(*program(), env=values, stderr=asyncio.subprocess.PIPE)
+    try:
+        stand = Stand(certificate_directory, port)
+        answer = await method(stand.plain(), "Open")(Thing(text="x"), wait_for_ready=True, timeout=20)
+        assert answer.text == "x"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+        labels = f'grpc_method="Open",grpc_service="{SERVICE}"'
+        assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in text
+        assert f"grpc_server_handling_seconds_count{{{labels}}} 1.0" in text
+        assert f"grpc_server_in_flight{{{labels}}} 0.0" in text
+        await stand.close()
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert time.monotonic() - begin >= 0.2
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def test_a_taken_port_is_said_in_one_sentence(certificate_directory: pathlib.Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"Cannot listen on 127.0.0.1:{port}: the port is taken" in refusal(
+            certificate_directory, port=port
+        )
+        text = refusal(certificate_directory, metrics_port=port)
+        assert text == f"scratch cannot start: the metrics port {port} is taken."
+
+
+def test_missing_certificates_are_said_in_one_sentence(tmp_path: pathlib.Path) -> None:
+    assert (
+        refusal(tmp_path)
+        == f"scratch cannot start: {tmp_path}/ca.pem cannot be read: No such file or directory."
+    )
+
+
+def test_certificates_that_do_not_fit_are_said_in_one_sentence(
+    tmp_path: pathlib.Path, certificate_directory: pathlib.Path
+) -> None:
+    for name, source in (("ca.pem", "ca.pem"), ("scratch.pem", "scratch.pem"), ("scratch.key", "edge.key")):
+        (tmp_path / name).write_bytes((certificate_directory / source).read_bytes())
+    assert "scratch.key is not the key of" in refusal(tmp_path)
+
+
+def test_a_setting_that_is_no_good_is_named(certificate_directory: pathlib.Path) -> None:
+    assert "PROTOMESH_PORT is not valid" in refusal(certificate_directory, port="many")
+
+
+def test_a_missing_database_is_said_in_one_sentence(certificate_directory: pathlib.Path) -> None:
+    text = refusal(certificate_directory, compose="service.database")
+    assert text == "scratch cannot start: scratch needs a database: set PROTOMESH_DATABASE_URL."
+
+
+def test_an_unserved_contract_is_said_in_one_sentence(certificate_directory: pathlib.Path) -> None:
+    text = refusal(certificate_directory, compose="service.serve('no.such.Service', object())")
+    assert text == "scratch cannot start: No contract defines the service no.such.Service."
+
+
+async def test_without_certificates_no_workload_is_known() -> None:
+    async with running(None) as stand:
+        channel = stand.channel(tls_directory=None)
+        assert (await method(channel, "Open")(Thing(text="x"))).text == "x"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(channel, "Anybody")(Thing())
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
