@@ -51,10 +51,20 @@ def unprivileged(*reached: Path) -> Account:
     that are closed to it when one lies on the way.
     """
     if os.geteuid() != 0:
+        _require_name(os.geteuid())
         return Account()
     uid, gid = _nobody()
     closed = next((path for path in reached if not _open_to_all(path)), None)
     return Account(uid, gid, -1 if closed is None else _passage(closed))
+
+
+def _require_name(uid: int) -> None:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        raise OperatorError(
+            f"PostgreSQL runs only as a user with a name, and user {uid} has none: add one, or use --postgres-url."
+        ) from None
 
 
 def _nobody() -> tuple[int, int]:
