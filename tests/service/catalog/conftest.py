@@ -54,12 +54,21 @@ class Catalog:
         return [*self.staff, ("idempotency-key", secrets.token_hex(16))]
 
     async def new_category(self, parent: Category | None = None, **fields: Any) -> Category:
-        given = {"slug": word(), "name": "Things", "parent_id": parent.id if parent else ""} | fields
+        given: dict[str, Any] = {
+            "slug": word(),
+            "name": "Things",
+            "parent_id": parent.id if parent else "",
+        } | fields
         return await self.categories.CreateCategory(CreateCategoryRequest(**given), metadata=self.staff)
 
     async def new_product(self, units: int = 0, price_minor: int = 250, **fields: Any) -> Product:
         price = Money(currency_code=fields.pop("currency", "GBP"), amount_minor=price_minor)
-        given = {"sku": word(), "name": "A thing", "price": price, "initial_stock": units} | fields
+        given: dict[str, Any] = {
+            "sku": word(),
+            "name": "A thing",
+            "price": price,
+            "initial_stock": units,
+        } | fields
         return await self.products.CreateProduct(CreateProductRequest(**given), metadata=self.staff)
 
     async def stock(self, product_id: str) -> Stock:

@@ -1,6 +1,7 @@
 """The tree of categories."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -21,7 +22,7 @@ async def _path(catalog: Catalog, category: Category) -> str:
     return (await catalog.categories.GetCategory(GetCategoryRequest(id=category.id))).path
 
 
-async def _move(catalog: Catalog, category: Category, parent_id: str, **fields: str) -> Category:
+async def _move(catalog: Catalog, category: Category, parent_id: str, **fields: Any) -> Category:
     request = UpdateCategoryRequest(id=category.id, parent_id=parent_id, **fields)
     return await catalog.categories.UpdateCategory(request, metadata=catalog.staff)
 

@@ -33,7 +33,8 @@ RETAIL = Path(__file__).parents[4] / "shared/data/online-retail/products.csv"
 
 def _row(sku: str, price_minor: int = 250, **fields: Any) -> ProductRow:
     price = Money(currency_code="GBP", amount_minor=price_minor)
-    return ProductRow(**({"sku": sku, "name": "A thing", "price": price} | fields))
+    given: dict[str, Any] = {"sku": sku, "name": "A thing", "price": price} | fields
+    return ProductRow(**given)
 
 
 async def _send(catalog: Catalog, rows: Sequence[ProductRow]) -> Sequence[ProductRowResult]:

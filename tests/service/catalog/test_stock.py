@@ -60,7 +60,7 @@ async def _ledger(catalog: Catalog, product_id: str) -> tuple[int, int, int, int
             "SELECT kind, sum(quantity)::bigint FROM stock_movements WHERE product_id = %s GROUP BY kind",
             [product_id],
         )
-        moved = Counter(dict(await rows.fetchall()))
+        moved: Counter[str] = Counter(dict(await rows.fetchall()))
     reserved = moved["reserved"] - moved["released"] - moved["committed"]
     return moved["received"] - reserved - moved["committed"], reserved, moved["committed"], moved["received"]
 
