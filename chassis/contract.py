@@ -97,6 +97,7 @@ class MethodContract:
     cache_seconds: int | None
     success_status: int
     audit: bool
+    untraced: bool
     idempotency_key: KeySource
     idempotency_level: IdempotencyLevel
     http: tuple[HttpBinding, ...]
@@ -138,6 +139,7 @@ def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = N
         cache_seconds=cache.max_age_seconds if (cache := _if_set(options, options_pb2.cache)) else None,
         success_status=extension[options_pb2.success_status] or 200,
         audit=extension[options_pb2.audit],
+        untraced=extension[options_pb2.untraced],
         idempotency_key=_KEY_SOURCES[extension[options_pb2.idempotency_key]],
         idempotency_level=_LEVELS[options.idempotency_level],
         http=tuple(_http_bindings(extension[annotations_pb2.http])),

@@ -207,6 +207,11 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._bound
         return self._span(template, trace_id, parent_id, sampled)
 
+    def join(self, template: Template, traceparent: str = "") -> trace.Span:
+        """A span below a parent in another process; without one it is not recorded."""
+        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else (0, 0, False)
+        return self._span(template, trace_id or random.getrandbits(128) or 1, parent_id, sampled)
+
     def start_child(self, template: Template) -> trace.Span:
         """A span below the current one, or at the root of a new trace."""
         parent = trace.get_current_span()

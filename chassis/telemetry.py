@@ -172,8 +172,9 @@ class Telemetry:
     def __init__(self, contract: MethodContract) -> None:
         self._template = rpc_template(contract, SpanKind.SERVER)
         self._metrics = _metrics_of(contract.service, contract.name)
-        # A span about the receipt of spans would be the cause of the next one.
-        self._start = _recorder.start if contract.deployable else Recorder().start
+        # A contract that is not ours cannot say so, but the receipt of spans must not be the cause of the next one.
+        begins = contract.deployable and not contract.untraced
+        self._start = _recorder.start if begins else _recorder.join
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
         started = self._start(self._template, call.metadata.get("traceparent", ""))

@@ -88,6 +88,7 @@ def _route(
         "match": match,
         "route": _upstream(method),
         "decorator": {"operation": operation, "propagate": False},
+        **({"tracing": {"random_sampling": {"numerator": 0}}} if method.untraced else {}),
         **removed,
         "typed_per_filter_config": {**(_NO_TOKEN if public else {}), **_buffer(method, streaming=streaming)},
     }
@@ -97,12 +98,13 @@ def _upstream(method: MethodContract) -> dict[str, Any]:
     patience = f"{method.timeout + GRACE_SECONDS:g}s"
     action: dict[str, Any] = {
         "cluster": method.deployable,
-        # A stream has no time for its answer as a whole, only for its life.
+        # Counted from the end of the request, so that a slow upload has its own 30 s; a stream has a life instead.
         "timeout": "0s" if method.server_streaming else patience,
-        "max_stream_duration": {"max_stream_duration": patience, "grpc_timeout_header_max": patience},
+        "max_stream_duration": {"grpc_timeout_header_max": patience},
         "rate_limits": _rate_limits(method),
     }
     if method.server_streaming or method.client_streaming:
+        action["max_stream_duration"]["max_stream_duration"] = patience
         action["idle_timeout"] = patience
     if method.idempotency_level == "no_side_effects":
         action["retry_policy"] = RETRY_READ

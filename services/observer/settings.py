@@ -16,11 +16,3 @@ class ObserverSettings(Settings):
         ge=1,
         description="Spans that the observer keeps of one trace; further ones are only counted.",
     )
-    # Otherwise each batch of spans that arrives would begin a trace of its own, about nothing but itself. Calls
-    # that belong to a trace are in it whatever this says.
-    trace_sample_ratio: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="Share of the traces that begin in the observer which it records.",
-    )

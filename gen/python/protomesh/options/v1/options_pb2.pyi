@@ -310,6 +310,7 @@ CACHE_FIELD_NUMBER: _builtins.int
 SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
 AUDIT_FIELD_NUMBER: _builtins.int
 IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+UNTRACED_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 PERSONAL_DATA_FIELD_NUMBER: _builtins.int
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___Service]
@@ -330,6 +331,10 @@ audit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, 
 """Whether the call leaves an audit record (who, what, outcome). Unset: no."""
 idempotency_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___IdempotencyKey.ValueType]
 """Where the key that makes a repeated call harmless comes from. Unset: there is none."""
+untraced: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether a call begins no trace, for what watchers and machines ask all the time. A call that is part of a trace is
+in it all the same. Unset: it begins one.
+"""
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is a fact that a service publishes."""
 personal_data: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
