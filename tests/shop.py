@@ -1,6 +1,7 @@
 """What tests of orders do again and again: stock a product, place an order, look at the stock."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -81,6 +82,20 @@ def reason_of(answer: httpx.Response) -> str:
     """The reason in an error's ErrorInfo."""
     reasons: list[str] = [detail["reason"] for detail in answer.json()["details"] if "reason" in detail]
     return reasons[0]
+
+
+async def insist(call: Callable[[], Awaitable[httpx.Response]], seconds: float = 180.0) -> httpx.Response:
+    """What a patient client does: asks again, under the same key, until the answer is final.
+
+    Conflicts, overload and unavailability (409, 429 and all from 500) pass; everything else is an answer.
+    """
+    async with asyncio.timeout(seconds):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await call()
+                if answer.status_code < 409:
+                    return answer
+            await asyncio.sleep(0.2)
 
 
 async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:

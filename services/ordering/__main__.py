@@ -9,7 +9,8 @@ from services.ordering.placement import Placement
 
 
 async def compose(service: Service) -> None:
-    placement = Placement(service.database, InventoryServiceStub(service.mesh))
+    inventory = InventoryServiceStub(service.mesh)
+    placement = Placement(service.database, inventory, at_once=service.settings.database_pool_size)
     changes = Changes(service.settings.database_url)
     service.serve("protomesh.ordering.v1.OrderService", OrderService(service.database, placement, changes))
     service.background(placement.recover)

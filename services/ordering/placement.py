@@ -31,9 +31,6 @@ _REFUSALS = frozenset(
 )
 _POLL_SECONDS = 1.0
 _BATCH = 20
-# Orders that a process places at once, a few for each connection to its database. In a rush the others wait before
-# their first step, and not between two of them, where the short deadlines of the calls to catalog run.
-_AT_ONCE = 32
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +44,16 @@ class Lease:
 
 
 class Placement:
-    """Brings orders from their placing to a verdict, and recovers those whose process died on the way."""
+    """Brings orders from their placing to a verdict, and recovers those whose process died on the way.
 
-    def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub") -> None:
+    `at_once` is how many orders are placed at a time. In a rush the others wait before their first step, and not
+    between two of them, where the short deadlines of calls and connections run.
+    """
+
+    def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub", at_once: int) -> None:
         self._database = database
         self._inventory = inventory
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._room = asyncio.Semaphore(at_once)
 
     async def place(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
         """Brings an order to its verdict, from wherever an earlier call with its id left it.
@@ -73,8 +74,8 @@ class Placement:
         currency = quote.prices[0].unit_price.currency_code
         async with self._database.unit_of_work() as work:
             work.add(Order.place(order_id, buyer_id, currency, items, request.shipping_note))
-            work.add(repository.new_saga(order_id))
-        return await self._finish(Lease(order_id, fencing_token=1), convert.stock_lines(request.lines))
+            token = await repository.begin_saga(work, order_id)
+        return await self._finish(Lease(order_id, token), convert.stock_lines(request.lines))
 
     async def resume(self, order_id: UUID) -> OrderMessage | None:
         """Takes an undecided order over from whoever works on it, and goes on with it; None when it is decided."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Interval, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from chassis.database import Database
@@ -54,6 +54,31 @@ ALL_ORDERS = Listing(
     select(*_COLUMNS), filters={"status": _STATUS, "buyer_id": _BUYER}, order_by=_NEWEST_FIRST
 )
 
+_FIRST_TOKEN = 1
+_SAGAS = Saga.metadata.tables[Saga.__tablename__]
+_SAGA = _SAGAS.c.order_id == bindparam("id")
+_HELD = _SAGA & (_SAGAS.c.fencing_token == bindparam("token"))
+_LEASED = {"fencing_token": _SAGAS.c.fencing_token + 1, "leased_until": func.now() + LEASE}
+_BEGIN = insert(_SAGAS).values(fencing_token=_FIRST_TOKEN, leased_until=func.now() + LEASE)
+_TAKE_OVER = update(_SAGAS).where(_SAGA).values(_LEASED).returning(_SAGAS.c.fencing_token)
+_CLAIM_ABANDONED = (
+    update(_SAGAS)
+    .where(
+        _SAGAS.c.order_id.in_(
+            select(_SAGAS.c.order_id)
+            .where(_SAGAS.c.leased_until < func.now())
+            .order_by(_SAGAS.c.leased_until)
+            .limit(bindparam("limit"))
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(_LEASED)
+    .returning(_SAGAS.c.order_id, _SAGAS.c.fencing_token)
+)
+_DEFER = update(_SAGAS).where(_HELD).values(leased_until=func.now() + bindparam("pause", type_=Interval))
+_END = delete(_SAGAS).where(_HELD).returning(_SAGAS.c.order_id)
+_ABORT = delete(_SAGAS).where(_SAGA)
+
 
 async def exists(database: Database, order_id: UUID) -> bool:
     """Whether there is such an order, whoever's it is."""
@@ -89,9 +114,8 @@ async def lock_own(work: UnitOfWork, order_id: UUID, buyer_id: UUID) -> Order:
 
 async def lock(work: UnitOfWork, order_id: UUID) -> Order:
     """An order that is known to exist, held until the unit of work ends."""
-    order: Order = (
-        await work.execute(select(Order).where(Order.id == order_id).with_for_update())
-    ).scalar_one()
+    order = await work.get(Order, order_id, for_update=True)
+    assert order is not None
     return order
 
 
@@ -99,51 +123,37 @@ def _not_found() -> NotFound:
     return NotFound("ORDER_NOT_FOUND", "No such order.")
 
 
-def new_saga(order_id: UUID) -> Saga:
-    """The saga of a new order, leased to whoever writes it."""
-    return Saga(order_id=order_id, fencing_token=1, leased_until=func.now() + LEASE)
+async def begin_saga(work: UnitOfWork, order_id: UUID) -> int:
+    """Writes the saga of a new order, leased to the caller; its fencing token."""
+    await work.execute(_BEGIN, {"order_id": order_id})
+    return _FIRST_TOKEN
 
 
 async def take_over_saga(work: UnitOfWork, order_id: UUID) -> int | None:
     """Leases an order's saga, whoever holds it; its fencing token, or None when the order is decided."""
-    statement = update(Saga).where(Saga.order_id == order_id).values(_LEASED).returning(Saga.fencing_token)
-    token: int | None = (await work.execute(statement)).scalar_one_or_none()
+    token: int | None = (await work.execute(_TAKE_OVER, {"id": order_id})).scalar_one_or_none()
     return token
 
 
 async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Sequence[tuple[UUID, int]]:
     """Leases sagas whose holder let the lease run out: (order id, fencing token) pairs."""
-    abandoned = (
-        select(Saga.order_id)
-        .where(Saga.leased_until < func.now())
-        .order_by(Saga.leased_until)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        update(Saga)
-        .where(Saga.order_id.in_(abandoned))
-        .values(_LEASED)
-        .returning(Saga.order_id, Saga.fencing_token)
-    )
-    return [(row.order_id, row.fencing_token) for row in await work.execute(statement)]
+    return [
+        (row.order_id, row.fencing_token) for row in await work.execute(_CLAIM_ABANDONED, {"limit": limit})
+    ]
 
 
 async def defer_saga(work: UnitOfWork, order_id: UUID, fencing_token: int, seconds: float) -> None:
     """Gives a lease back early: the next attempt comes after `seconds`, not after the whole lease."""
-    held = (Saga.order_id == order_id) & (Saga.fencing_token == fencing_token)
-    await work.execute(update(Saga).where(held).values(leased_until=func.now() + timedelta(seconds=seconds)))
+    values = {"id": order_id, "token": fencing_token, "pause": timedelta(seconds=seconds)}
+    await work.execute(_DEFER, values)
 
 
 async def end_saga(work: UnitOfWork, order_id: UUID, fencing_token: int) -> bool:
     """Ends a saga for its holder; False when somebody else holds or has ended it."""
-    held = (Saga.order_id == order_id) & (Saga.fencing_token == fencing_token)
-    return (await work.execute(delete(Saga).where(held).returning(Saga.order_id))).first() is not None
+    ended = await work.execute(_END, {"id": order_id, "token": fencing_token})
+    return ended.first() is not None
 
 
 async def abort_saga(work: UnitOfWork, order_id: UUID) -> None:
     """Ends a saga, whoever holds it."""
-    await work.execute(delete(Saga).where(Saga.order_id == order_id))
-
-
-_LEASED = {"fencing_token": Saga.fencing_token + 1, "leased_until": func.now() + LEASE}
+    await work.execute(_ABORT, {"id": order_id})

@@ -1,7 +1,7 @@
 """kill -9 in the middle of placing orders: nothing is lost, nothing doubled, and no order stays undecided."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import httpx
 import psycopg
@@ -9,7 +9,7 @@ import pytest
 
 from meshctl.reconcile import Finding, compare
 from tests.mesh import Mesh, User
-from tests.shop import Shop, eventually, fresh_key
+from tests.shop import Shop, eventually, fresh_key, insist
 
 ORDERS = 1000
 IN_FLIGHT = 40
@@ -38,18 +38,6 @@ class Progress:
     async def reached(self, number: int) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: self._done >= number)
-
-
-async def insist(call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """What a patient client does: asks again, with the same key, until the answer is final."""
-    while True:
-        try:
-            answer = await call()
-        except httpx.TransportError:
-            answer = None
-        if answer is not None and answer.status_code < 409:
-            return answer
-        await asyncio.sleep(0.2)
 
 
 async def disagreements(mesh: Mesh) -> list[Finding]:

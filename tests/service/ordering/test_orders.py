@@ -5,10 +5,11 @@ import json
 import secrets
 import uuid
 
+import httpx
 import pytest
 
 from tests.mesh import Mesh, User
-from tests.shop import Shop, eventually, fresh_key, reason_of
+from tests.shop import Shop, eventually, fresh_key, insist, reason_of
 
 
 @pytest.fixture
@@ -203,7 +204,12 @@ async def test_who_watches_an_order_sees_it_and_every_change_until_it_is_final(
 async def test_five_hundred_buyers_of_a_hundred_units_get_exactly_a_hundred_orders(mesh: Mesh, shop: Shop):
     product = await shop.new_product(100)
     buyers = await asyncio.gather(*(mesh.sign_up() for _ in range(5)))
-    answers = await asyncio.gather(*(shop.place(buyers[n % 5], {product: 1}) for n in range(500)))
+
+    async def buy(number: int) -> httpx.Response:
+        key = secrets.token_hex(16)
+        return await insist(lambda: shop.place(buyers[number % 5], {product: 1}, key))
+
+    answers = await asyncio.gather(*(buy(number) for number in range(500)))
     placed = [answer for answer in answers if answer.status_code == 201]
     refused = [answer for answer in answers if answer.status_code != 201]
     assert {answer.json()["status"] for answer in placed} == {"pending_payment"}

@@ -25,7 +25,7 @@ class Process:
     def __init__(self, database: Database, mesh: Mesh) -> None:
         self.database = database
         self.inventory = InventoryServiceStub(mesh.channel("ordering"))
-        self.placement = Placement(database, self.inventory)
+        self.placement = Placement(database, self.inventory, at_once=1)
 
     async def write(self, buyer: User, product_id: str, quantity: int) -> str:
         """The first transaction: the order is there, under a lease, and nothing is reserved."""
@@ -34,7 +34,7 @@ class Process:
         order = Order.place(uuid.uuid4(), uuid.UUID(buyer.id), "GBP", [item], "")
         async with self.database.unit_of_work() as work:
             work.add(order)
-            work.add(repository.new_saga(order.id))
+            await repository.begin_saga(work, order.id)
         return str(order.id)
 
     async def reserve(self, order_id: str, product_id: str, quantity: int) -> None:
