@@ -121,7 +121,10 @@ class MethodContract:
 
 
 def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = None) -> MethodContract:
-    """The contract of one RPC. `access` stands in for the option in contracts that are not ours."""
+    """The contract of one RPC. `access` stands in for the option in contracts that are not ours.
+
+    ContractError when both speak: what is written in a contract is not overruled in code.
+    """
     options = method.GetOptions()
     extension: Any = options.Extensions
     service = method.containing_service
