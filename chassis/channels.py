@@ -270,10 +270,11 @@ class _Outcome:
         self._begin = time.perf_counter()
 
     def __enter__(self) -> None:
-        pass
+        self._metrics.in_flight += 1
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         code = _code_of(error)
+        self._metrics.in_flight -= 1
         self._metrics.observe(code, time.perf_counter() - self._begin)
         if code is not grpc.StatusCode.OK:
             telemetry.fail(self._span, code, fault=True)

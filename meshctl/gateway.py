@@ -39,6 +39,7 @@ class Gateway:
             command=edge.command(self._settings, configuration),
             port=self._settings.port,
             ready=self._live,
+            metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
             drain=self._drain,
         )
 

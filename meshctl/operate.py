@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -38,20 +39,22 @@ def down(data: Data = DEFAULT_FOLDER) -> None:
 
 
 def status(data: Data = DEFAULT_FOLDER) -> None:
-    """Shows each process with its health, port, memory and uptime. Exit code 1 when one is not healthy."""
+    """Shows each process with its health, ports, memory and uptime. Exit code 1 when one is not healthy."""
     states = control.ask(MeshFolder(data.resolve()).control, {"command": "status"})
-    table = Table("process", "health", "pid", "port", "memory", "uptime", "restarts", box=None)
+    table = Table("process", "health", "pid", "port", "metrics", "memory", "uptime", "restarts", box=None)
     for state in states:
         table.add_row(
             state["name"],
             "[green]healthy[/]" if state["healthy"] else "[red]not healthy[/]",
             str(state["pid"] or "-"),
             str(state["port"]),
+            str(urlsplit(state["metrics_url"]).port or "-"),
             f"{state['memory'] / 2**20:.0f} MiB",
             _duration(state["uptime"]),
             str(state["restarts"]),
         )
-    table.add_row("all", "", "", "", f"{sum(state['memory'] for state in states) / 2**20:.0f} MiB", "", "")
+    memory = sum(state["memory"] for state in states) / 2**20
+    table.add_row("all", "", "", "", "", f"{memory:.0f} MiB", "", "")
     Console().print(table)
     if not all(state["healthy"] for state in states):
         raise typer.Exit(1)

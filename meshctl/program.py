@@ -29,6 +29,8 @@ class Program:
     command: tuple[str, ...]
     port: int
     ready: Callable[[], Awaitable[bool]]
+    # Where Prometheus finds its metrics, on loopback; empty for a program that has none of its own.
+    metrics_url: str = ""
     # The whole environment; empty means that of the supervisor.
     environment: Mapping[str, str] = field(default_factory=dict)
     account: Account = Account()

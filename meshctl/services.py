@@ -66,6 +66,7 @@ class Wiring:
             command=(sys.executable, "-P", "-m", f"services.{worker.service}"),
             port=worker.port,
             ready=Health(self.folder.certificates, worker).serving,
+            metrics_url=f"http://127.0.0.1:{worker.metrics_port}/metrics",
             environment=self._environment(worker),
         )
 

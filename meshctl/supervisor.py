@@ -80,7 +80,7 @@ class Supervisor:
             await asyncio.gather(*(process.stop() for process in group))
 
     async def status(self) -> list[dict[str, Any]]:
-        """Each process with its health, port, memory in bytes, uptime in seconds, and restarts."""
+        """Each process with its health, port, metrics, memory in bytes, uptime in seconds, and restarts."""
         return await asyncio.gather(*(_state(process) for process in list(self._processes.values())))
 
     def wiring(self) -> dict[str, Any]:
@@ -211,6 +211,7 @@ async def _state(process: Process) -> dict[str, Any]:
         "pid": process.pid,
         "healthy": await process.healthy(),
         "port": process.program.port,
+        "metrics_url": process.program.metrics_url,
         "memory": await asyncio.to_thread(housekeeping.memory_of, process.pid),
         "uptime": time.time() - process.started_at if process.pid else 0.0,
         "restarts": process.restarts,
