@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from chassis import dead_letters, telemetry
 from chassis.broker import Broker
+from chassis.cancellation import checkpoint
 from chassis.database import Database
 from chassis.delivery import Delivery, Policy
 from chassis.events import event_type
@@ -119,6 +120,7 @@ class Consumer:
 
     async def _keep_alive(self) -> None:
         while True:
+            checkpoint()
             await asyncio.sleep(self._policy.acknowledge_within / 3)
             for delivery in tuple(self._open):
                 with contextlib.suppress(nats.errors.Error):
@@ -127,6 +129,7 @@ class Consumer:
     async def _measure(self) -> None:
         gauge = LAG.labels(self._name)
         while True:
+            checkpoint()
             with contextlib.suppress(nats.errors.Error, nats.js.errors.Error):
                 gauge.set(await self._subscription.lag())
             await asyncio.sleep(_MEASURE_SECONDS)

@@ -15,6 +15,7 @@ from psycopg.rows import namedtuple_row
 
 from chassis import telemetry
 from chassis.broker import Broker
+from chassis.cancellation import checkpoint
 from chassis.database import Database
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,14 @@ class Relay:
     async def _listen(self) -> None:
         """Wakes the publisher when a transaction has written events."""
         while True:
+            checkpoint()
             try:
                 async with await self._database.connect() as connection:
                     await connection.execute("LISTEN outbox")
                     self._wake.set()
                     async for _ in connection.notifies():
                         self._wake.set()
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:
                 logger.debug("The relay does not hear PostgreSQL, and polls: %s", error)
             await asyncio.sleep(POLL_SECONDS)
 
@@ -84,9 +86,11 @@ class Relay:
         await self._broker.ready()
         pause = 0.0
         while True:
+            checkpoint()
             self._wake.clear()
             try:
                 while await self.publish_batch():
+                    checkpoint()
                     pause = 0.0
             except Exception as error:  # noqa: BLE001 (the relay outlives every failure)
                 pause = min(pause * 2 or 0.1, _LONGEST_PAUSE)
@@ -171,6 +175,7 @@ class Relay:
     async def _measure(self) -> None:
         seconds, events = LAG_SECONDS.labels(self._database.name), LAG_EVENTS.labels(self._database.name)
         while True:
+            checkpoint()
             try:
                 async with self._database.connection() as connection:
                     row = await (await connection.execute(_MEASURE)).fetchone()

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as CoreSubscription
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from chassis.broker import Broker
+from chassis.cancellation import checkpoint
 from chassis.delivery import Delivery
 from chassis.events import EventType
 
@@ -52,13 +52,14 @@ class Subscription:
         """Deliveries for ever; `room` waits until some can be taken, and says how many."""
         jetstream = await self._broker.ready()
         while True:
+            checkpoint()
             try:
                 await self._broker.ensure_stream(self._kind.stream)
                 await jetstream.add_consumer(self._kind.stream, self._config)
                 async with contextlib.aclosing(self._pulled(room)) as messages:
                     async for message in messages:
                         yield Delivery(message)
-            except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (a subscription outlives every failure)
                 logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -66,9 +67,11 @@ class Subscription:
         """Messages, until the consumer has to be looked at anew."""
         client = self._broker.client
         inbox = client.new_inbox()
-        incoming = await client.subscribe(inbox)
+        incoming: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await client.subscribe(inbox, cb=incoming.put)
         try:
             while True:
+                checkpoint()
                 wanted = await room()
                 await client.publish(self._next_subject(), _pull_request(wanted), reply=inbox)
                 while wanted:
@@ -77,16 +80,17 @@ class Subscription:
                         break
                     yield message
                     wanted -= 1
-        except nats.errors.TimeoutError:
+        except TimeoutError:
             return  # not even a heartbeat: the pull is lost
         finally:
             with contextlib.suppress(nats.errors.Error):
-                await incoming.unsubscribe()
+                await subscription.unsubscribe()
 
-    async def _received(self, incoming: CoreSubscription) -> Msg | None:
+    async def _received(self, incoming: asyncio.Queue[Msg]) -> Msg | None:
         """The next message; None when the pull has ended. TimeoutError when NATS is silent or the consumer gone."""
         while True:
-            message = await incoming.next_msg(_SILENCE_SECONDS)
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                message = await incoming.get()
             status = (message.headers or {}).get("Status")
             if status is None:
                 return message
@@ -94,7 +98,7 @@ class Subscription:
                 return None
             if status != _HEARTBEAT:
                 logger.info("%s: NATS says %s", self._name, message.headers)
-                raise nats.errors.TimeoutError
+                raise TimeoutError
 
     def _next_subject(self) -> str:
         return f"$JS.API.CONSUMER.MSG.NEXT.{self._kind.stream}.{self.durable}"

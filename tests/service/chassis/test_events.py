@@ -389,3 +389,19 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
     assert await scalar(database, "SELECT name FROM things") == "in hand"
     info = await (await broker.ready()).consumer_info("ORDERING", slow_name.replace(".", "-"))
     assert info.num_ack_pending == 0
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_drain_ends_at_whatever_moment_it_begins(database: Database, subscriber: Subscriber):
+    for _ in range(20):
+        # Of its own name each time, so that it starts with all events there are and is amid them when it is stopped.
+        subscriber.name = f"things.{uuid.uuid4().hex[:8]}"
+        before = sum(subscriber.attempts.values())
+        task = asyncio.create_task(subscriber.consumer().run())
+        await publish(database, happened(reason="x"))
+        async with asyncio.timeout(15):
+            while sum(subscriber.attempts.values()) == before:  # noqa: ASYNC110 (any moment will do)
+                await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=5)
+        assert done
