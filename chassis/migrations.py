@@ -30,6 +30,9 @@ def upgrade(service: str, database_url: str, versions_dir: pathlib.Path | None =
     with engine.begin() as connection:
         # Held to the end of the transaction, so that a crash cannot leave it locked.
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        # A migration that waits for a table makes everybody behind it wait as well: better that it fails.
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        connection.execute(text("SET LOCAL statement_timeout = '10min'"))
         _run(connection, versions)
 
 

@@ -17,6 +17,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from chassis import contract
 from chassis.broker import Broker
+from chassis.cancellation import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Revocations:
         subscription = await jetstream.subscribe(_SUBJECT, stream=_STREAM, config=_consumer())
         try:
             while True:
+                checkpoint()
                 try:
                     message = await subscription.next_msg(timeout=_SILENCE_SECONDS)
                 except nats.errors.TimeoutError:

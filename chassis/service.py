@@ -113,7 +113,10 @@ class Service:
             workers.append(partial(retention.run, database))
         if not self.settings.nats_url:
             return workers
-        broker = await parts.enter_async_context(Broker(self.settings.nats_url, name=self.settings.service))
+        settings = self.settings
+        broker = await parts.enter_async_context(
+            Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
+        )
         workers.append(partial(self.revocations.follow, broker))
         if database is not None:
             workers.append(Relay(database, broker, self.settings.service).run)

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     nats_url: str = Field(
         "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."
     )
+    nats_replicas: int = Field(
+        1, ge=1, le=5, description="Copies of each stream that NATS keeps; 3 in a cluster, 1 on a single server."
+    )
     valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
     tls_directory: pathlib.Path | None = Field(
         None,
