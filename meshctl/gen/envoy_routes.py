@@ -34,7 +34,7 @@ def _retry(on: str) -> dict[str, Any]:
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.25s"},
         "retry_host_predicate": [_PREVIOUS_HOSTS],
-        "host_selection_retry_max_attempts": 3,
+        "host_selection_retry_max_attempts": 5,
     }
 
 
@@ -62,13 +62,13 @@ def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
 
 def _grpc_route(method: MethodContract) -> dict[str, Any]:
     match = {"path": method.path, "headers": [_verb("POST"), _is_grpc()]}
-    return _route(method, method.path, match, streaming=method.client_streaming or method.server_streaming)
+    return _route(method, method.path, match, whole_life=True)
 
 
 def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
     verb = _readable() if _takes_head(binding, method) else _verb(binding.verb)
     match = {**_path_match(binding.path), "headers": [verb]}
-    route = _route(method, f"{binding.verb} {binding.path}", match, streaming=method.client_streaming)
+    route = _route(method, f"{binding.verb} {binding.path}", match, whole_life=_streams(method))
     deadline = {"header": {"key": "grpc-timeout", "value": f"{int(method.timeout * 1000)}m"}}
     route["request_headers_to_add"] = [{**deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
     marks = _rest_marks(method)
@@ -78,42 +78,45 @@ def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
 
 
 def _route(
-    method: MethodContract, operation: str, match: dict[str, Any], *, streaming: bool
+    method: MethodContract, operation: str, match: dict[str, Any], *, whole_life: bool
 ) -> dict[str, Any]:
+    """`whole_life`: whether the contract's time counts from the first byte, as gRPC and streams have it; else it counts
+    from the end of the request, so that a slow upload of JSON has its own 30 s.
+    """
     public = method.access is not None and method.access.kind == "public"
     # A public RPC is the same for everybody: a token is not looked at, so that a stale one is in nobody's way.
     removed = {"request_headers_to_remove": ["authorization"]} if public else {}
     return {
         "name": method.full_name,
         "match": match,
-        "route": _upstream(method),
+        "route": _upstream(method, whole_life=whole_life),
         "decorator": {"operation": operation, "propagate": False},
         **({"tracing": {"random_sampling": {"numerator": 0}}} if method.untraced else {}),
         **removed,
-        "typed_per_filter_config": {**(_NO_TOKEN if public else {}), **_buffer(method, streaming=streaming)},
+        "typed_per_filter_config": {**(_NO_TOKEN if public else {}), **_buffer(method)},
     }
 
 
-def _upstream(method: MethodContract) -> dict[str, Any]:
+def _upstream(method: MethodContract, *, whole_life: bool) -> dict[str, Any]:
     patience = f"{method.timeout + GRACE_SECONDS:g}s"
-    action: dict[str, Any] = {
+    life = {"max_stream_duration": patience, "grpc_timeout_header_max": patience}
+    return {
         "cluster": method.deployable,
-        # Counted from the end of the request, so that a slow upload has its own 30 s; a stream has a life instead.
-        "timeout": "0s" if method.server_streaming else patience,
-        "max_stream_duration": {"grpc_timeout_header_max": patience},
-        "rate_limits": _rate_limits(method),
+        "timeout": "0s" if whole_life else patience,
+        **({"max_stream_duration": life} if whole_life else {}),
+        **({"idle_timeout": patience} if _streams(method) else {}),
+        **({"retry_policy": RETRY_READ} if method.idempotency_level == "no_side_effects" else {}),
+        **({"rate_limits": limits} if (limits := _rate_limits(method)) else {}),
     }
-    if method.server_streaming or method.client_streaming:
-        action["max_stream_duration"]["max_stream_duration"] = patience
-        action["idle_timeout"] = patience
-    if method.idempotency_level == "no_side_effects":
-        action["retry_policy"] = RETRY_READ
-    return {key: value for key, value in action.items() if value != []}
 
 
-def _buffer(method: MethodContract, *, streaming: bool) -> dict[str, Any]:
+def _streams(method: MethodContract) -> bool:
+    return method.client_streaming or method.server_streaming
+
+
+def _buffer(method: MethodContract) -> dict[str, Any]:
     config: dict[str, Any] = {"@type": f"{TYPE}buffer.v3.BufferPerRoute"}
-    if streaming:
+    if method.client_streaming:
         return {"envoy.filters.http.buffer": {**config, "disabled": True}}
     if method.max_request_bytes == DEFAULT_MAX_REQUEST_BYTES:
         return {}

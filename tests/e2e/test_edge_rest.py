@@ -185,6 +185,6 @@ async def test_the_access_log_has_route_and_trace_and_no_query(stand: EdgeStand)
             await asyncio.sleep(0.1)
     (line,) = (line for line in log.read_text().splitlines() if trace_id in line)
     entry = json.loads(line)
-    assert (entry["path"], entry["status"]) == ("/v1/products", 200)
+    assert (entry["method"], entry["path"], entry["status"]) == ("GET", "/v1/products", 200)
     assert entry["route"] == "protomesh.catalog.v1.ProductService.ListProducts"
     assert "secret" not in line
