@@ -216,6 +216,16 @@ def files() -> Sequence[FileDescriptor]:
 def register(file: FileDescriptor) -> None:
     """Makes contracts known that are not among the generated ones, such as a benchmark's or a plug-in's."""
     _registered.append(file)
+    _forget_what_was_derived()
+
+
+def unregister(file: FileDescriptor) -> None:
+    """Takes back what `register` made known."""
+    _registered.remove(file)
+    _forget_what_was_derived()
+
+
+def _forget_what_was_derived() -> None:
     platform.cache_clear()
     permissions.cache_clear()
     permissions_of.cache_clear()

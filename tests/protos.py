@@ -4,6 +4,7 @@ import pathlib
 import tempfile
 
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from grpc_tools import protoc
 
 from chassis import contract
@@ -12,7 +13,13 @@ _IMAGE = pathlib.Path(__file__).parents[1] / "gen" / "descriptors" / "protomesh.
 
 
 def load(name: str, text: str) -> None:
-    """Compiles a proto file that may import ours, and makes its contracts known to this process."""
+    """Compiles a proto file that may import ours, and makes its contracts part of the platform in this process."""
+    for file in compiled(name, text):
+        contract.register(file)
+
+
+def compiled(name: str, text: str) -> list[FileDescriptor]:
+    """Compiles a proto file that may import ours; its services can be looked up, and are no part of the platform."""
     with tempfile.TemporaryDirectory() as folder:
         source, image = pathlib.Path(folder, name), pathlib.Path(folder, "image")
         source.write_text(text)
@@ -29,4 +36,4 @@ def load(name: str, text: str) -> None:
     contract.files()  # the pool must hold what the file imports
     for file in files:
         pool.Add(file)
-        contract.register(pool.FindFileByName(file.name))
+    return [pool.FindFileByName(file.name) for file in files]

@@ -3,10 +3,20 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from chassis import telemetry
+from chassis import contract, telemetry
 from chassis.spans import Recorder
 from tests import certificates
-from tests.unit.chassis.stand import Spans, Stand, running
+from tests.unit.chassis.stand import FILES, Spans, Stand, running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scratch_contract() -> Iterator[None]:
+    """The scratch contract is part of the platform while these tests run, and of no other test's."""
+    for file in FILES:
+        contract.register(file)
+    yield
+    for file in FILES:
+        contract.unregister(file)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from chassis.service import Service
 from chassis.settings import Settings
 from tests import protos
 
-protos.load("scratch.proto", pathlib.Path(__file__).with_name("scratch.proto").read_text())
+FILES = protos.compiled("scratch.proto", pathlib.Path(__file__).with_name("scratch.proto").read_text())
 SERVICE = "scratch.v1.ScratchService"
 Thing: Any = message_factory.GetMessageClass(
     contract.service_descriptor(SERVICE).methods_by_name["Open"].input_type
