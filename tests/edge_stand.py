@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -19,6 +20,7 @@ from joserfc.jwk import ECKey, Key
 from chassis import contract
 from meshctl import edge
 from meshctl.ports import Ports
+from tests import certificates as authority
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
 RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -237,3 +239,28 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
     await process.wait()
+
+
+@pytest.fixture(scope="session")
+def edge_certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a certificate for each workload of the mesh."""
+    directory = tmp_path_factory.mktemp("certificates")
+    authority.issue(directory, *WORKLOADS)
+    return directory
+
+
+@pytest.fixture(scope="session")
+async def running_stand(
+    tmp_path_factory: pytest.TempPathFactory, edge_certificates: Path
+) -> AsyncIterator[EdgeStand]:
+    """The edge that most tests share."""
+    directory = tmp_path_factory.mktemp("edge")
+    async with edge_stand(directory, edge_certificates, cors_origins=["https://shop.example"]) as stand:
+        yield stand
+
+
+@pytest.fixture
+def stand(running_stand: EdgeStand) -> EdgeStand:
+    """The shared edge, with upstreams that know nothing of other tests."""
+    running_stand.upstream.forget()
+    return running_stand

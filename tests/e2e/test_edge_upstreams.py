@@ -321,7 +321,7 @@ def route(stand: EdgeStand, targets: dict[str, str]) -> None:
 
 async def unlisted(stand: EdgeStand, deployable: str, port: int) -> None:
     async with asyncio.timeout(30):
-        while f"{deployable}::127.0.0.1:{port}::" in await stand.admin("/clusters"):
+        while f"{deployable}::127.0.0.1:{port}::" in await stand.admin("/clusters"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
