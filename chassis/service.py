@@ -23,6 +23,7 @@ from chassis.channels import MeshChannel
 from chassis.consumer import Consumer
 from chassis.contract import ContractError, MethodContract
 from chassis.database import Database
+from chassis.delivery import Policy
 from chassis.relay import Relay
 from chassis.revocations import Revocations
 from chassis.server import ListenError, Server
@@ -124,8 +125,11 @@ class Service:
         return workers
 
     def _consumers(self, database: Database, broker: Broker) -> Iterator[Worker]:
+        policy = Policy(self.settings.event_attempts, self.settings.event_backoff_seconds)
         for name, event_class, handle in self._subscriptions:
-            yield Consumer(database, broker, name=name, event_class=event_class, handler=handle).run
+            yield Consumer(
+                database, broker, name=name, event_class=event_class, handler=handle, policy=policy
+            ).run
 
     async def _until_reachable(self, until: asyncio.Event) -> None:
         """Waits for the database to answer: a service that could only fail wants no calls."""

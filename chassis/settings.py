@@ -36,7 +36,18 @@ class Settings(BaseSettings):
         "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."
     )
     nats_replicas: int = Field(
-        1, ge=1, le=5, description="Copies of each stream that NATS keeps; 3 in a cluster, 1 on a single server."
+        1,
+        ge=1,
+        le=5,
+        description="Copies of each stream that NATS keeps; 3 in a cluster, 1 on a single server.",
+    )
+    event_attempts: int = Field(
+        10, ge=1, description="Attempts after which an event that cannot be handled goes to the dead letters."
+    )
+    event_backoff_seconds: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1, 5, 30, 120, 600),
+        min_length=1,
+        description="Seconds between the attempts of an event, as JSON: `[1, 5]`; the last one repeats.",
     )
     valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
     tls_directory: pathlib.Path | None = Field(

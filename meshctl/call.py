@@ -4,6 +4,8 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
@@ -11,16 +13,16 @@ import typer
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from chassis import contract
+from chassis import contract, telemetry
 from chassis.channels import MeshChannel
 from chassis.contract import MethodContract
 from chassis.errors import from_rpc, status_of
-from chassis.settings import Settings
-from meshctl import control
+from chassis.tls import Certificates
+from meshctl import deployables
 from meshctl.failure import OperatorError
-from meshctl.folder import MeshFolder
 from meshctl.operate import Data
 from meshctl.options import DEFAULT_FOLDER
+from meshctl.running import RunningMesh
 from meshctl.session import EdgeSession
 
 HEADER_FORM = "NAME: VALUE"
@@ -46,8 +48,12 @@ def call(
         print("\n".join(line for line in _listed() if method.lower() in line.lower()))
         return
     found = _find(method)
-    metadata = [_header(text) for text in header or []]
-    asyncio.run(_call(MeshFolder(data.resolve()), found, request, as_, metadata, admin=admin))
+    if as_ not in deployables.workloads():
+        raise OperatorError(
+            f"There is no workload {as_!r}: the workloads are {', '.join(deployables.workloads())}."
+        )
+    messages, metadata = _messages(found, request), [_header(text) for text in header or []]
+    asyncio.run(_call(data, found, messages, as_, metadata, admin=admin))
 
 
 def _listed() -> Iterator[str]:
@@ -66,8 +72,8 @@ def _find(name: str) -> MethodContract:
         if method.path[1:] == wanted or method.path.endswith((f"/{wanted}", f".{wanted}"))
     ]
     if len(found) != 1:
-        known = ", ".join(method.path[1:] for method in found) or "see `meshctl call --list`"
-        raise OperatorError(f"{name!r} names {len(found) or 'no'} RPCs: {known}.")
+        known = ", ".join(method.path[1:] for method in found) or f"see `meshctl call --list {name}`"
+        raise OperatorError(f"{name!r} names {f'{len(found)} RPCs' if found else 'no RPC'}: {known}.")
     return found[0]
 
 
@@ -79,29 +85,46 @@ def _header(text: str) -> tuple[str, str]:
 
 
 async def _call(
-    folder: MeshFolder,
+    data: Path,
     method: MethodContract,
-    request: str,
+    messages: list[Message],
     workload: str,
     metadata: list[tuple[str, str]],
     *,
     admin: bool,
 ) -> None:
-    messages = _messages(method, request)
+    mesh = RunningMesh.on(data)
     if admin:
-        async with EdgeSession.of(folder.root) as session:
+        async with EdgeSession.of(data) as session:
             metadata.append(("authorization", f"Bearer {await session.token()}"))
-    settings = Settings(
-        service=workload,
-        tls_directory=str(folder.certificates),
-        targets=control.ask(folder.control, {"command": "wiring"})["targets"],
+    with _traced(mesh, workload):
+        async with mesh.channel(workload) as channel:
+            try:
+                async for answer in _answers(channel, method, messages, metadata):
+                    print(_as_json(answer), flush=True)
+            except grpc.aio.AioRpcError as error:
+                raise _as_sentence(error) from None
+
+
+def _as_json(message: Message) -> str:
+    """As REST shows it: with its own field names, and empty fields too."""
+    return json_format.MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        ensure_ascii=False,
     )
-    async with MeshChannel(settings) as channel:
-        try:
-            async for answer in _answers(channel, method, messages, metadata):
-                print(json_format.MessageToJson(answer, preserving_proto_field_name=True, ensure_ascii=False))
-        except grpc.aio.AioRpcError as error:
-            raise _as_sentence(error) from None
+
+
+@contextmanager
+def _traced(mesh: RunningMesh, workload: str) -> Iterator[None]:
+    """Has the call begin a trace, in which it is the first hop."""
+    settings = mesh.settings(workload)
+    recorder = telemetry.set_up(settings, Certificates.of(settings))
+    try:
+        yield
+    finally:
+        recorder.shutdown()
 
 
 async def _answers(
@@ -129,7 +152,8 @@ def _messages(method: MethodContract, text: str) -> list[Message]:
         values = list(_values(text))
         messages = [json_format.ParseDict(value, method.request_class()) for value in values]
     except (ValueError, json_format.ParseError) as error:
-        raise OperatorError(f"This is no {method.descriptor.input_type.name}: {error}") from None
+        reason = " ".join(str(error).split())
+        raise OperatorError(f"This is no {method.descriptor.input_type.name}: {reason}") from None
     if len(messages) != 1 and not method.client_streaming:
         raise OperatorError(f"{method.name} takes one request, not {len(messages)}.")
     return messages
@@ -148,4 +172,5 @@ def _as_sentence(error: grpc.aio.AioRpcError) -> OperatorError:
     lines = [f"{error.code().name} {failure.reason}: {status_of(error).message}"]
     lines += [f"  {name}: {value}" for name, value in failure.metadata.items()]
     lines += [f"  {field}: {description}" for field, description in failure.violations]
+    lines += [f"  trace: {value!s}" for key, value in error.trailing_metadata() or () if key == "x-trace-id"]
     return OperatorError("\n".join(lines))

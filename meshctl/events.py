@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from rich.console import Console
 from rich.table import Table
 
@@ -61,13 +62,19 @@ def show(
     letter = asyncio.run(read())
     for name, value in letter.headers.items():
         print(f"{name}: {value}")
+    print(_readable(letter))
+
+
+def _readable(letter: dead_letters.DeadLetter) -> str:
+    """The event as JSON; its bytes when they are none that a contract knows, which may be why it died."""
     kind = all_event_types().get(letter.event_type)
     if kind is None:
-        raise OperatorError(
-            f"No contract knows the event {letter.event_type!r}; its payload is {len(letter.payload)} bytes."
-        )
-    event = kind.message_class.FromString(letter.payload)
-    print(json_format.MessageToJson(event, preserving_proto_field_name=True, ensure_ascii=False))
+        return f"No contract knows {letter.event_type or 'an event without a type'}: {letter.payload.hex()}"
+    try:
+        event = kind.message_class.FromString(letter.payload)
+    except DecodeError:
+        return f"This is no {letter.event_type}: {letter.payload.hex()}"
+    return json_format.MessageToJson(event, preserving_proto_field_name=True, ensure_ascii=False)
 
 
 @commands.command()

@@ -29,8 +29,15 @@ class RunningMesh:
         """The mesh on a data folder. Raises OperatorError when none runs there."""
         return cls(**control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"}))
 
+    def settings(self, workload: str = "developer") -> Settings:
+        """Where everything is, as a service of that name would be told."""
+        return Settings(
+            service=workload,
+            tls_directory=Path(self.certificates),
+            targets=self.targets,
+            otlp_endpoint=self.targets["observer"],
+        )
+
     def channel(self, workload: str = "developer") -> MeshChannel:
         """A channel to all services over mTLS, with the certificate of that workload; close it after use."""
-        return MeshChannel(
-            Settings(service=workload, tls_directory=Path(self.certificates), targets=self.targets)
-        )
+        return MeshChannel(self.settings(workload))

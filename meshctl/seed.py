@@ -2,10 +2,15 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
+import grpc
 import typer
+from protomesh.identity.v1.auth_service_pb2 import RegisteredUser, RegisterUserRequest
+from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
+from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
+from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
+from protomesh.identity.v1.user_pb2 import Account
 
 from meshctl.deployables import SERVICES
 from meshctl.failure import OperatorError
@@ -14,66 +19,58 @@ from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
 from meshctl.options import DEFAULT_FOLDER
-from meshctl.session import EdgeSession
+from meshctl.session import CALL_SECONDS, EdgeSession, Metadata
 
 SAMPLES = SERVICES / "catalog/samples/products.jsonl"
-STAFF_EMAIL, CUSTOMER_EMAIL = "staff@protomesh.local", "customer@protomesh.local"
+ACCOUNTS = (Account.staff, Account.customer)
 
 
 def seed(
     data: Annotated[Path, typer.Option(help="Data folder of a mesh that runs.")] = DEFAULT_FOLDER,
 ) -> None:
     """Loads the sample data through the edge. What is there already stays as it is."""
-    folder = MeshFolder(data.resolve())
-    values = dict(line.split("=", 1) for line in folder.dev_env.read_text().splitlines())
-    with httpx.Client(base_url=values["EDGE_URL"], trust_env=False, timeout=15) as client:
-        grant = _post(
-            client, "/v1/users/login", email=values["ADMIN_EMAIL"], password=values["ADMIN_PASSWORD"]
+    asyncio.run(_seed(MeshFolder(data.resolve())))
+
+
+async def _seed(folder: MeshFolder) -> None:
+    async with EdgeSession.of(folder.root) as session:
+        for role in ACCOUNTS:
+            await _account(session, role, folder.secrets().get(f"{Account.Role.Name(role)}_password"))
+        await _products(session, folder)
+
+
+async def _account(session: EdgeSession, role: Account.Role.ValueType, password: str) -> None:
+    """An account named after its role, unless there is one."""
+    name = Account.Role.Name(role)
+    request = RegisterUserRequest(username=name, email=f"{name}@protomesh.local", password=password)
+    auth, roles = AuthServiceStub(session.channel), RoleServiceStub(session.channel)
+
+    async def register(metadata: Metadata) -> RegisteredUser | None:
+        try:
+            return await auth.RegisterUser(request, timeout=CALL_SECONDS, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            return None
+
+    account = await session.call(register)
+    # Whoever registers is a customer.
+    if account is not None and role != Account.customer:
+        assignment = AssignRoleRequest(id=account.id, role=role)
+        await session.call(
+            lambda metadata: roles.AssignRole(assignment, timeout=CALL_SECONDS, metadata=metadata)
         )
-        client.headers["authorization"] = f"Bearer {grant['access_token']}"
-        _accounts(client, folder)
-    asyncio.run(_products(folder))
 
 
-def _accounts(client: httpx.Client, folder: MeshFolder) -> None:
-    for email in (STAFF_EMAIL, CUSTOMER_EMAIL):
-        name = email.partition("@")[0]
-        password = folder.secrets().get(f"{name}_password")
-        account = _post(client, "/v1/users/register", username=name, email=email, password=password)
-        if account and email == STAFF_EMAIL:
-            _put(client, f"/v1/users/{account['id']}/role", role="staff")
-
-
-async def _products(folder: MeshFolder) -> None:
+async def _products(session: EdgeSession, folder: MeshFolder) -> None:
     # An import keeps its progress and its rejects beside the file, which may lie where nothing can be written.
     file = folder.root / SAMPLES.name
     file.write_bytes(SAMPLES.read_bytes())
     source = Source(file)
     columns = ColumnMap.detect(source.columns, {})
-    async with EdgeSession.of(folder.root) as session:
-        progress = await import_products(source, columns, session, create_categories=True)
+    progress = await import_products(source, columns, session, create_categories=True)
     file.unlink()
     if progress.rejected:
         raise OperatorError(
             f"The catalog rejected {progress.rejected} sample products: see {source.rejects}."
         )
-
-
-def _post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
-    return _answer(client.post(path, json=body))
-
-
-def _put(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
-    return _answer(client.put(path, json=body))
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    """The body; empty when what was to be made exists."""
-    if response.status_code == httpx.codes.CONFLICT:
-        return {}
-    if response.is_error:
-        request = response.request
-        raise OperatorError(
-            f"{request.method} {request.url.path} answered {response.status_code}: {response.text}"
-        )
-    return dict(response.json())

@@ -95,7 +95,8 @@ class EdgeSession:
         failure = from_rpc(error)
         if not failure.reason:
             return OperatorError(f"The edge at {self.edge_url} cannot be reached: is the mesh up?")
-        return OperatorError(f"The mesh refused: {failure.message} ({failure.reason})")
+        violations = "".join(f" {field}: {description}." for field, description in failure.violations)
+        return OperatorError(f"The mesh refused: {failure.message}{violations} ({failure.reason})")
 
 
 def _channel(edge_url: str) -> grpc.aio.Channel:

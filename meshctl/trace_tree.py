@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 _BAR_WIDTH = 24
+_LONGEST_STATEMENT = 80
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -22,9 +23,9 @@ def draw(trace: Trace) -> Tree:
 
     def line(span: Span) -> str:
         bar = _bar(_start(span) - origin, span.duration_ms, length)
-        name = f"[{colours[span.service]}]{escape(span.service):<10}[/] {escape(span.name)}"
+        service = f"[{colours[span.service]}]{escape(span.service):<10}[/]"
         fault = f" [bold red]{escape(span.error_message or 'error')}[/]" if span.error else ""
-        return f"[dim]{bar}[/] {span.duration_ms:8.1f} ms  {name}{_detail(span)}{fault}"
+        return f"[dim]{bar}[/] {span.duration_ms:8.1f} ms  {service} {_work(span)}{fault}"
 
     def grow(branch: Tree, parent: str) -> None:
         for span in children.get(parent, []):
@@ -56,10 +57,14 @@ def _bar(offset: float, duration: float, length: float) -> str:
     return "·" * before + "█" * filled + "·" * (_BAR_WIDTH - before - filled)
 
 
-def _detail(span: Span) -> str:
-    """What a person wants to see beside the name: the statement, or the subject."""
-    for key in ("db.query.text", "messaging.destination.name"):
-        text = " ".join(span.attributes.get(key, "").split())
-        if text:
-            return f" [dim]{escape(text[:80] + ('…' if len(text) > 80 else ''))}[/]"
-    return ""
+def _work(span: Span) -> str:
+    """What was done, as a person reads it: a statement by its text, a message with its subject."""
+    statement = " ".join(span.attributes.get("db.query.text", "").split())
+    if statement:
+        return f"SQL [dim]{escape(_short(statement))}[/]"
+    subject = span.attributes.get("messaging.destination.name", "")
+    return f"{escape(span.name)} [dim]{escape(subject)}[/]" if subject else escape(span.name)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_STATEMENT else f"{text[: _LONGEST_STATEMENT - 1]}…"
