@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import struct
 import tempfile
@@ -55,18 +56,19 @@ def _binary(name: str) -> Path:
 
 
 async def _initialise(folder: Path, password: str, account: Account) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=_empty(folder, account).parent) as secret:
+    # Beside its place, and moved there when it is whole: a set-up that is cut short leaves nothing to trip over.
+    draft = _empty(folder.with_name(f"{folder.name}.new"), account)
+    with tempfile.NamedTemporaryFile("w", dir=draft.parent) as secret:
         secret.write(password)
         secret.flush()
         _give(Path(secret.name), account)
-        await _run_initdb(folder, Path(secret.name), account)
+        await _run_initdb(draft, Path(secret.name), account)
+    draft.rename(folder)
 
 
 def _empty(folder: Path, account: Account) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise OperatorError(f"{folder} holds half a database, since its set-up was cut short: remove it.")
-    folder.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
     _give(folder, account)
     return folder
 
