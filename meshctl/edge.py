@@ -122,7 +122,7 @@ def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
 def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     known = {
         "directory": str(directory),
-        "jwks_socket": str(_socket(directory)),
+        "jwks_socket": _socket(directory),
         "descriptors": str(ROOT / "gen/descriptors/protomesh.binpb"),
         "downstream_tls": _downstream_tls(settings, directory),
         "transport_security": "max-age=31536000" if settings.tls_certificate else "",
@@ -132,13 +132,10 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     return {f"setting.{name}": value for name, value in {**dict(settings), **known}.items()}
 
 
-def _socket(directory: Path) -> Path:
-    """A socket file in the directory, or, when its path is longer than the 107 bytes of a socket's, a short one."""
-    path = directory / "jwks.sock"
-    if len(os.fsencode(path)) <= 107:
-        return path
-    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path(tempfile.gettempdir(), f"protomesh-edge-{name}.sock")
+def _socket(directory: Path) -> str:
+    """A socket for this directory's Envoy: on Linux a mere name, so that the directory may be read-only to Envoy."""
+    name = f"protomesh-edge-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
+    return f"@{name}" if sys.platform == "linux" else str(Path(tempfile.gettempdir(), f"{name}.sock"))
 
 
 def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: str) -> Any:

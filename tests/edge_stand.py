@@ -174,6 +174,12 @@ class EdgeStand:
         counters = await self.admin("/stats?filter=jwks_fetch_success")
         return not counters.strip().endswith(" 0")
 
+    async def eventually(self, status: int, path: str = "/v1/orders", seconds: float = 45) -> None:
+        """Asks with a good token until the edge answers with this status. TimeoutError when it never does."""
+        async with asyncio.timeout(seconds):
+            while (await self.http.get(path, headers=self.bearer())).status_code != status:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
     async def admin(self, path: str) -> str:
         async with httpx.AsyncClient() as client:
             return (await client.get(f"http://127.0.0.1:{self.settings.admin_port}{path}")).text
