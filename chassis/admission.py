@@ -3,14 +3,29 @@
 from typing import Any
 
 from chassis.call import Call
-from chassis.errors import ResourceExhausted
-from chassis.stage import Proceed
-
-_RETRY_SECONDS = 1.0
+from chassis.contract import MethodContract
+from chassis.errors import overloaded
+from chassis.stage import Proceed, Stage
 
 
 class Admission:
-    """The stage that counts what runs; one object is shared by all RPCs of a server."""
+    """The two budgets of a server, each shared by all its RPCs of a kind.
+
+    A server stream may stay open for minutes and mostly sleeps: those who watch must not use up the room of those who
+    call, nor the other way round.
+    """
+
+    def __init__(self, calls: int, streams: int) -> None:
+        self._calls = _Budget(calls)
+        self._streams = _Budget(streams)
+
+    def stage(self, contract: MethodContract) -> Stage:
+        """The stage of an RPC: the budget that it counts on."""
+        return self._streams if contract.server_streaming else self._calls
+
+
+class _Budget:
+    """Counts what runs. ResourceExhausted OVERLOADED for one call too many."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -18,9 +33,7 @@ class Admission:
 
     async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
         if self._running >= self._limit:
-            raise ResourceExhausted(
-                "OVERLOADED", "The server is busy; try again in a moment.", retry_after=_RETRY_SECONDS
-            )
+            raise overloaded()
         self._running += 1
         try:
             return await proceed(request, call)

@@ -1,5 +1,6 @@
 """The caller: the person behind the bearer token, and the workload behind the certificate."""
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -26,28 +27,35 @@ class CallerStage:
         self._lenient = contract.access.kind == "public"
         self._spiffe_prefix = f"spiffe://{trust_domain}/".encode()
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        workload = partial(self._workload, call)
+    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
         header = call.metadata.get("authorization")
-        if header:
-            scheme, token = header[: len(_SCHEME)], header[len(_SCHEME) :]
-            principal = self._verifier.known(token) if scheme in _SPELLINGS else None
-            if principal is None:
-                principal = await self._verify(scheme, token)
-        else:
-            principal = None
+        if not header:
+            call.caller = Caller(workload=partial(self._workload, call))
+            return proceed(request, call)
+        scheme, token = header[: len(_SCHEME)], header[len(_SCHEME) :]
+        principal = self._verifier.known(token) if scheme in _SPELLINGS else None
         if principal is None:
-            call.caller = Caller(workload=workload)
+            return self._unknown(scheme, token, request, call, proceed)
+        call.caller = self._caller(principal, token, call)
+        return proceed(request, call)
+
+    async def _unknown(self, scheme: str, token: str, request: Any, call: Call, proceed: Proceed) -> Any:
+        principal = await self._verify(scheme, token)
+        if principal is None:
+            call.caller = Caller(workload=partial(self._workload, call))
         else:
-            call.caller = Caller(
-                principal.user_id,
-                principal.role,
-                principal.permissions,
-                principal.session_id,
-                workload,
-                token,
-            )
+            call.caller = self._caller(principal, token, call)
         return await proceed(request, call)
+
+    def _caller(self, principal: Principal, token: str, call: Call) -> Caller:
+        return Caller(
+            principal.user_id,
+            principal.role,
+            principal.permissions,
+            principal.session_id,
+            partial(self._workload, call),
+            token,
+        )
 
     def _workload(self, call: Call) -> str:
         if call.context is None:

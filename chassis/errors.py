@@ -184,6 +184,11 @@ def unavailable() -> Unavailable:
     return Unavailable("DEPENDENCY_UNAVAILABLE", "A part that this call needs cannot be reached now.")
 
 
+def overloaded() -> ResourceExhausted:
+    """The server has as many calls as it takes, or too many to come to this one in time."""
+    return ResourceExhausted("OVERLOADED", "The server is busy; try again in a moment.", retry_after=1.0)
+
+
 def conflict() -> Aborted:
     """The answer when a concurrent transaction got in the way."""
     return Aborted("CONFLICT", "A concurrent change got in the way; try again.", retry_after=0.1)

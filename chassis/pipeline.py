@@ -70,7 +70,7 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "admission",
-        lambda _, parts: parts.admission,
+        lambda contract, parts: parts.admission.stage(contract),
         "Before any work is done for a call that a busy server should refuse.",
     ),
     Step(

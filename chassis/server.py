@@ -46,7 +46,8 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ),
             # The admission stage refuses with a full status; this is the wall behind it, which counts watches too.
-            maximum_concurrent_rpcs=2 * settings.maximum_concurrent_rpcs + 100,
+            maximum_concurrent_rpcs=2
+            * (settings.maximum_concurrent_rpcs + settings.maximum_concurrent_streams),
         )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []

@@ -35,6 +35,8 @@ from chassis.unit_of_work import UnitOfWork
 logger = logging.getLogger(__name__)
 
 _DATABASE_PAUSE_SECONDS = 0.5
+# New objects between two looks for cycles; Python's own default of 700 is a look every few calls.
+_GARBAGE = 10_000
 
 Compose = Callable[["Service"], Awaitable[None]]
 Handle = Callable[[Any, UnitOfWork], Awaitable[None]]
@@ -96,6 +98,7 @@ class Service:
             # What is there now stays; the collector need not look at it again with every few hundred calls.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_GARBAGE)
             async with background(workers) as failed:
                 await self._until_reachable(until)
                 await server.serving(True)
@@ -159,7 +162,7 @@ class Service:
         )
         return pipeline.Parts(
             verifier=verifier,
-            admission=Admission(settings.maximum_concurrent_rpcs),
+            admission=Admission(settings.maximum_concurrent_rpcs, settings.maximum_concurrent_streams),
             trust_domain=settings.trust_domain,
             database=self.__dict__.get("database"),
         )

@@ -84,7 +84,10 @@ class Settings(BaseSettings):
         "info", description="Least severity that is logged."
     )
     maximum_concurrent_rpcs: int = Field(
-        200, ge=1, description="Calls that are served at once; one more is answered RESOURCE_EXHAUSTED."
+        1000, ge=1, description="Calls that are served at once; one more is answered RESOURCE_EXHAUSTED."
+    )
+    maximum_concurrent_streams: int = Field(
+        1000, ge=1, description="Server streams that are open at once, counted apart from other calls."
     )
     drain_wait_seconds: float = Field(
         2.0,

@@ -8,6 +8,7 @@ Code that records spans knows only `opentelemetry.trace`.
 import collections
 import logging
 import random
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,11 @@ _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_TRACE_STATE = TraceState()
 _NO_ATTRIBUTES: Mapping[str, Any] = {}
 
+
+# Field numbers and wire types of opentelemetry.proto.trace.v1.Span, before values whose width never changes.
+_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+_START, _STOP = b"\x39", b"\x41"
+_IDS = struct.Struct("<2s16s2s8scQcQ")
 
 _VALUE_FIELDS: Mapping[type, Any] = {
     bool: "bool_value",
@@ -147,22 +153,34 @@ class Span(trace.Span):
             "exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp
         )
 
-    def encode_into(self, message: trace_pb2.Span) -> None:
-        """Writes the span as OTLP."""
-        message.MergeFromString(self._template.encoded)
-        message.trace_id = self.trace_id.to_bytes(16, "big")
-        message.span_id = self.span_id.to_bytes(8, "big")
-        if self.parent_id:
-            message.parent_span_id = self.parent_id.to_bytes(8, "big")
-        message.start_time_unix_nano = self._start
-        message.end_time_unix_nano = self._stop
-        if self._name:
-            message.name = self._name
-        if self._attributes is not None:
-            del message.attributes[:]
-            message.attributes.extend(_encode({**self._template.attributes, **self._attributes}))
-        if self._events is not None:
-            message.events.extend(self._events)
+    def encoded(self) -> bytes:
+        """The span as OTLP: the template's bytes, those of the ids and times, and what this span has of its own.
+
+        A message's encodings, one after the other, are the encoding of all their fields together.
+        """
+        ids = _IDS.pack(
+            _TRACE_ID,
+            self.trace_id.to_bytes(16, "big"),
+            _SPAN_ID,
+            self.span_id.to_bytes(8, "big"),
+            _START,
+            self._start,
+            _STOP,
+            self._stop,
+        )
+        parent = _PARENT_ID + self.parent_id.to_bytes(8, "big") if self.parent_id else b""
+        return self._common() + ids + parent + self._own()
+
+    def _common(self) -> bytes:
+        template = self._template
+        if self._attributes is None:
+            return template.encoded
+        return _encode_template(template.name, template.kind, {**template.attributes, **self._attributes})
+
+    def _own(self) -> bytes:
+        if not (self._events or self._status or self._links or self._name):
+            return b""
+        message = trace_pb2.Span(name=self._name, events=self._events)
         if self._status is not None:
             # The API's UNSET, OK and ERROR have the numbers of OTLP's.
             message.status.code = self._status.status_code.value  # type: ignore[assignment]
@@ -173,6 +191,7 @@ class Span(trace.Span):
                 span_id=link.context.span_id.to_bytes(8, "big"),
                 attributes=_encode(link.attributes or {}),
             )
+        return message.SerializeToString()
 
 
 class Recorder(trace.TracerProvider, trace.Tracer):
@@ -306,20 +325,20 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         scope_spans = resource_spans.scope_spans.add()
         scope_spans.scope.name = "protomesh"
         for span in spans:
-            span.encode_into(scope_spans.spans.add())
+            scope_spans.spans.add().MergeFromString(span.encoded())
         return request
 
 
 def _parse(traceparent: str) -> tuple[int, int, bool]:
     """Trace id, span id and whether it is sampled, of a W3C `traceparent`; zeros when it is damaged."""
+    if len(traceparent) < 55 or traceparent[2] != "-" or traceparent[:2] == "ff":
+        return 0, 0, False
     try:
-        version, trace_id, span_id, flags = traceparent.split("-", 3)
-        if len(version) != 2 or version == "ff" or len(trace_id) != 32 or len(span_id) != 16:
-            return 0, 0, False
-        parsed = int(trace_id, 16), int(span_id, 16), bool(int(flags[:2], 16) & 1)
+        trace_id, span_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
+        sampled = bool(int(traceparent[53:55], 16) & 1)
     except ValueError:
         return 0, 0, False
-    return parsed if parsed[0] and parsed[1] else (0, 0, False)
+    return (trace_id, span_id, sampled) if trace_id and span_id else (0, 0, False)
 
 
 def _encode_template(name: str, kind: SpanKind, attributes: Mapping[str, Any]) -> bytes:

@@ -11,7 +11,11 @@ Proceed = Callable[[Any, Call], Awaitable[Any]]
 
 
 class Stage(Protocol):
-    """One step around the handler. A failure is raised, best as a MeshError."""
+    """One step around the handler. A failure is raised, best as a MeshError.
+
+    A stage that has nothing to wait for is a plain function: it looks, and returns `proceed(request, call)`, so that
+    it costs no coroutine. One that wraps what follows is an `async def`, and awaits it.
+    """
 
     def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
-        """Does its part, and awaits `proceed(request, call)` unless the call ends here."""
+        """Does its part, and goes on to `proceed(request, call)` unless the call ends here."""

@@ -1,6 +1,6 @@
 """Validation: a handler never sees a request that breaks its contract."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import protovalidate
@@ -18,43 +18,32 @@ _validator = protovalidate.Validator()
 
 def stage(contract: MethodContract) -> Stage:
     """The check of a request, or of each message of a client's stream."""
-    check = _check_of(contract)
-    if not contract.client_streaming:
-        return _Single(check)
-    return _Stream(check)
+    look = _Look(contract)
+    if contract.client_streaming:
+        return look.at_each
+    return look.at_one
 
 
-class _Single:
-    def __init__(self, check: "Check") -> None:
-        self._check = check
+class _Look:
+    """Form, size and rules of one message. InvalidArgument says what is wrong with which field."""
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        self._check(request)
-        return await proceed(request, call)
+    def __init__(self, contract: MethodContract) -> None:
+        self._limit = contract.max_request_bytes
+        self._has_rules = has_rules(contract.descriptor.input_type)
 
+    def at_one(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+        self._at(request)
+        return proceed(request, call)
 
-class _Stream:
-    def __init__(self, check: "Check") -> None:
-        self._check = check
+    def at_each(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+        return proceed(self._checked(request), call)
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        return await proceed(self._checked(request), call)
-
-    async def _checked(self, requests: AsyncIterator[Message | None]) -> AsyncIterator[Message]:
+    async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
-            self._check(request)
-            assert request is not None
+            self._at(request)
             yield request
 
-
-class Check:
-    """Size, form and rules of one message. InvalidArgument says what is wrong with which field."""
-
-    def __init__(self, limit: int, has_rules: bool) -> None:
-        self._limit = limit
-        self._has_rules = has_rules
-
-    def __call__(self, request: Message | None) -> None:
+    def _at(self, request: Any) -> None:
         if request is None:
             raise InvalidArgument("REQUEST_MALFORMED", "The request is not a message of this RPC.")
         if request.ByteSize() > self._limit:
@@ -88,10 +77,6 @@ def _subscript(element: validate_pb2.FieldPathElement) -> str:
         return ""
     value = getattr(element, kind)
     return f'["{value}"]' if kind == "string_key" else f"[{value}]"
-
-
-def _check_of(contract: MethodContract) -> Check:
-    return Check(contract.max_request_bytes, has_rules(contract.descriptor.input_type))
 
 
 def has_rules(message: Descriptor, _seen: frozenset[str] = frozenset()) -> bool:
