@@ -98,7 +98,8 @@ async def replay(broker: Broker, sequence: int) -> DeadLetter:
 
 
 async def drop(broker: Broker, sequence: int) -> None:
-    """Removes a letter for good."""
+    """Removes a letter for good. LookupError when there is no such letter."""
+    await show(broker, sequence)
     await (await broker.ready()).delete_msg(DEAD_LETTERS, sequence)
 
 

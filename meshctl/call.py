@@ -150,13 +150,19 @@ def _messages(method: MethodContract, text: str) -> list[Message]:
     text = sys.stdin.read() if text == "-" else text
     try:
         values = list(_values(text))
-        messages = [json_format.ParseDict(value, method.request_class()) for value in values]
-    except (ValueError, json_format.ParseError) as error:
+        messages = [json_format.ParseDict(_object(value), method.request_class()) for value in values]
+    except (ValueError, TypeError, json_format.ParseError) as error:
         reason = " ".join(str(error).split())
         raise OperatorError(f"This is no {method.descriptor.input_type.name}: {reason}") from None
     if len(messages) != 1 and not method.client_streaming:
         raise OperatorError(f"{method.name} takes one request, not {len(messages)}.")
     return messages
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{json.dumps(value)} is no JSON object.")
+    return value
 
 
 def _values(text: str) -> Iterator[Any]:

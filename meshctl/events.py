@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from rich.console import Console
 from rich.table import Table
 
 from chassis import dead_letters
@@ -22,6 +21,7 @@ from meshctl.folder import MeshFolder
 from meshctl.operate import Data
 from meshctl.options import DEFAULT_FOLDER
 from meshctl.session import CALL_SECONDS
+from meshctl.terminal import console
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
 
@@ -37,7 +37,7 @@ def list_(
     data: Data = DEFAULT_FOLDER,
 ) -> None:
     """List the dead letters, the oldest first."""
-    table = Table("number", "died at", "consumer", "event", "aggregate", "attempts", "error")
+    table = Table("number", "died at", "consumer", "event", "aggregate", "attempts", "error", box=None)
 
     async def read() -> None:
         async with _broker(data) as broker:
@@ -46,7 +46,7 @@ def list_(
                 table.add_row(str(letter.sequence), *row, str(letter.attempts), letter.error)
 
     asyncio.run(read())
-    Console().print(table if table.row_count else "There are no dead letters.")
+    console().print(table if table.row_count else "There are no dead letters.")
 
 
 @commands.command()

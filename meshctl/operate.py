@@ -6,13 +6,13 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from meshctl import certificates, control, deployables, housekeeping
 from meshctl.failure import OperatorError
 from meshctl.folder import MeshFolder
 from meshctl.options import DEFAULT_FOLDER
+from meshctl.terminal import console
 
 Data = Annotated[Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")]
 DOWN_SECONDS = 90.0
@@ -55,7 +55,7 @@ def status(data: Data = DEFAULT_FOLDER) -> None:
         )
     memory = sum(state["memory"] for state in states) / 2**20
     table.add_row("all", "", "", "", "", f"{memory:.0f} MiB", "", "")
-    Console().print(table)
+    console().print(table)
     if not all(state["healthy"] for state in states):
         raise typer.Exit(1)
 

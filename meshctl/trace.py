@@ -8,20 +8,20 @@ import typer
 from protomesh.observer.v1.observer_service_pb2 import GetTraceRequest, ListTracesRequest
 from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceStub
 from protomesh.observer.v1.trace_pb2 import TraceSummary
-from rich.console import Console
 from rich.table import Table
 
 from meshctl.failure import OperatorError
 from meshctl.operate import Data
 from meshctl.options import DEFAULT_FOLDER
 from meshctl.session import CALL_SECONDS, EdgeSession
+from meshctl.terminal import console
 from meshctl.trace_tree import draw
 
 if TYPE_CHECKING:
     from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceAsyncStub
 
-# Looking at traces makes traces, too; nobody who asks for the latest one means those.
-_OWN = ("/v1/observer", "ObserverService", "LoginUser", "/v1/users/login", "jwks.json")
+# The operator's own sign-in, which comes before every look; customers sign in over REST.
+_OWN = "/protomesh.identity.v1.AuthService/LoginUser"
 _LOOK_BACK = 100
 
 
@@ -42,14 +42,14 @@ async def _show(data: Path, trace_id: str, query: ListTracesRequest, *, listed: 
     async with EdgeSession.of(data) as session:
         observer = ObserverServiceStub(session.channel)
         if listed:
-            _console().print(_table(await _recent(session, observer, query)))
+            console().print(_table(await _recent(session, observer, query)))
             return
         wanted = trace_id or _latest(await _recent(session, observer, query))
         request = GetTraceRequest(trace_id=wanted.lower())
         found = await session.call(
             lambda metadata: observer.GetTrace(request, timeout=CALL_SECONDS, metadata=metadata)
         )
-        _console().print(draw(found))
+        console().print(draw(found))
 
 
 async def _recent(
@@ -59,13 +59,7 @@ async def _recent(
         lambda metadata: observer.ListTraces(query, timeout=CALL_SECONDS, metadata=metadata)
     )
     # Without a name, the span that began it has not arrived.
-    return [trace for trace in found.data if trace.name and not any(own in trace.name for own in _OWN)]
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough for every hop when the output goes elsewhere."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    return [trace for trace in found.data if trace.name not in ("", _OWN)]
 
 
 def _latest(traces: list[TraceSummary]) -> str:

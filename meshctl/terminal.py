@@ -1,0 +1,12 @@
+"""Where commands write what is wider than a line of prose."""
+
+from rich.console import Console
+
+# Wide enough for every column when the output goes to a file or a pipe.
+_WIDTH_ELSEWHERE = 240
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=_WIDTH_ELSEWHERE)
