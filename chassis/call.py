@@ -44,6 +44,11 @@ class Caller:
             self._workload = self._workload()
         return self._workload
 
+    def release(self) -> None:
+        """Lets go of the peer, of whom nothing can be read after the call's end."""
+        if not isinstance(self._workload, str):
+            self._workload = _too_late
+
     def may(self, permission: str) -> bool:
         """Whether the caller's roles grant a permission."""
         return permission in self.permissions
@@ -52,6 +57,10 @@ class Caller:
     def principal(self) -> str:
         """The name that idempotency keys, quotas and audit records are kept under."""
         return f"user:{self.user_id}" if self.user_id else f"workload:{self.workload}"
+
+
+def _too_late() -> str:
+    raise RuntimeError("The workload was first asked for after the call's end.")
 
 
 NOBODY = Caller()
@@ -99,6 +108,11 @@ class Call:
     @operation_id.setter
     def operation_id(self, value: str) -> None:
         self._operation_id = value
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier call under the same idempotency key began the work, and did not come to its end."""
+        return self.idempotency is not None and bool(self.idempotency.resumes)
 
     @property
     def address(self) -> str:

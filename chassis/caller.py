@@ -30,7 +30,7 @@ class CallerStage:
     def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
         header = call.metadata.get("authorization")
         if not header:
-            call.caller = Caller(workload=partial(self._workload, call))
+            call.caller = Caller(workload=partial(workload_of, call.context, self._spiffe_prefix))
             return proceed(request, call)
         scheme, token = header[: len(_SCHEME)], header[len(_SCHEME) :]
         principal = self._verifier.known(token) if scheme in _SPELLINGS else None
@@ -42,7 +42,7 @@ class CallerStage:
     async def _unknown(self, scheme: str, token: str, request: Any, call: Call, proceed: Proceed) -> Any:
         principal = await self._verify(scheme, token)
         if principal is None:
-            call.caller = Caller(workload=partial(self._workload, call))
+            call.caller = Caller(workload=partial(workload_of, call.context, self._spiffe_prefix))
         else:
             call.caller = self._caller(principal, token, call)
         return await proceed(request, call)
@@ -53,14 +53,9 @@ class CallerStage:
             principal.role,
             principal.permissions,
             principal.session_id,
-            partial(self._workload, call),
+            partial(workload_of, call.context, self._spiffe_prefix),
             token,
         )
-
-    def _workload(self, call: Call) -> str:
-        if call.context is None:
-            raise RuntimeError("The workload was first asked for after the call's end.")
-        return workload_of(call.context, self._spiffe_prefix)
 
     async def _verify(self, scheme: str, token: str) -> Principal | None:
         try:

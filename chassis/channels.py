@@ -39,7 +39,7 @@ _OPTIONS = (
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
-class MeshChannel:
+class MeshChannel(grpc.aio.Channel):
     """One channel for the whole mesh: the RPC's contract names the deployable, the settings say where that is.
 
     Takes the place of a `grpc.aio.Channel` in the constructor of generated stubs. Usable outside a service too:
@@ -51,19 +51,19 @@ class MeshChannel:
         self._certificates = certificates or Certificates.of(settings)
         self._upstreams: dict[str, Upstream] = {}
 
-    def unary_unary(self, method: str, *serializers: Any, **options: Any) -> "Method":
+    def unary_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
         """A method that takes one message and gives one."""
         return self._method("unary_unary", method, *serializers, **options)
 
-    def unary_stream(self, method: str, *serializers: Any, **options: Any) -> "Method":
+    def unary_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
         """A method that takes one message and gives a stream."""
         return self._method("unary_stream", method, *serializers, **options)
 
-    def stream_unary(self, method: str, *serializers: Any, **options: Any) -> "Method":
+    def stream_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
         """A method that takes a stream and gives one message."""
         return self._method("stream_unary", method, *serializers, **options)
 
-    def stream_stream(self, method: str, *serializers: Any, **options: Any) -> "Method":
+    def stream_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
         """A method that takes a stream and gives one."""
         return self._method("stream_stream", method, *serializers, **options)
 
@@ -86,6 +86,18 @@ class MeshChannel:
             target = self._settings.targets.get(deployable, f"dns:///{deployable}:{DEFAULT_PORT}")
             self._upstreams[deployable] = Upstream(deployable, target, self._certificates)
         return self._upstreams[deployable]
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Not for this channel: it stands for connections to many deployables, each with a state of its own."""
+        raise NotImplementedError
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Not for this channel, as `get_state`."""
+        raise NotImplementedError
+
+    async def channel_ready(self) -> None:
+        """Not for this channel, as `get_state`: a call waits for its connection by itself."""
+        raise NotImplementedError
 
     async def close(self, grace: float | None = None) -> None:
         """Closes all connections; calls that run get `grace` seconds."""

@@ -1,6 +1,7 @@
 """Deadlines: no call runs longer than its caller waits, nor longer than its contract allows."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from chassis.call import Call
@@ -15,13 +16,16 @@ class Deadline:
     def __init__(self, contract: MethodContract) -> None:
         self._timeout = contract.timeout
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        loop = asyncio.get_running_loop()
+    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
         asked = call.context.time_remaining()
-        if asked is not None and asked <= self._timeout:
-            # gRPC itself cancels the call when its caller's time is up.
-            call.deadline = loop.time() + asked
-            return await proceed(request, call)
+        if asked is None or asked > self._timeout:
+            return self._limited(request, call, proceed)
+        # gRPC itself cancels the call when its caller's time is up.
+        call.deadline = asyncio.get_running_loop().time() + asked
+        return proceed(request, call)
+
+    async def _limited(self, request: Any, call: Call, proceed: Proceed) -> Any:
+        loop = asyncio.get_running_loop()
         call.deadline = loop.time() + self._timeout
         limit = _Limit(loop, call.deadline)
         try:

@@ -101,6 +101,7 @@ class Claim:
         self.fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         self.call = call
         self.held = False
+        self.resumes = False
         self.lost = False
         self.answered = False
         self.touched = False
@@ -198,7 +199,7 @@ class Idempotency:
             taken = await connection.execute(_TAKE_OVER, values) if row.free else None
             if taken is None or taken.rowcount == 0:
                 raise in_flight()
-        claim.held = claim.touched = True
+        claim.held = claim.touched = claim.resumes = True
         claim.call.operation_id = str(row.operation_id)
         return None
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from chassis import access, audit, caching, failure, validation
+from chassis import access, audit, caching, validation
 from chassis.admission import Admission
 from chassis.call import Call, current_call
 from chassis.caller import CallerStage
@@ -17,6 +17,7 @@ from chassis.contract import ContractError, MethodContract
 from chassis.database import Database
 from chassis.deadline import Deadline
 from chassis.errors import STATUS_DETAILS, MeshError
+from chassis.failure import Errors
 from chassis.idempotency import Idempotency
 from chassis.stage import Proceed, Stage
 from chassis.telemetry import Telemetry, trace_id
@@ -32,6 +33,8 @@ class Parts:
     verifier: TokenVerifier
     admission: Admission
     trust_domain: str
+    # Bytes that the server takes of any request.
+    receive_limit: int
     database: Database | None
 
 
@@ -65,7 +68,7 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "errors",
-        lambda *_: failure.errors,
+        lambda contract, _: Errors(contract),
         "Around all that can fail, so that one place decides what a caller is told.",
     ),
     Step(
@@ -90,7 +93,7 @@ STEPS: Sequence[Step] = (
     ),
     Step(
         "validation",
-        lambda contract, _: validation.stage(contract),
+        lambda contract, parts: validation.stage(contract, parts.receive_limit),
         "Before idempotency, so that a request that is no good takes no key.",
     ),
     Step(
@@ -114,7 +117,7 @@ def stages_of(contract: MethodContract, parts: Parts) -> list[tuple[str, Stage]]
 
 def compile_rpc(contract: MethodContract, method: Callable[..., Any], parts: Parts) -> Handler:
     """What the server runs for an RPC: its stages around the servicer's method, in the RPC's call shape."""
-    proceed = _streaming(method) if contract.server_streaming else _single(contract, method)
+    proceed: Proceed = _streaming(method) if contract.server_streaming else method
     for _, stage in reversed(stages_of(contract, parts)):
         proceed = partial(_enter, stage, proceed)
     shape = _SHAPES[contract.client_streaming, contract.server_streaming]
@@ -147,18 +150,6 @@ def _decoder(contract: MethodContract) -> Callable[[bytes], Message | None]:
     return decode
 
 
-def _single(contract: MethodContract, method: Callable[..., Any]) -> Proceed:
-    expected = contract.response_class
-
-    async def handle(request: Any, call: Call) -> Any:
-        answer = await method(request, call)
-        if type(answer) is not expected:
-            raise TypeError(f"{contract.full_name} answered {type(answer)}, not {expected}.")
-        return answer
-
-    return handle
-
-
 def _streaming(method: Callable[..., Any]) -> Proceed:
     async def handle(request: Any, call: Call) -> None:
         messages: AsyncIterator[Message] = method(request, call)
@@ -183,7 +174,7 @@ def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, 
                 await _send_headers(call)
             return response
         finally:
-            call.context = None  # gRPC frees what is behind it
+            _release(call)
 
     return answer
 
@@ -199,9 +190,15 @@ def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any,
             if call.headers:
                 await _send_headers(call)
         finally:
-            call.context = None  # gRPC frees what is behind it
+            _release(call)
 
     return answer
+
+
+def _release(call: Call) -> None:
+    """Lets go of what gRPC frees with the call, and of what would make it a cycle for the garbage collector."""
+    call.context = None
+    call.caller.release()
 
 
 async def _send_headers(call: Call) -> None:

@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
+import grpc
 import pydantic
 import uvloop
 from google.protobuf.message import Message
@@ -52,10 +53,12 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.certificates = Certificates.of(settings)
-        self.mesh = MeshChannel(settings, self.certificates)
+        self._mesh = MeshChannel(settings, self.certificates)
+        # What stubs stand on: to their types it is a channel like any other.
+        self.mesh = cast(grpc.aio.Channel, self._mesh)
         self.revocations = Revocations()
         # Identity puts its own keys here; everybody else fetches them from identity.
-        self.token_keys: KeySource = identity_keys(self.mesh)
+        self.token_keys: KeySource = identity_keys(self._mesh)
         self._servicers: list[tuple[dict[str, MethodContract], object]] = []
         self._subscriptions: list[tuple[str, type[Message], Handle]] = []
         self._workers: list[Worker] = []
@@ -90,7 +93,7 @@ class Service:
         Raises what ended a background worker.
         """
         async with contextlib.AsyncExitStack() as parts:
-            parts.push_async_callback(self.mesh.close)
+            parts.push_async_callback(self._mesh.close)
             workers = await self._workers_with_parts(parts)
             server = Server(self.settings, self.certificates, self._receive_limit())
             server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])
@@ -164,6 +167,7 @@ class Service:
             verifier=verifier,
             admission=Admission(settings.maximum_concurrent_rpcs, settings.maximum_concurrent_streams),
             trust_domain=settings.trust_domain,
+            receive_limit=self._receive_limit(),
             database=self.__dict__.get("database"),
         )
 

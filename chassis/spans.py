@@ -47,6 +47,7 @@ _NO_ATTRIBUTES: Mapping[str, Any] = {}
 
 # Field numbers and wire types of opentelemetry.proto.trace.v1.Span, before values whose width never changes.
 _TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+_ITEM = b"\x12"  # the field `spans` of ScopeSpans
 _START, _STOP = b"\x39", b"\x41"
 _IDS = struct.Struct("<2s16s2s8scQcQ")
 
@@ -207,7 +208,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self._export = export
         self._bound = round(ratio * (1 << 64)) if export is not None else 0
         self._resource = resource
-        self._queue: collections.deque[Span] = collections.deque()
+        self._queue: collections.deque[bytes] = collections.deque()
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -291,9 +292,9 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             yield span
 
     def take(self, span: Span) -> None:
-        """Queues an ended span."""
+        """Queues an ended span, encoded: bytes are of no interest to the garbage collector, and few."""
         if len(self._queue) < _QUEUE and not self._closed:
-            self._queue.append(span)
+            self._queue.append(span.encoded())
 
     def flush(self) -> None:
         """Exports what is queued."""
@@ -318,15 +319,25 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             self.flush()
         self.flush()
 
-    def _request(self, spans: Sequence[Span]) -> ExportTraceServiceRequest:
+    def _request(self, spans: Sequence[bytes]) -> ExportTraceServiceRequest:
         request = ExportTraceServiceRequest()
         resource_spans = request.resource_spans.add()
         resource_spans.resource.attributes.extend(_encode(self._resource))
         scope_spans = resource_spans.scope_spans.add()
         scope_spans.scope.name = "protomesh"
-        for span in spans:
-            scope_spans.spans.add().MergeFromString(span.encoded())
+        # All at once: what is done for each span on its own is what a span costs.
+        scope_spans.MergeFromString(b"".join(map(_delimited, spans)))
         return request
+
+
+def _delimited(span: bytes) -> bytes:
+    """An encoded span as an item of `ScopeSpans.spans`."""
+    length, size = len(span), bytearray(_ITEM)
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    size.append(length)
+    return bytes(size) + span
 
 
 def _parse(traceparent: str) -> tuple[int, int, bool]:

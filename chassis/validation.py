@@ -16,9 +16,9 @@ from chassis.stage import Proceed, Stage
 _validator = protovalidate.Validator()
 
 
-def stage(contract: MethodContract) -> Stage:
+def stage(contract: MethodContract, receive_limit: int) -> Stage:
     """The check of a request, or of each message of a client's stream."""
-    look = _Look(contract)
+    look = _Look(contract, receive_limit)
     if contract.client_streaming:
         return look.at_each
     return look.at_one
@@ -27,8 +27,10 @@ def stage(contract: MethodContract) -> Stage:
 class _Look:
     """Form, size and rules of one message. InvalidArgument says what is wrong with which field."""
 
-    def __init__(self, contract: MethodContract) -> None:
+    def __init__(self, contract: MethodContract, receive_limit: int) -> None:
         self._limit = contract.max_request_bytes
+        # What is too large for every RPC of the server never comes here.
+        self._measures = self._limit < receive_limit
         self._has_rules = has_rules(contract.descriptor.input_type)
 
     def at_one(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
@@ -46,7 +48,7 @@ class _Look:
     def _at(self, request: Any) -> None:
         if request is None:
             raise InvalidArgument("REQUEST_MALFORMED", "The request is not a message of this RPC.")
-        if request.ByteSize() > self._limit:
+        if self._measures and request.ByteSize() > self._limit:
             raise InvalidArgument("REQUEST_TOO_LARGE", f"The request is larger than {self._limit} bytes.")
         if self._has_rules:
             validate(request)

@@ -14,7 +14,6 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from chassis import contract, telemetry
-from chassis.channels import MeshChannel
 from chassis.contract import MethodContract
 from chassis.errors import from_rpc, status_of
 from chassis.tls import Certificates
@@ -128,7 +127,7 @@ def _traced(mesh: RunningMesh, workload: str) -> Iterator[None]:
 
 
 async def _answers(
-    channel: MeshChannel, method: MethodContract, messages: list[Message], metadata: list[tuple[str, str]]
+    channel: grpc.aio.Channel, method: MethodContract, messages: list[Message], metadata: list[tuple[str, str]]
 ) -> AsyncIterator[Message]:
     shape = f"{_word(method.client_streaming)}_{_word(method.server_streaming)}"
     request_class, response_class = method.request_class, method.response_class

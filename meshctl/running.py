@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import grpc
 
 from chassis.channels import MeshChannel
 from chassis.settings import Settings
@@ -38,6 +41,7 @@ class RunningMesh:
             otlp_endpoint=self.targets["observer"],
         )
 
-    def channel(self, workload: str = "developer") -> MeshChannel:
+    def channel(self, workload: str = "developer") -> grpc.aio.Channel:
         """A channel to all services over mTLS, with the certificate of that workload; close it after use."""
-        return MeshChannel(self.settings(workload))
+        # To the types of stubs it is a channel like any other.
+        return cast(grpc.aio.Channel, MeshChannel(self.settings(workload)))

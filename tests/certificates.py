@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -14,6 +15,16 @@ _DAY = datetime.timedelta(days=1)
 class Authority:
     """Issues certificates into directories as the mesh expects them: `ca.pem`, `<name>.pem`, `<name>.key`."""
 
+    @classmethod
+    def of(cls, directory: pathlib.Path) -> "Authority":
+        """The authority of a mesh, by its `ca.pem` and `ca.key`."""
+        found = cls()
+        key = serialization.load_pem_private_key(directory.joinpath("ca.key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        found._key = key
+        found._certificate = x509.load_pem_x509_certificate(directory.joinpath("ca.pem").read_bytes())
+        return found
+
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
@@ -23,18 +34,29 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, directory: pathlib.Path, name: str, trust_domain: str = "protomesh.local") -> None:
-        """Writes a workload's certificate and key, and the authority's own certificate."""
+    def issue(
+        self,
+        directory: pathlib.Path,
+        name: str,
+        trust_domain: str = "protomesh.local",
+        *,
+        identities: Sequence[str] = (),
+        life: datetime.timedelta = _DAY,
+    ) -> None:
+        """Writes a workload's certificate and key, and the authority's own certificate.
+
+        `identities` are SPIFFE ids in place of the workload's own; `life` is counted from now.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [
-            x509.UniformResourceIdentifier(f"spiffe://{trust_domain}/{name}"),
+            *map(x509.UniformResourceIdentifier, identities or [f"spiffe://{trust_domain}/{name}"]),
             x509.DNSName(name),
             x509.DNSName("localhost"),
         ]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
-            _builder(subject, self._certificate.subject, key)
+            _builder(subject, self._certificate.subject, key, life)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .sign(self._key, hashes.SHA256())
@@ -56,7 +78,10 @@ def issue(directory: pathlib.Path, *names: str) -> Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    life: datetime.timedelta = _DAY,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -66,5 +91,5 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now + life)
     )

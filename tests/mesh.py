@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 
-from chassis.channels import MeshChannel
 from meshctl import control
 from meshctl.folder import MeshFolder
 from meshctl.polling import until
@@ -60,11 +60,11 @@ class Mesh:
         self.nats_url, self.valkey_url = self._where.nats_url, self._where.valkey_url
         self.targets = self._where.targets
         self.http = httpx.AsyncClient(base_url=self.edge_url, trust_env=False, timeout=30)
-        self._channels: dict[str, MeshChannel] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._staff: User | None = None
         self._counter = itertools.count()
 
-    def channel(self, workload: str = "developer") -> MeshChannel:
+    def channel(self, workload: str = "developer") -> grpc.aio.Channel:
         """A channel to all services with that workload's certificate; shared, closed with the mesh."""
         if workload not in self._channels:
             self._channels[workload] = self._where.channel(workload)

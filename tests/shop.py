@@ -15,9 +15,9 @@ from tests.mesh import Mesh, User
 class Shop:
     """A running mesh, seen by staff who stock it and customers who buy."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, http: httpx.AsyncClient | None = None) -> None:
         self._mesh = mesh
-        self._http = mesh.http
+        self._http = http or mesh.http
         self._staff_headers: dict[str, str] = {}
 
     async def new_product(self, units: int, price_minor: int = 250) -> str:

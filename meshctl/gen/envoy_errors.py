@@ -16,7 +16,7 @@ _NATIVE_GRPC = [
     {"header_filter": {"header": {"name": "x-envoy-original-method", "present_match": False}}},
 ]
 # Envoy's own translation, which the details must agree with; the filters make of 429 RESOURCE_EXHAUSTED.
-_GRPC_CODES = {
+_GRPC_CODES: dict[int | str, int] = {
     400: code_pb2.INTERNAL,
     401: code_pb2.UNAUTHENTICATED,
     403: code_pb2.PERMISSION_DENIED,

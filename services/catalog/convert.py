@@ -142,10 +142,11 @@ def stock_message(stock: Any) -> Stock:
 
 
 def price_message(product: Any) -> ProductPrice:
-    """What a product costs, from a row."""
+    """What a product costs, from a row with its available units."""
     return ProductPrice(
         product_id=str(product.id),
         sku=product.sku,
         name=product.name,
         unit_price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
+        available=product.available,
     )

@@ -31,8 +31,16 @@ _ANY_PRODUCT = Product.id == any_(bindparam("product_ids", type_=ARRAY(Uuid)))
 GET_STOCK = Query(select(*Stock.__table__.columns).where(Stock.product_id == bindparam("product_id")))
 PRICES = Query(
     select(
-        Product.id, Product.sku, Product.name, Product.currency_code, Product.price_minor, Product.status
-    ).where(_ANY_PRODUCT)
+        Product.id,
+        Product.sku,
+        Product.name,
+        Product.currency_code,
+        Product.price_minor,
+        Product.status,
+        Stock.available,
+    )
+    .join_from(Product, Stock, Stock.product_id == Product.id)
+    .where(_ANY_PRODUCT)
 )
 _ON_SALE = Query(
     select(Product.id, Stock.available)

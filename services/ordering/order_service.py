@@ -32,11 +32,10 @@ class OrderService:
         self._changes = changes
 
     async def PlaceOrder(self, request: PlaceOrderRequest, call: Call) -> Order:
-        order_id, buyer_id = UUID(call.operation_id), UUID(call.caller.user_id)
-        accepted = await self._placement.place(order_id, buyer_id, request)
+        accepted = await self._placement.place(request, call)
         if accepted is not None:
             return accepted
-        row = await repository.own(self._database, order_id, buyer_id)
+        row = await repository.own(self._database, UUID(call.operation_id), UUID(call.caller.user_id))
         if row.status == Status.REJECTED:
             raise convert.rejection(row)
         return convert.order_message(row)

@@ -7,18 +7,25 @@ placing ─ ReserveStock ─┬─ held ────→ pending_payment, OrderPl
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import grpc
-from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, ReserveStockRequest, StockLine
+from protomesh.catalog.v1.inventory_service_pb2 import (
+    QuotePricesRequest,
+    QuotePricesResponse,
+    ReserveStockRequest,
+    StockLine,
+)
 from protomesh.ordering.v1.order_pb2 import Order as OrderMessage
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
+from chassis.call import Call
 from chassis.database import Database
-from chassis.errors import MeshError, from_rpc
+from chassis.errors import FailedPrecondition, MeshError, from_rpc, overloaded
 from services.ordering import convert, repository
 from services.ordering.model import Order
 
@@ -29,6 +36,8 @@ if TYPE_CHECKING:  # the stubs' type information knows this name, the module doe
 _REFUSALS = frozenset(
     {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 )
+# What an order is given from its turn to its verdict.
+_PLACING_SECONDS = 4.0
 _POLL_SECONDS = 1.0
 _BATCH = 20
 
@@ -46,8 +55,8 @@ class Lease:
 class Placement:
     """Brings orders from their placing to a verdict, and recovers those whose process died on the way.
 
-    `at_once` is how many orders are placed at a time. In a rush the others wait before their first step, and not
-    between two of them, where the short deadlines of calls and connections run.
+    `at_once` is how many orders are placed at a time. In a rush the others wait in line before their first step, and
+    not between two of them, where the short deadlines of calls and connections run.
     """
 
     def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub", at_once: int) -> None:
@@ -55,21 +64,37 @@ class Placement:
         self._inventory = inventory
         self._room = asyncio.Semaphore(at_once)
 
-    async def place(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
-        """Brings an order to its verdict, from wherever an earlier call with its id left it.
+    async def place(self, request: PlaceOrderRequest, call: Call) -> OrderMessage | None:
+        """Brings the order that the call places to its verdict, from wherever an earlier call under its key left it.
 
         Answers it when it is accepted now; None when it is rejected, or was decided before or by another.
+        FailedPrecondition when it cannot be placed, ResourceExhausted when its turn does not come in time: then
+        nothing was written.
         """
-        async with self._room:
-            if await repository.exists(self._database, order_id):
-                return await self.resume(order_id)
-            return await self._begin(order_id, buyer_id, request)
+        async with self._turn(call):
+            if call.resumes:
+                return await self.resume(UUID(call.operation_id))
+            return await self._begin(UUID(call.operation_id), UUID(call.caller.user_id), request)
+
+    @asynccontextmanager
+    async def _turn(self, call: Call) -> AsyncIterator[None]:
+        """Waits in line, first come, first served, as long as time remains to place an order after it."""
+        try:
+            async with asyncio.timeout(call.remaining() - _PLACING_SECONDS):
+                await self._room.acquire()
+        except TimeoutError:
+            raise overloaded() from None
+        try:
+            yield
+        finally:
+            self._room.release()
 
     async def _begin(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
         """Writes a new order at today's prices and goes on with it."""
         quote = await self._inventory.QuotePrices(
             QuotePricesRequest(product_ids=[line.product_id for line in request.lines])
         )
+        _refuse_what_is_not_there(request, quote)
         items = convert.order_items(request.lines, quote.prices)
         currency = quote.prices[0].unit_price.currency_code
         async with self._database.unit_of_work() as work:
@@ -136,3 +161,12 @@ class Placement:
                 raise
             return from_rpc(error)
         return None
+
+
+def _refuse_what_is_not_there(request: PlaceOrderRequest, quote: QuotePricesResponse) -> None:
+    """FailedPrecondition OUT_OF_STOCK when a line wants more than there is: most who come too late cost no more."""
+    for line, price in zip(request.lines, quote.prices, strict=True):
+        if price.available < line.quantity:
+            metadata = {"product_id": line.product_id, "available": str(price.available)}
+            sentence = "Fewer units are there than are wanted."
+            raise FailedPrecondition("OUT_OF_STOCK", sentence, metadata=metadata)

@@ -15,7 +15,7 @@ from chassis.reads import Query, Row
 from chassis.unit_of_work import UnitOfWork
 from services.ordering.model import Order, OrderItem, OrderTransition, Saga
 
-# Longer than a call may take (10 s), so that recovery never races a call that is still alive.
+# Longer than what follows an order's first transaction may take, so that recovery never races a call that is alive.
 LEASE = timedelta(seconds=15)
 
 _LINE = func.json_build_object(
@@ -38,7 +38,6 @@ _HISTORY = (
 )
 _COLUMNS: Sequence[ColumnElement[Any]] = (*Order.__table__.columns, _LINES.label("lines"))
 
-_EXISTS = Query(select(Order.id).where(Order.id == bindparam("id")))
 _LINES_OF = Query(
     select(OrderItem.product_id, OrderItem.quantity)
     .where(OrderItem.order_id == bindparam("id"))
@@ -78,11 +77,6 @@ _CLAIM_ABANDONED = (
 _DEFER = update(_SAGAS).where(_HELD).values(leased_until=func.now() + bindparam("pause", type_=Interval))
 _END = delete(_SAGAS).where(_HELD).returning(_SAGAS.c.order_id)
 _ABORT = delete(_SAGAS).where(_SAGA)
-
-
-async def exists(database: Database, order_id: UUID) -> bool:
-    """Whether there is such an order, whoever's it is."""
-    return await database.one(_EXISTS, id=order_id) is not None
 
 
 async def own(database: Database, order_id: UUID, buyer_id: UUID) -> Row:

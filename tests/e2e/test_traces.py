@@ -152,9 +152,9 @@ async def test_a_call_that_fails_marks_every_hop_that_it_failed_at(mesh: Mesh, t
 async def test_a_refusal_is_no_fault_of_the_server_that_refused(
     mesh: Mesh, shop: Shop, traces: Traces, anna: User
 ) -> None:
-    refused = await shop.place(anna, {await shop.new_product(units=1): 2})
-    assert reason_of(refused) == "OUT_OF_STOCK"
-    method = f"{INVENTORY}/ReserveStock"
+    refused = await shop.place(anna, {str(uuid.uuid4()): 1})
+    assert reason_of(refused) == "PRODUCT_NOT_FOR_SALE"
+    method = f"{INVENTORY}/QuotePrices"
     trace = await traces.of(refused, ("catalog", "server", method))
     asked, answered = trace.one("ordering", "client", method), trace.one("catalog", "server", method)
     assert asked["attributes"]["rpc.response.status_code"] == "FAILED_PRECONDITION"

@@ -9,14 +9,18 @@ import grpc
 import pytest
 from protomesh.catalog.v1.inventory_service_pb2 import ReserveStockRequest, StockLine
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from protomesh.ordering.v1.order_service_pb2 import PlaceOrderLine, PlaceOrderRequest
 
+from chassis import contract
+from chassis.call import Call, Caller
 from chassis.database import Database
-from chassis.errors import reason_of
+from chassis.errors import ResourceExhausted, reason_of
 from services.ordering import repository
 from services.ordering.model import Order, OrderItem
 from services.ordering.placement import Lease, Placement
 from tests.mesh import Mesh, User
 from tests.shop import Shop, eventually
+from tests.shop import reason_of as reason_of_answer
 
 
 class Process:
@@ -45,6 +49,19 @@ class Process:
         """What remains after the first transaction, under the lease that it took."""
         lines = [StockLine(product_id=product_id, quantity=quantity)]
         return await self.placement._finish(Lease(uuid.UUID(order_id), fencing_token=1), lines)
+
+
+def wanted(product_id: str) -> PlaceOrderRequest:
+    return PlaceOrderRequest(lines=[PlaceOrderLine(product_id=product_id, quantity=1)])
+
+
+def call_of(buyer: User, seconds: float) -> Call:
+    """A call of PlaceOrder that has so much time left."""
+    method = contract.methods_of("protomesh.ordering.v1.OrderService")["PlaceOrder"]
+    call = Call(method, {})
+    call.caller = Caller(user_id=buyer.id, role="customer")
+    call.deadline = asyncio.get_running_loop().time() + seconds
+    return call
 
 
 @pytest.fixture
@@ -142,6 +159,31 @@ async def test_cancelling_and_placing_at_once_never_strands_stock(mesh: Mesh, sh
         return await shop.stock(product) == (100, 0)
 
     await eventually(came_back)
+
+
+async def test_an_order_whose_stock_is_gone_when_it_reserves_is_rejected_for_good(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(1)
+    order = await process.write(buyer, product, 1)
+    await shop.ordered(await mesh.sign_up(), {product: 1})
+    assert await process.decide(order, product, 1) is None
+    assert (await shop.get(buyer, order)).json()["reason"] == "OUT_OF_STOCK"
+    rejected = await mesh.http.get("/v1/orders?status=rejected", headers=buyer.headers)
+    assert [entry["id"] for entry in rejected.json()["data"]] == [order]
+    cancelled = await shop.cancel(buyer, order)
+    assert (cancelled.status_code, reason_of_answer(cancelled)) == (400, "ORDER_NOT_CANCELLABLE")
+
+
+async def test_an_order_whose_turn_does_not_come_in_time_is_refused_and_leaves_nothing(
+    mesh: Mesh, shop: Shop, process: Process
+):
+    buyer, product = await mesh.sign_up(), await shop.new_product(1)
+    async with process.placement._room:
+        with pytest.raises(ResourceExhausted, match="OVERLOADED"):
+            await process.placement.place(wanted(product), call_of(buyer, seconds=0.2))
+    assert (await mesh.http.get("/v1/orders", headers=buyer.headers)).json()["data"] == []
+    assert await shop.stock(product) == (1, 0)
 
 
 async def test_a_watcher_hears_of_a_change_that_another_process_made(

@@ -34,7 +34,7 @@ def raw(stand: Stand) -> Any:
 
 def names(rpc: str) -> list[str]:
     verifier = TokenVerifier(Keys(), Revocations(), issuer="protomesh", audience="protomesh")
-    parts = pipeline.Parts(verifier, Admission(1, 1), "protomesh.local", None)
+    parts = pipeline.Parts(verifier, Admission(1, 1), "protomesh.local", 1 << 20, None)
     return [name for name, _ in pipeline.stages_of(contract.method_at(f"/{SERVICE}/{rpc}"), parts)]
 
 

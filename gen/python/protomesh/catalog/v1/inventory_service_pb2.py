@@ -28,7 +28,7 @@ from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\">\n\x12QuotePricesRequest\x12(\n\x0bproduct_ids\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01\"I\n\x13QuotePricesResponse\x12\x32\n\x06prices\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPrice\"k\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.Money\"H\n\tStockLine\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\"\xdb\x01\n\x13ReserveStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\xa7\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineBw\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\"0\n\x12\x43ommitStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"1\n\x13ReleaseStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xd2\x01\n\x0bReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x38\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.Status\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLine\"G\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\"/\n\x0fGetStockRequest\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x88\x01\n\x12\x41\x64justStockRequest\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42\x16\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12-\n\x06reason\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1F\\x7F]*$\"`\n\x05Stock\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x05\x12\x10\n\x08reserved\x18\x03 \x01(\x05\x12\x0c\n\x04sold\x18\x04 \x01(\x05\x12\x10\n\x08received\x18\x05 \x01(\x05\x32\xd2\x06\n\x10InventoryService\x12w\n\x0bQuotePrices\x12(.protomesh.catalog.v1.QuotePricesRequest\x1a).protomesh.catalog.v1.QuotePricesResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x12u\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12s\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12u\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12\x9b\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"K\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xb4\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"^\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\">\n\x12QuotePricesRequest\x12(\n\x0bproduct_ids\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x64\x18\x01\"\x05r\x03\xb0\x01\x01\"I\n\x13QuotePricesResponse\x12\x32\n\x06prices\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPrice\"~\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x11\n\tavailable\x18\x05 \x01(\x05\"H\n\tStockLine\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\"\xdb\x01\n\x13ReserveStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\xa7\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineBw\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\"0\n\x12\x43ommitStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"1\n\x13ReleaseStockRequest\x12\x1a\n\x08order_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xd2\x01\n\x0bReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x38\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.Status\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLine\"G\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\"/\n\x0fGetStockRequest\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x88\x01\n\x12\x41\x64justStockRequest\x12\x1c\n\nproduct_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42\x16\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12-\n\x06reason\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\xc8\x01\x32\x13^[^\\x00-\\x1F\\x7F]*$\"`\n\x05Stock\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x05\x12\x10\n\x08reserved\x18\x03 \x01(\x05\x12\x0c\n\x04sold\x18\x04 \x01(\x05\x12\x10\n\x08received\x18\x05 \x01(\x05\x32\xd2\x06\n\x10InventoryService\x12w\n\x0bQuotePrices\x12(.protomesh.catalog.v1.QuotePricesRequest\x1a).protomesh.catalog.v1.QuotePricesResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x12u\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12s\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12u\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x17\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x12\x9b\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"K\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xb4\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"^\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -76,25 +76,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTEPRICESRESPONSE']._serialized_start=260
   _globals['_QUOTEPRICESRESPONSE']._serialized_end=333
   _globals['_PRODUCTPRICE']._serialized_start=335
-  _globals['_PRODUCTPRICE']._serialized_end=442
-  _globals['_STOCKLINE']._serialized_start=444
-  _globals['_STOCKLINE']._serialized_end=516
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=519
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=738
-  _globals['_COMMITSTOCKREQUEST']._serialized_start=740
-  _globals['_COMMITSTOCKREQUEST']._serialized_end=788
-  _globals['_RELEASESTOCKREQUEST']._serialized_start=790
-  _globals['_RELEASESTOCKREQUEST']._serialized_end=839
-  _globals['_RESERVATION']._serialized_start=842
-  _globals['_RESERVATION']._serialized_end=1052
-  _globals['_RESERVATION_STATUS']._serialized_start=981
-  _globals['_RESERVATION_STATUS']._serialized_end=1052
-  _globals['_GETSTOCKREQUEST']._serialized_start=1054
-  _globals['_GETSTOCKREQUEST']._serialized_end=1101
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1104
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1240
-  _globals['_STOCK']._serialized_start=1242
-  _globals['_STOCK']._serialized_end=1338
-  _globals['_INVENTORYSERVICE']._serialized_start=1341
-  _globals['_INVENTORYSERVICE']._serialized_end=2191
+  _globals['_PRODUCTPRICE']._serialized_end=461
+  _globals['_STOCKLINE']._serialized_start=463
+  _globals['_STOCKLINE']._serialized_end=535
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=538
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=757
+  _globals['_COMMITSTOCKREQUEST']._serialized_start=759
+  _globals['_COMMITSTOCKREQUEST']._serialized_end=807
+  _globals['_RELEASESTOCKREQUEST']._serialized_start=809
+  _globals['_RELEASESTOCKREQUEST']._serialized_end=858
+  _globals['_RESERVATION']._serialized_start=861
+  _globals['_RESERVATION']._serialized_end=1071
+  _globals['_RESERVATION_STATUS']._serialized_start=1000
+  _globals['_RESERVATION_STATUS']._serialized_end=1071
+  _globals['_GETSTOCKREQUEST']._serialized_start=1073
+  _globals['_GETSTOCKREQUEST']._serialized_end=1120
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1123
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1259
+  _globals['_STOCK']._serialized_start=1261
+  _globals['_STOCK']._serialized_end=1357
+  _globals['_INVENTORYSERVICE']._serialized_start=1360
+  _globals['_INVENTORYSERVICE']._serialized_end=2210
 # @@protoc_insertion_point(module_scope)

@@ -78,12 +78,15 @@ class ProductPrice(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The product."""
     sku: _builtins.str
     """Its stock keeping unit."""
     name: _builtins.str
     """Its name."""
+    available: _builtins.int
+    """Units that could be reserved a moment ago; only a reservation can promise them."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
         """The price of one unit."""
@@ -95,10 +98,11 @@ class ProductPrice(_message.Message):
         sku: _builtins.str = ...,
         name: _builtins.str = ...,
         unit_price: _money_pb2.Money | None = ...,
+        available: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "product_id", b"product_id", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "name", b"name", "product_id", b"product_id", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,7 @@ class InventoryServiceServicer:
     """
 
     def QuotePrices(self, request, context):
-        """Answers the current prices of products, for an order that is about to be placed.
+        """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
         Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,7 +36,7 @@ class InventoryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InventoryServiceAsyncStub: ...
     QuotePrices: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.QuotePricesRequest, _inventory_service_pb2.QuotePricesResponse]
-    """Answers the current prices of products, for an order that is about to be placed.
+    """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
     Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
     """
     ReserveStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]
@@ -72,7 +72,7 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QuotePrices: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.QuotePricesRequest, _inventory_service_pb2.QuotePricesResponse]  # type: ignore[assignment]
-    """Answers the current prices of products, for an order that is about to be placed.
+    """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
     Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
     """
     ReserveStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]  # type: ignore[assignment]
@@ -111,7 +111,7 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inventory_service_pb2.QuotePricesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.QuotePricesResponse, _abc.Awaitable[_inventory_service_pb2.QuotePricesResponse]]:
-        """Answers the current prices of products, for an order that is about to be placed.
+        """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
         Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
         """
 

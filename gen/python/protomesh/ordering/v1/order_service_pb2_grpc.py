@@ -74,7 +74,10 @@ class OrderServiceServicer:
 
     def PlaceOrder(self, request, context):
         """Places an order at the current prices and holds its stock; the order then waits for its payment.
-        After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped.
+        After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
+        for their turn; one whose turn does not come in time is answered RESOURCE_EXHAUSTED, and has done nothing.
+        A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
+        refused from the outset leaves no trace; one whose stock was there, and gone when it reserved, stands as `rejected`.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
         CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE.
         """

@@ -51,7 +51,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     RATE_LIMITED: _ErrorReason.ValueType  # 13
     """RESOURCE_EXHAUSTED: too many requests; `RetryInfo` and `QuotaFailure` say what and when. Metadata: none."""
     OVERLOADED: _ErrorReason.ValueType  # 14
-    """RESOURCE_EXHAUSTED: the server has as many calls as it takes. Metadata: none."""
+    """RESOURCE_EXHAUSTED: the server has as many calls as it takes, or too many to come to this one in time. Metadata: none."""
     DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
     """DEADLINE_EXCEEDED: the deadline passed before the answer was there. Metadata: none."""
     DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 16
@@ -101,7 +101,7 @@ CONFLICT: ErrorReason.ValueType  # 12
 RATE_LIMITED: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED: too many requests; `RetryInfo` and `QuotaFailure` say what and when. Metadata: none."""
 OVERLOADED: ErrorReason.ValueType  # 14
-"""RESOURCE_EXHAUSTED: the server has as many calls as it takes. Metadata: none."""
+"""RESOURCE_EXHAUSTED: the server has as many calls as it takes, or too many to come to this one in time. Metadata: none."""
 DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
 """DEADLINE_EXCEEDED: the deadline passed before the answer was there. Metadata: none."""
 DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 16
