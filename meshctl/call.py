@@ -127,7 +127,10 @@ def _traced(mesh: RunningMesh, workload: str) -> Iterator[None]:
 
 
 async def _answers(
-    channel: grpc.aio.Channel, method: MethodContract, messages: list[Message], metadata: list[tuple[str, str]]
+    channel: grpc.aio.Channel,
+    method: MethodContract,
+    messages: list[Message],
+    metadata: list[tuple[str, str]],
 ) -> AsyncIterator[Message]:
     shape = f"{_word(method.client_streaming)}_{_word(method.server_streaming)}"
     request_class, response_class = method.request_class, method.response_class
