@@ -1,4 +1,4 @@
-"""What an operator may set, by environment variables that begin with PROTOMESH_ (docs/settings.md)."""
+"""What an operator may set, by environment variables that begin with PROTOMESH_ (docs/reference/settings.md)."""
 
 import pathlib
 import secrets

@@ -31,7 +31,7 @@ def generate(root: Path, fresh: Path) -> None:
 def derive(image: Path, fresh: Path) -> None:
     """Writes what the compiled contracts say: the edge, OpenAPI, client configuration, reference pages."""
     from chassis import contract
-    from meshctl.gen import envoy, openapi, reference
+    from meshctl.gen import envoy, openapi, reference, settings_page
     from meshctl.gen.comments import Comments
 
     comments = Comments(image)
@@ -48,6 +48,7 @@ def derive(image: Path, fresh: Path) -> None:
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
     write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
+    write(fresh / "docs/reference/settings.md", settings_page.page(ROOT / "services"))
 
 
 def write(path: Path, text: str) -> None:
