@@ -1,0 +1,173 @@
+"""Spans, as they arrive at a collector."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.trace import Link, SpanContext, SpanKind
+
+from chassis import errors, telemetry
+from chassis.spans import Recorder, Template
+from tests.unit.chassis.stand import Spans, Thing, method, running
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = PARENT[:-1] + "0"
+
+
+def recorded(spans: Spans) -> list[Span]:
+    telemetry.recorder().flush()
+    return spans.all
+
+
+def attributes(span: Span) -> dict[str, str]:
+    return {item.key: item.value.string_value for item in span.attributes}
+
+
+def test_a_span_arrives_with_all_that_was_said_of_it(spans: Spans) -> None:
+    link = Link(SpanContext(1, 2, is_remote=True))
+    with telemetry.span(
+        "work", SpanKind.PRODUCER, {"text": "a", "count": 2, "list": ["b"]}, links=(link,)
+    ) as span:
+        span.set_attribute("late", True)
+        span.add_event("noticed", {"what": "c"})
+    (found,) = recorded(spans)
+    assert (found.name, found.kind) == ("work", Span.SPAN_KIND_PRODUCER)
+    values = {item.key: item.value for item in found.attributes}
+    assert (values["text"].string_value, values["count"].int_value, values["late"].bool_value) == (
+        "a",
+        2,
+        True,
+    )
+    assert values["list"].array_value.values[0].string_value == "b"
+    assert found.events[0].name == "noticed"
+    assert found.links[0].span_id == (2).to_bytes(8, "big")
+    assert 0 < found.start_time_unix_nano <= found.end_time_unix_nano
+
+
+def test_a_failure_is_named_by_its_class_alone(spans: Spans) -> None:
+    with pytest.raises(ValueError, match="secret"), telemetry.span("work"):
+        raise ValueError("secret")
+    (found,) = recorded(spans)
+    assert (found.status.code, found.status.message) == (Status.STATUS_CODE_ERROR, "ValueError")
+    assert b"secret" not in found.SerializeToString()
+
+
+def test_a_remote_parent_is_joined(spans: Spans) -> None:
+    with telemetry.span("work", parent={"traceparent": PARENT}):
+        assert telemetry.trace_headers()["traceparent"].startswith(PARENT[:36])
+    (found,) = recorded(spans)
+    assert (found.trace_id.hex(), found.parent_span_id.hex()) == (PARENT[3:35], PARENT[36:52])
+
+
+def test_a_trace_that_its_caller_does_not_record_is_not_recorded_but_goes_on(spans: Spans) -> None:
+    with telemetry.span("work", parent={"traceparent": UNSAMPLED}):
+        assert telemetry.trace_headers()["traceparent"].startswith(PARENT[:36])
+        assert telemetry.trace_headers()["traceparent"].endswith("-00")
+    assert recorded(spans) == []
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "00", "ff" + PARENT[2:], PARENT[:40], PARENT.replace("0af", "xyz"), "00-" + "0" * 32 + PARENT[35:]],
+)
+def test_a_damaged_parent_begins_a_trace_of_its_own(damaged: str) -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    recorder.start(Template("work", SpanKind.SERVER), damaged).end()
+    recorder.flush()
+    assert taken.all[0].parent_span_id == b""
+    assert taken.all[0].trace_id.hex() != PARENT[3:35]
+
+
+def test_a_share_of_traces_is_recorded() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take, ratio=0.25)
+    for _ in range(2000):
+        recorder.start(Template("work", SpanKind.SERVER)).end()
+    recorder.flush()
+    assert 350 < len(taken.all) < 650
+
+
+def test_a_span_ends_once() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    span = recorder.start(Template("work", SpanKind.SERVER))
+    span.end()
+    span.end()
+    recorder.flush()
+    assert len(taken.all) == 1
+    assert not span.is_recording()
+
+
+def test_spans_that_cannot_be_sent_are_dropped() -> None:
+    def refuse(_: ExportTraceServiceRequest) -> None:
+        raise ConnectionError
+
+    recorder = Recorder(refuse)
+    recorder.start(Template("work", SpanKind.SERVER)).end()
+    recorder.shutdown()
+
+
+async def test_a_call_leaves_a_server_span_with_its_status(spans: Spans, certificate_directory: Any) -> None:
+    async with running(certificate_directory) as stand:
+        await method(stand.plain(), "Open")(Thing(), metadata=(("traceparent", PARENT),))
+        stand.scratch.error = errors.NotFound("GONE", "It is gone.")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(stand.plain(), "Fail")(Thing())
+        stand.scratch.error = RuntimeError("secret")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(stand.plain(), "Fail")(Thing())
+    good, refused, broken = recorded(spans)
+    assert (good.name, good.kind) == ("scratch.v1.ScratchService/Open", Span.SPAN_KIND_SERVER)
+    assert good.trace_id.hex() == PARENT[3:35]
+    assert attributes(good)["rpc.response.status_code"] == "OK"
+    # A refusal is the caller's fault, and no error of the server.
+    assert attributes(refused)["rpc.response.status_code"] == "NOT_FOUND"
+    assert refused.status.code == Status.STATUS_CODE_UNSET
+    assert attributes(broken)["rpc.response.status_code"] == "INTERNAL"
+    assert broken.status.code == Status.STATUS_CODE_ERROR
+    assert b"secret" not in broken.SerializeToString()
+
+
+async def test_the_exporter_delivers_to_a_collector() -> None:
+    received: asyncio.Queue[ExportTraceServiceRequest] = asyncio.Queue()
+
+    async def export(request: ExportTraceServiceRequest, _context: Any) -> ExportTraceServiceResponse:
+        received.put_nowait(request)
+        return ExportTraceServiceResponse()
+
+    handler: Any = grpc.unary_unary_rpc_method_handler(
+        export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
+    )
+    name = "opentelemetry.proto.collector.trace.v1.TraceService"
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    recorder = Recorder(
+        telemetry.Exporter(f"127.0.0.1:{port}", "", None), resource={"service.name": "scratch"}
+    )
+    recorder.start(Template("work", SpanKind.SERVER)).end()
+    request = await asyncio.wait_for(received.get(), 10)
+    await asyncio.to_thread(recorder.shutdown)
+    await server.stop(None)
+    assert request.resource_spans[0].resource.attributes[0].value.string_value == "scratch"
+    assert request.resource_spans[0].scope_spans[0].spans[0].name == "work"
+
+
+def test_the_api_of_opentelemetry_records_too(spans: Spans) -> None:
+    tracer = telemetry.recorder().get_tracer("anything")
+    with tracer.start_as_current_span("outer") as outer:
+        inner = tracer.start_span("inner")
+        inner.end()
+        assert trace.get_current_span() is outer
+    first, second = recorded(spans)
+    assert (first.name, second.name) == ("inner", "outer")
+    assert first.parent_span_id == second.span_id
