@@ -87,6 +87,8 @@ class Database:
             poolclass=NullPool,
             # The dialect would ask for the hstore type at its first connection.
             use_native_hstore=False,
+            # The text of an exception is logged.
+            hide_parameters=True,
         )
         sql_spans.instrument(self.engine)
         self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)

@@ -25,8 +25,10 @@ _SECRET_NAMES = re.compile(
 _SECRET_TEXT = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)"  # the password of a URL
     r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JWT
-    r"|(?P<bearer>\bbearer\s+)[\w.~+/=-]+",
-    re.IGNORECASE,
+    r"|(?P<bearer>\bbearer\s+)[\w.~+/=-]+"
+    # Of a PostgreSQL error: the row that it is about, on as many lines as its values have.
+    r"|(?P<detail>^DETAIL:\s+)(?s:.+?)(?=\n\[SQL: |\n\nThe above |\n\nDuring |\Z)",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -87,7 +89,7 @@ def _clean(name: str, value: Any) -> Any:
 
 def _clean_text(text: str) -> str:
     return _SECRET_TEXT.sub(
-        lambda found: (found["scheme"] or found["bearer"] or "") + REDACTED,
+        lambda found: (found["scheme"] or found["bearer"] or found["detail"] or "") + REDACTED,
         text,
     )
 

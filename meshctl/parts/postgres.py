@@ -26,6 +26,8 @@ SETTINGS = {
     "io_method": "sync",
     "autovacuum_max_workers": "2",
     "log_min_messages": "warning",
+    # The details of an error are the row that it is about.
+    "log_error_verbosity": "terse",
 }
 
 
