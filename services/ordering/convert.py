@@ -1,18 +1,17 @@
 """Rows and entities ↔ messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.catalog.v1 import inventory_service_pb2
 from protomesh.ordering.v1 import order_pb2, order_service_pb2, ordering_events_pb2
 from protomesh.type.v1.money_pb2 import Money
 
 from chassis.errors import FailedPrecondition
 from chassis.reads import Row
-from services.ordering.model import Order, OrderItem
+from chassis.timestamps import timestamp
+from services.ordering.model import Order, OrderItem, Status
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]
 
@@ -34,40 +33,71 @@ def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Price
 
 def order_message(row: Row) -> order_pb2.Order:
     """A row of an order with its lines, and with its history when it was read too."""
-    message = order_pb2.Order(
+    message = _without_lines(row)
+    message.lines.extend(_line(row.currency_code, **line) for line in row.lines)
+    message.history.extend(
+        _transition(**entry | {"changed_at": datetime.fromisoformat(entry["changed_at"])})
+        for entry in getattr(row, "history", ())
+    )
+    return message
+
+
+def placed_message(order: Order) -> order_pb2.Order:
+    """An order that was accepted or rejected just now, with its lines and its history."""
+    message = _without_lines(order)
+    message.lines.extend(
+        _line(
+            order.currency_code,
+            str(item.product_id),
+            item.sku,
+            item.name,
+            item.quantity,
+            item.unit_price_minor,
+        )
+        for item in order.items
+    )
+    message.history.extend(
+        (
+            _transition(1, Status.PLACING, "", order.created_at),
+            _transition(order.version, order.status, order.reason, order.updated_at),
+        )
+    )
+    return message
+
+
+def _without_lines(row: Row | Order) -> order_pb2.Order:
+    return order_pb2.Order(
         id=str(row.id),
         buyer_id=str(row.buyer_id),
         status=order_pb2.Order.Status.Value(row.status),
-        lines=[_line(line, row.currency_code) for line in row.lines],
         total=Money(currency_code=row.currency_code, amount_minor=row.total_minor),
         shipping_note=row.shipping_note,
         reason=row.reason,
         version=row.version,
-        created_at=_timestamp(row.created_at),
-        updated_at=_timestamp(row.updated_at),
+        created_at=timestamp(row.created_at),
+        updated_at=timestamp(row.updated_at),
     )
-    message.history.extend(_transition(entry) for entry in getattr(row, "history", ()))
-    return message
 
 
-def _line(line: Mapping[str, Any], currency: str) -> order_pb2.OrderLine:
-    quantity, unit_price = line["quantity"], line["unit_price_minor"]
+def _line(
+    currency: str, product_id: str, sku: str, name: str, quantity: int, unit_price_minor: int
+) -> order_pb2.OrderLine:
     return order_pb2.OrderLine(
-        product_id=line["product_id"],
-        sku=line["sku"],
-        name=line["name"],
+        product_id=product_id,
+        sku=sku,
+        name=name,
         quantity=quantity,
-        unit_price=Money(currency_code=currency, amount_minor=unit_price),
-        line_total=Money(currency_code=currency, amount_minor=quantity * unit_price),
+        unit_price=Money(currency_code=currency, amount_minor=unit_price_minor),
+        line_total=Money(currency_code=currency, amount_minor=quantity * unit_price_minor),
     )
 
 
-def _transition(entry: Mapping[str, Any]) -> order_pb2.OrderTransition:
+def _transition(version: int, status: str, reason: str, changed_at: datetime) -> order_pb2.OrderTransition:
     return order_pb2.OrderTransition(
-        version=entry["version"],
-        status=order_pb2.Order.Status.Value(entry["status"]),
-        reason=entry["reason"],
-        changed_at=_timestamp(datetime.fromisoformat(entry["changed_at"])),
+        version=version,
+        status=order_pb2.Order.Status.Value(status),
+        reason=reason,
+        changed_at=timestamp(changed_at),
     )
 
 
@@ -81,12 +111,13 @@ def status_name(status: order_pb2.Order.Status.ValueType) -> str:
     return order_pb2.Order.Status.Name(status) if status else ""
 
 
-def stock_lines(lines: Sequence[Any]) -> list[inventory_service_pb2.StockLine]:
-    """What to reserve, for anything that has product_id and quantity."""
-    return [
-        inventory_service_pb2.StockLine(product_id=str(line.product_id), quantity=line.quantity)
-        for line in lines
+def reservation(order: Order) -> inventory_service_pb2.ReserveStockRequest:
+    """The request to reserve what an order holds; the order's id is its key."""
+    lines = [
+        inventory_service_pb2.StockLine(product_id=str(item.product_id), quantity=item.quantity)
+        for item in order.items
     ]
+    return inventory_service_pb2.ReserveStockRequest(order_id=str(order.id), lines=lines)
 
 
 def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:
@@ -94,7 +125,7 @@ def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:
         order_id=str(order.id),
         buyer_id=str(order.buyer_id),
         total=Money(currency_code=order.currency_code, amount_minor=order.total_minor),
-        placed_at=_timestamp(order.updated_at),
+        placed_at=timestamp(order.updated_at),
     )
 
 
@@ -103,11 +134,5 @@ def order_cancelled(order: Order) -> ordering_events_pb2.OrderCancelled:
         order_id=str(order.id),
         buyer_id=str(order.buyer_id),
         reason=order.reason,
-        cancelled_at=_timestamp(order.updated_at),
+        cancelled_at=timestamp(order.updated_at),
     )
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, WriteOnlyMapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from chassis.database import metadata
 from chassis.errors import FailedPrecondition, MeshError
@@ -54,7 +54,7 @@ class OrderItem(Model):
 
 
 class OrderTransition(Model):
-    """A status that an order took, and why."""
+    """A status that an order took, and why: what its row said at that version."""
 
     __tablename__ = "order_transitions"
 
@@ -82,8 +82,7 @@ class Order(Model):
     version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
-    items: Mapped[list[OrderItem]] = relationship(lazy="raise")
-    transitions: WriteOnlyMapped[OrderTransition] = relationship(passive_deletes=True)
+    items: Mapped[list[OrderItem]] = relationship(lazy="raise", order_by=OrderItem.position)
 
     __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012 (SQLAlchemy declares the name)
 
@@ -128,11 +127,6 @@ class Order(Model):
         self.status, self.reason = status.value, reason
         self.version += 1
         self.updated_at = datetime.now(UTC)
-        self.transitions.add(
-            OrderTransition(
-                version=self.version, status=self.status, reason=reason, changed_at=self.updated_at
-            )
-        )
 
 
 class Saga(Model):

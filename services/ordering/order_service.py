@@ -63,6 +63,7 @@ class OrderService:
         async with self._database.unit_of_work() as work:
             order = await repository.lock_own(work, order_id, buyer_id)
             if order.cancel(request.reason):
+                await repository.record(work, order)
                 await repository.abort_saga(work, order_id)
                 work.publish(convert.order_cancelled(order), version=order.version)
         return convert.order_message(await repository.own(self._database, order_id, buyer_id))

@@ -7,19 +7,13 @@ placing ─ ReserveStock ─┬─ held ────→ pending_payment, OrderPl
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import grpc
-from protomesh.catalog.v1.inventory_service_pb2 import (
-    QuotePricesRequest,
-    QuotePricesResponse,
-    ReserveStockRequest,
-    StockLine,
-)
+from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, QuotePricesResponse
 from protomesh.ordering.v1.order_pb2 import Order as OrderMessage
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
@@ -42,14 +36,6 @@ _POLL_SECONDS = 1.0
 _BATCH = 20
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to bring an order on, until somebody takes it over with a greater fencing token."""
-
-    order_id: UUID
-    fencing_token: int
 
 
 class Placement:
@@ -97,16 +83,19 @@ class Placement:
         _refuse_what_is_not_there(request, quote)
         items = convert.order_items(request.lines, quote.prices)
         currency = quote.prices[0].unit_price.currency_code
+        order = Order.place(order_id, buyer_id, currency, items, request.shipping_note)
         async with self._database.unit_of_work() as work:
-            work.add(Order.place(order_id, buyer_id, currency, items, request.shipping_note))
-            token = await repository.begin_saga(work, order_id)
-        return await self._finish(Lease(order_id, token), convert.stock_lines(request.lines))
+            token = await repository.place(work, order)
+        return await self._finish(order, token)
 
     async def resume(self, order_id: UUID) -> OrderMessage | None:
         """Takes an undecided order over from whoever works on it, and goes on with it; None when it is decided."""
         async with self._database.unit_of_work() as work:
             token = await repository.take_over_saga(work, order_id)
-        return None if token is None else await self._finish_again(Lease(order_id, token))
+            if token is None:
+                return None
+            [order] = await repository.with_items(work, [order_id])
+        return await self._finish(order, token)
 
     async def recover(self) -> None:
         """For ever finishes orders whose lease ran out, since whoever held it died or lost its way."""
@@ -121,41 +110,36 @@ class Placement:
 
     async def _recover_batch(self) -> int:
         async with self._database.unit_of_work() as work:
-            leases = [Lease(*claim) for claim in await repository.claim_abandoned_sagas(work, _BATCH)]
-        await asyncio.gather(*(self._recover_one(lease) for lease in leases))
-        return len(leases)
+            tokens = await repository.claim_abandoned_sagas(work, _BATCH)
+            orders = await repository.with_items(work, tokens)
+        await asyncio.gather(*(self._recover_one(order, tokens[order.id]) for order in orders))
+        return len(orders)
 
-    async def _recover_one(self, lease: Lease) -> None:
+    async def _recover_one(self, order: Order, fencing_token: int) -> None:
         try:
-            await self._finish_again(lease)
+            await self._finish(order, fencing_token)
         except Exception as error:  # noqa: BLE001 (whatever it was, the next attempt may go better)
-            _log.warning("order %s stays undecided for now: %s", lease.order_id, type(error).__name__)
+            _log.warning("order %s stays undecided for now: %s", order.id, type(error).__name__)
             async with self._database.unit_of_work() as work:
-                await repository.defer_saga(work, lease.order_id, lease.fencing_token, _POLL_SECONDS)
+                await repository.defer_saga(work, order.id, fencing_token, _POLL_SECONDS)
 
-    async def _finish_again(self, lease: Lease) -> OrderMessage | None:
-        lines = await repository.lines_of(self._database, lease.order_id)
-        return await self._finish(lease, convert.stock_lines(lines))
-
-    async def _finish(self, lease: Lease, lines: Sequence[StockLine]) -> OrderMessage | None:
+    async def _finish(self, order: Order, fencing_token: int) -> OrderMessage | None:
         """Decides the order, unless another did; answers it when it is accepted."""
-        refusal = await self._reserve(lease.order_id, lines)
-        async with self._database.unit_of_work() as work:
-            # First the order, then its saga, as a cancellation does: so the two cannot deadlock.
-            order = await repository.lock(work, lease.order_id)
-            if not await repository.end_saga(work, lease.order_id, lease.fencing_token):
-                return None
-            if refusal is not None:
-                order.reject(refusal)
-                return None
+        refusal = await self._reserve(order)
+        if refusal is None:
             order.accept()
+        else:
+            order.reject(refusal)
+        async with self._database.unit_of_work() as work:
+            if not await repository.decide(work, order, fencing_token) or refusal is not None:
+                return None
             work.publish(convert.order_placed(order), version=order.version)
-            return work.answer(convert.order_message(await repository.written(work, order.id)))
+            return work.answer(convert.placed_message(order))
 
-    async def _reserve(self, order_id: UUID, lines: Sequence[StockLine]) -> MeshError | None:
+    async def _reserve(self, order: Order) -> MeshError | None:
         """Why the stock is refused; None when it is held. An unknown outcome is raised."""
         try:
-            await self._inventory.ReserveStock(ReserveStockRequest(order_id=str(order_id), lines=lines))
+            await self._inventory.ReserveStock(convert.reservation(order))
         except grpc.aio.AioRpcError as error:
             if error.code() not in _REFUSALS:
                 raise

@@ -1,12 +1,13 @@
 """The only SQL of ordering."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import ColumnElement, Interval, bindparam, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.orm import selectinload
 
 from chassis.database import Database
 from chassis.errors import NotFound
@@ -38,11 +39,6 @@ _HISTORY = (
 )
 _COLUMNS: Sequence[ColumnElement[Any]] = (*Order.__table__.columns, _LINES.label("lines"))
 
-_LINES_OF = Query(
-    select(OrderItem.product_id, OrderItem.quantity)
-    .where(OrderItem.order_id == bindparam("id"))
-    .order_by(OrderItem.position)
-)
 _BUYER = Order.buyer_id == bindparam("buyer_id")
 _ONE = select(*_COLUMNS, _HISTORY.label("history")).where(Order.id == bindparam("id"))
 _OWN = Query(_ONE.where(_BUYER))
@@ -53,12 +49,50 @@ ALL_ORDERS = Listing(
     select(*_COLUMNS), filters={"status": _STATUS, "buyer_id": _BUYER}, order_by=_NEWEST_FIRST
 )
 
+# An order is placed and decided in one statement each: what a buyer waits for is mostly round trips.
+_PLACE = text("""
+    WITH placed AS (
+        INSERT INTO orders (id, buyer_id, status, currency_code, total_minor, shipping_note, reason, version,
+                            created_at, updated_at)
+        VALUES (:id, :buyer_id, :status, :currency_code, :total_minor, :shipping_note, :reason, :version,
+                :created_at, :updated_at)
+    ), items AS (
+        INSERT INTO order_items (order_id, position, product_id, sku, name, quantity, unit_price_minor)
+        SELECT :id, item.*
+        FROM unnest(CAST(:positions AS integer[]), CAST(:product_ids AS uuid[]), CAST(:skus AS text[]),
+                    CAST(:names AS text[]), CAST(:quantities AS integer[]), CAST(:prices AS bigint[])) AS item
+    ), moved AS (
+        INSERT INTO order_transitions (order_id, version, status, reason, changed_at)
+        VALUES (:id, :version, :status, :reason, :updated_at)
+    )
+    INSERT INTO sagas (order_id, fencing_token, leased_until) VALUES (:id, :token, now() + :lease)
+    """)
+_RECORD = text("""
+    INSERT INTO order_transitions (order_id, version, status, reason, changed_at)
+    VALUES (:id, :version, :status, :reason, :updated_at)
+    """)
+# First the order is locked, then its saga, as a cancellation does: so the two cannot deadlock.
+_DECIDE = text("""
+    WITH held AS (
+        SELECT id FROM orders WHERE id = :id AND version = :version - 1 FOR NO KEY UPDATE
+    ), ended AS (
+        DELETE FROM sagas USING held WHERE order_id = held.id AND fencing_token = :token RETURNING order_id
+    ), decided AS (
+        UPDATE orders SET status = :status, reason = :reason, rejection = :rejection, version = :version,
+            updated_at = :updated_at
+        FROM ended WHERE orders.id = ended.order_id RETURNING orders.id
+    ), moved AS (
+        INSERT INTO order_transitions (order_id, version, status, reason, changed_at)
+        SELECT id, :version, :status, :reason, :updated_at FROM decided
+    )
+    SELECT id FROM decided
+    """).bindparams(bindparam("rejection", type_=JSONB(none_as_null=True)))
+
 _FIRST_TOKEN = 1
 _SAGAS = Saga.metadata.tables[Saga.__tablename__]
 _SAGA = _SAGAS.c.order_id == bindparam("id")
 _HELD = _SAGA & (_SAGAS.c.fencing_token == bindparam("token"))
 _LEASED = {"fencing_token": _SAGAS.c.fencing_token + 1, "leased_until": func.now() + LEASE}
-_BEGIN = insert(_SAGAS).values(fencing_token=_FIRST_TOKEN, leased_until=func.now() + LEASE)
 _TAKE_OVER = update(_SAGAS).where(_SAGA).values(_LEASED).returning(_SAGAS.c.fencing_token)
 _CLAIM_ABANDONED = (
     update(_SAGAS)
@@ -75,7 +109,6 @@ _CLAIM_ABANDONED = (
     .returning(_SAGAS.c.order_id, _SAGAS.c.fencing_token)
 )
 _DEFER = update(_SAGAS).where(_HELD).values(leased_until=func.now() + bindparam("pause", type_=Interval))
-_END = delete(_SAGAS).where(_HELD).returning(_SAGAS.c.order_id)
 _ABORT = delete(_SAGAS).where(_SAGA)
 
 
@@ -87,16 +120,6 @@ async def own(database: Database, order_id: UUID, buyer_id: UUID) -> Row:
     return row
 
 
-async def written(work: UnitOfWork, order_id: UUID) -> Row:
-    """An order with its lines and history, as the unit of work leaves it."""
-    return (await work.execute(_ONE, {"id": order_id})).one()
-
-
-async def lines_of(database: Database, order_id: UUID) -> list[Row]:
-    """What an order reserves: rows of product_id and quantity."""
-    return await database.all(_LINES_OF, id=order_id)
-
-
 async def lock_own(work: UnitOfWork, order_id: UUID, buyer_id: UUID) -> Order:
     """The buyer's order, held until the unit of work ends. Raises NotFound ORDER_NOT_FOUND."""
     statement = select(Order).where(Order.id == order_id, Order.buyer_id == buyer_id).with_for_update()
@@ -106,21 +129,53 @@ async def lock_own(work: UnitOfWork, order_id: UUID, buyer_id: UUID) -> Order:
     return order
 
 
-async def lock(work: UnitOfWork, order_id: UUID) -> Order:
-    """An order that is known to exist, held until the unit of work ends."""
-    order = await work.get(Order, order_id, for_update=True)
-    assert order is not None
-    return order
+async def with_items(work: UnitOfWork, order_ids: Collection[UUID]) -> Sequence[Order]:
+    """Orders with their items."""
+    statement = select(Order).where(Order.id.in_(order_ids)).options(selectinload(Order.items))
+    return (await work.execute(statement)).scalars().all()
+
+
+async def record(work: UnitOfWork, order: Order) -> None:
+    """Writes into an order's history how it stands now."""
+    await work.execute(_RECORD, _state(order))
+
+
+async def place(work: UnitOfWork, order: Order) -> int:
+    """Writes a new order, its history's first entry, and its saga, leased to the caller; its fencing token."""
+    items = order.items
+    values = _state(order) | {
+        "buyer_id": order.buyer_id,
+        "currency_code": order.currency_code,
+        "total_minor": order.total_minor,
+        "shipping_note": order.shipping_note,
+        "created_at": order.created_at,
+        "positions": [item.position for item in items],
+        "product_ids": [item.product_id for item in items],
+        "skus": [item.sku for item in items],
+        "names": [item.name for item in items],
+        "quantities": [item.quantity for item in items],
+        "prices": [item.unit_price_minor for item in items],
+        "token": _FIRST_TOKEN,
+        "lease": LEASE,
+    }
+    await work.execute(_PLACE, values)
+    return _FIRST_TOKEN
+
+
+async def decide(work: UnitOfWork, order: Order, fencing_token: int) -> bool:
+    """Writes the verdict that an order took and ends its saga; False when somebody else holds or has ended that."""
+    values = _state(order) | {"rejection": order.rejection, "token": fencing_token}
+    return (await work.execute(_DECIDE, values)).first() is not None
+
+
+def _state(order: Order) -> dict[str, Any]:
+    """What each change of an order changes."""
+    columns = ("id", "status", "reason", "version", "updated_at")
+    return {column: getattr(order, column) for column in columns}
 
 
 def _not_found() -> NotFound:
     return NotFound("ORDER_NOT_FOUND", "No such order.")
-
-
-async def begin_saga(work: UnitOfWork, order_id: UUID) -> int:
-    """Writes the saga of a new order, leased to the caller; its fencing token."""
-    await work.execute(_BEGIN, {"order_id": order_id})
-    return _FIRST_TOKEN
 
 
 async def take_over_saga(work: UnitOfWork, order_id: UUID) -> int | None:
@@ -129,23 +184,16 @@ async def take_over_saga(work: UnitOfWork, order_id: UUID) -> int | None:
     return token
 
 
-async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Sequence[tuple[UUID, int]]:
-    """Leases sagas whose holder let the lease run out: (order id, fencing token) pairs."""
-    return [
-        (row.order_id, row.fencing_token) for row in await work.execute(_CLAIM_ABANDONED, {"limit": limit})
-    ]
+async def claim_abandoned_sagas(work: UnitOfWork, limit: int) -> Mapping[UUID, int]:
+    """Leases sagas whose holder let the lease run out: their fencing tokens by order id."""
+    claimed = await work.execute(_CLAIM_ABANDONED, {"limit": limit})
+    return {row.order_id: row.fencing_token for row in claimed}
 
 
 async def defer_saga(work: UnitOfWork, order_id: UUID, fencing_token: int, seconds: float) -> None:
     """Gives a lease back early: the next attempt comes after `seconds`, not after the whole lease."""
     values = {"id": order_id, "token": fencing_token, "pause": timedelta(seconds=seconds)}
     await work.execute(_DEFER, values)
-
-
-async def end_saga(work: UnitOfWork, order_id: UUID, fencing_token: int) -> bool:
-    """Ends a saga for its holder; False when somebody else holds or has ended it."""
-    ended = await work.execute(_END, {"id": order_id, "token": fencing_token})
-    return ended.first() is not None
 
 
 async def abort_saga(work: UnitOfWork, order_id: UUID) -> None:

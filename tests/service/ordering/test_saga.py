@@ -17,7 +17,7 @@ from chassis.database import Database
 from chassis.errors import ResourceExhausted, reason_of
 from services.ordering import repository
 from services.ordering.model import Order, OrderItem
-from services.ordering.placement import Lease, Placement
+from services.ordering.placement import Placement
 from tests.mesh import Mesh, User
 from tests.shop import Shop, eventually
 from tests.shop import reason_of as reason_of_answer
@@ -30,6 +30,7 @@ class Process:
         self.database = database
         self.inventory = InventoryServiceStub(mesh.channel("ordering"))
         self.placement = Placement(database, self.inventory, at_once=1)
+        self.written: dict[str, Order] = {}
 
     async def write(self, buyer: User, product_id: str, quantity: int) -> str:
         """The first transaction: the order is there, under a lease, and nothing is reserved."""
@@ -37,18 +38,17 @@ class Process:
         item.sku, item.name, item.unit_price_minor = "A", "A", 1
         order = Order.place(uuid.uuid4(), uuid.UUID(buyer.id), "GBP", [item], "")
         async with self.database.unit_of_work() as work:
-            work.add(order)
-            await repository.begin_saga(work, order.id)
+            await repository.place(work, order)
+        self.written[str(order.id)] = order
         return str(order.id)
 
     async def reserve(self, order_id: str, product_id: str, quantity: int) -> None:
         lines = [StockLine(product_id=product_id, quantity=quantity)]
         await self.inventory.ReserveStock(ReserveStockRequest(order_id=order_id, lines=lines))
 
-    async def decide(self, order_id: str, product_id: str, quantity: int) -> object:
+    async def decide(self, order_id: str) -> object:
         """What remains after the first transaction, under the lease that it took."""
-        lines = [StockLine(product_id=product_id, quantity=quantity)]
-        return await self.placement._finish(Lease(uuid.UUID(order_id), fencing_token=1), lines)
+        return await self.placement._finish(self.written[order_id], fencing_token=1)
 
 
 def wanted(product_id: str) -> PlaceOrderRequest:
@@ -102,7 +102,7 @@ async def test_a_process_that_was_thought_dead_changes_nothing_when_it_comes_bac
     buyer, product = await mesh.sign_up(), await shop.new_product(10)
     order = await process.write(buyer, product, 4)
     await process.placement.resume(uuid.UUID(order))
-    assert await process.decide(order, product, 4) is None
+    assert await process.decide(order) is None
     history = (await shop.get(buyer, order)).json()["history"]
     assert [entry["status"] for entry in history] == ["placing", "pending_payment"]
     assert await shop.stock(product) == (6, 4)
@@ -116,7 +116,7 @@ async def test_an_order_that_is_cancelled_while_it_is_placed_keeps_no_stock(
     await process.reserve(after, product, 1)
     for order in (before, after):
         assert (await shop.cancel(buyer, order)).json()["status"] == "cancelled"
-        assert await process.decide(order, product, 1) is None
+        assert await process.decide(order) is None
         assert await status_of(shop, buyer, order) == "cancelled"
 
     async def came_back() -> bool:
@@ -167,7 +167,7 @@ async def test_an_order_whose_stock_is_gone_when_it_reserves_is_rejected_for_goo
     buyer, product = await mesh.sign_up(), await shop.new_product(1)
     order = await process.write(buyer, product, 1)
     await shop.ordered(await mesh.sign_up(), {product: 1})
-    assert await process.decide(order, product, 1) is None
+    assert await process.decide(order) is None
     assert (await shop.get(buyer, order)).json()["reason"] == "OUT_OF_STOCK"
     rejected = await mesh.http.get("/v1/orders?status=rejected", headers=buyer.headers)
     assert [entry["id"] for entry in rejected.json()["data"]] == [order]
@@ -199,7 +199,7 @@ async def test_a_watcher_hears_of_a_change_that_another_process_made(
                 continue
             seen.append(json.loads(line.removeprefix("data:"))["status"])
             if seen == ["placing"]:
-                await process.decide(order, product, 1)
+                await process.decide(order)
             elif seen == ["placing", "pending_payment"]:
                 await shop.cancel(buyer, order)
     assert seen == ["placing", "pending_payment", "cancelled"]
