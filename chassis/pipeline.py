@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -109,6 +110,9 @@ STEPS: Sequence[Step] = (
 )
 
 
+_metadata: ContextVar[dict[str, str]] = ContextVar("metadata")
+
+
 def stages_of(contract: MethodContract, parts: Parts) -> list[tuple[str, Stage]]:
     """The stages that an RPC needs, by name, outermost first."""
     made = ((step.name, step.make(contract, parts)) for step in STEPS)
@@ -164,8 +168,7 @@ def _streaming(method: Callable[..., Any]) -> Proceed:
 
 def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
     async def answer(request: Any, context: Any) -> Any:
-        call = Call(contract, dict(context.invocation_metadata() or ()), context)
-        current_call.set(call)
+        call = _arrived(contract, context)
         try:
             response = await proceed(request, call)
             if call.failure is not None:
@@ -181,8 +184,7 @@ def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, 
 
 def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
     async def answer(request: Any, context: Any) -> None:
-        call = Call(contract, dict(context.invocation_metadata() or ()), context)
-        current_call.set(call)
+        call = _arrived(contract, context)
         try:
             await proceed(request, call)
             if call.failure is not None:
@@ -193,6 +195,17 @@ def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any,
             _release(call)
 
     return answer
+
+
+def begin(metadata: Any) -> None:
+    """Keeps the metadata of a call in its task: gRPC reads it to find the handler, and would read it once more."""
+    _metadata.set(dict(metadata or ()))
+
+
+def _arrived(contract: MethodContract, context: Any) -> Call:
+    call = Call(contract, _metadata.get(), context)
+    current_call.set(call)
+    return call
 
 
 def _release(call: Call) -> None:

@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
+from chassis import pipeline
 from chassis.errors import STATUS_DETAILS, Unimplemented
 from chassis.pipeline import Handler
 from chassis.settings import Settings
@@ -98,7 +99,10 @@ class _Handlers(grpc.GenericRpcHandler):
         self._handlers = dict(handlers)
 
     def service(self, handler_call_details: Any) -> "Handler | None":
-        return self._handlers.get(handler_call_details.method)
+        handler = self._handlers.get(handler_call_details.method)
+        if handler is not None:
+            pipeline.begin(handler_call_details.invocation_metadata)
+        return handler
 
 
 class _Unimplemented(grpc.GenericRpcHandler):
