@@ -25,6 +25,8 @@ class ObserverService:
     async def ListTraces(self, request: ListTracesRequest, call: Call) -> ListTracesResponse:
         limit, offset = window(request)
         matching = [trace for trace in self._store.newest_first() if _matches(trace, request)]
+        # They arrive in another order than they began, since each process sends its spans when it sees fit.
+        matching.sort(key=_began, reverse=True)
         rest = self._behind(request, matching) if request.cursor else matching[offset:]
         page = list(islice(rest, limit + 1))
         more, page = len(page) > limit, page[:limit]
@@ -43,11 +45,15 @@ class ObserverService:
         return convert.trace_message(trace)
 
     def _cursor(self, request: ListTracesRequest, last: StoredTrace) -> str:
-        return cursors.sign([last.sequence], _scope(request), self._cursor_secret)
+        return cursors.sign(list(_began(last)), _scope(request), self._cursor_secret)
 
     def _behind(self, request: ListTracesRequest, traces: Iterable[StoredTrace]) -> Iterable[StoredTrace]:
-        (sequence,) = cursors.verify(request.cursor, _scope(request), self._cursor_secret)
-        return (trace for trace in traces if trace.sequence < sequence)
+        began, sequence = cursors.verify(request.cursor, _scope(request), self._cursor_secret)
+        return (trace for trace in traces if _began(trace) < (began, sequence))
+
+
+def _began(trace: StoredTrace) -> tuple[int, int]:
+    return trace.started_ns, trace.sequence
 
 
 def _matches(trace: StoredTrace, request: ListTracesRequest) -> bool:
