@@ -35,6 +35,9 @@ from opentelemetry.util.types import Attributes, AttributeValue
 logger = logging.getLogger(__name__)
 
 Export = Callable[[ExportTraceServiceRequest], None]
+# What is kept of a span until it is exported, as cheap for its call as can be: the encoding of what it has in common
+# with others, its ids (trace, span, parent), when it began and ended, and the encoding of what it has of its own.
+Ended = tuple[bytes, tuple[int, int, int], int, int, bytes]
 
 _BATCH = 1024
 _QUEUE = 16_384
@@ -49,7 +52,7 @@ _NO_ATTRIBUTES: Mapping[str, Any] = {}
 _TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
 _ITEM = b"\x12"  # the field `spans` of ScopeSpans
 _START, _STOP = b"\x39", b"\x41"
-_IDS = struct.Struct("<2s16s2s8scQcQ")
+_FIXED = struct.Struct("<2s16s2s8scQcQ")
 
 _VALUE_FIELDS: Mapping[type, Any] = {
     bool: "bool_value",
@@ -76,7 +79,6 @@ class Span(trace.Span):
     """A span that is being recorded. Not for use by several threads at once."""
 
     # Defaults of the class, since most spans never set them.
-    _stop = 0
     _name = ""
     _attributes: dict[str, Any] | None = None
     _events: list[trace_pb2.Span.Event] | None = None
@@ -96,8 +98,9 @@ class Span(trace.Span):
         """Hands the span over for export."""
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            self._stop = end_time or time.time_ns()
-            recorder.take(self)
+            stop = end_time or time.time_ns()
+            ids = (self.trace_id, self.span_id, self.parent_id)
+            recorder.take((self._common(), ids, self._start, stop, self._own()))
 
     def get_span_context(self) -> SpanContext:
         """The ids that children and other processes refer to."""
@@ -154,24 +157,6 @@ class Span(trace.Span):
             "exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp
         )
 
-    def encoded(self) -> bytes:
-        """The span as OTLP: the template's bytes, those of the ids and times, and what this span has of its own.
-
-        A message's encodings, one after the other, are the encoding of all their fields together.
-        """
-        ids = _IDS.pack(
-            _TRACE_ID,
-            self.trace_id.to_bytes(16, "big"),
-            _SPAN_ID,
-            self.span_id.to_bytes(8, "big"),
-            _START,
-            self._start,
-            _STOP,
-            self._stop,
-        )
-        parent = _PARENT_ID + self.parent_id.to_bytes(8, "big") if self.parent_id else b""
-        return self._common() + ids + parent + self._own()
-
     def _common(self) -> bytes:
         template = self._template
         if self._attributes is None:
@@ -208,7 +193,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self._export = export
         self._bound = round(ratio * (1 << 64)) if export is not None else 0
         self._resource = resource
-        self._queue: collections.deque[bytes] = collections.deque()
+        self._queue: collections.deque[Ended] = collections.deque()
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -291,10 +276,10 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
             yield span
 
-    def take(self, span: Span) -> None:
-        """Queues an ended span, encoded: bytes are of no interest to the garbage collector, and few."""
+    def take(self, span: Ended) -> None:
+        """Queues an ended span."""
         if len(self._queue) < _QUEUE and not self._closed:
-            self._queue.append(span.encoded())
+            self._queue.append(span)
 
     def flush(self) -> None:
         """Exports what is queued."""
@@ -319,7 +304,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             self.flush()
         self.flush()
 
-    def _request(self, spans: Sequence[bytes]) -> ExportTraceServiceRequest:
+    def _request(self, spans: Sequence[Ended]) -> ExportTraceServiceRequest:
         request = ExportTraceServiceRequest()
         resource_spans = request.resource_spans.add()
         resource_spans.resource.attributes.extend(_encode(self._resource))
@@ -330,14 +315,35 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         return request
 
 
-def _delimited(span: bytes) -> bytes:
-    """An encoded span as an item of `ScopeSpans.spans`."""
-    length, size = len(span), bytearray(_ITEM)
-    while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    size.append(length)
-    return bytes(size) + span
+def _delimited(ended: Ended) -> bytes:
+    """An ended span as an item of `ScopeSpans.spans`.
+
+    A message's encodings, one after the other, are the encoding of all their fields together: first the template's,
+    then that of the ids and times, then what this span has of its own.
+    """
+    common, (trace_id, span_id, parent_id), start, stop, own = ended
+    fixed = _FIXED.pack(
+        _TRACE_ID,
+        trace_id.to_bytes(16, "big"),
+        _SPAN_ID,
+        span_id.to_bytes(8, "big"),
+        _START,
+        start,
+        _STOP,
+        stop,
+    )
+    parent = _PARENT_ID + parent_id.to_bytes(8, "big") if parent_id else b""
+    length = len(common) + len(fixed) + len(parent) + len(own)
+    return b"".join((_ITEM, _varint(length), common, fixed, parent, own))
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _parse(traceparent: str) -> tuple[int, int, bool]:
