@@ -81,8 +81,11 @@ class Upstream:
         names = context.auth_context().get("x509_subject_alternative_name", [])
         workload = next((n.decode().rpartition("/")[2] for n in names if n.startswith(b"spiffe://")), "")
         call = Received(path, request, metadata, workload, context.time_remaining())
-        # The edge's own calls are apart from those that it passes on.
-        (self.asked if path in OWN_CALLS else self.received).append(call)
+        # The edge's own calls are apart from those that it passes on; of them, those to the limiter matter.
+        if path == RATE_LIMIT:
+            self.asked.append(call)
+        elif path not in OWN_CALLS:
+            self.received.append(call)
         if path == JWKS and path not in self.answers:
             return self._key_set(path)
         if path in self.answers:

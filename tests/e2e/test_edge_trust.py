@@ -90,7 +90,8 @@ async def test_new_certificates_are_taken_without_a_restart(tmp_path: Path) -> N
         for file in fresh.iterdir():
             file.replace(folder / file.name)
         server = await stand.upstream.serve(folder, "ordering", port)
-        await stand.eventually(200)
+        # Whoever failed between the two may be left out for a minute.
+        await stand.eventually(200, seconds=90)
         await server.stop(None)
 
 
