@@ -5,7 +5,8 @@ Each side has a server process of its own; one client calls them all, with the s
 shedding, health. The bare echo is measured in plain text, and once more over the same mTLS, which shows what the
 transport costs and what the chassis does.
 
-Sides take turns in short rounds, and a ratio is the median over the rounds, so that a noisy neighbour disturbs all alike.
+Sides take turns in short rounds, and a ratio is the median over the rounds, so that a noisy neighbour disturbs all
+alike.
 """
 
 import asyncio
