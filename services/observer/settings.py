@@ -9,9 +9,7 @@ class ObserverSettings(Settings):
     """The house settings, and how much the observer keeps."""
 
     trace_window_spans: int = Field(
-        default=50_000,
-        ge=1,
-        description="Spans that the observer keeps; about 0.7 kB of memory each, 2.7 kB with the longest statements.",
+        default=50_000, ge=1, description="Spans that the observer keeps; about 0.6 kB of memory each."
     )
     trace_max_spans: int = Field(
         default=2_000,
