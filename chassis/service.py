@@ -8,9 +8,8 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any
 
-import grpc
 import pydantic
 import uvloop
 from google.protobuf.message import Message
@@ -54,12 +53,10 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.certificates = Certificates.of(settings)
-        self._mesh = MeshChannel(settings, self.certificates)
-        # What stubs stand on: to their types it is a channel like any other.
-        self.mesh = cast(grpc.aio.Channel, self._mesh)
+        self.mesh = MeshChannel(settings, self.certificates)
         self.revocations = Revocations()
         # Identity puts its own keys here; everybody else fetches them from identity.
-        self.token_keys: KeySource = identity_keys(self._mesh)
+        self.token_keys: KeySource = identity_keys(self.mesh)
         self._servicers: list[tuple[dict[str, MethodContract], object]] = []
         self._subscriptions: list[tuple[str, type[Message], Handle]] = []
         self._workers: list[Worker] = []
@@ -94,7 +91,7 @@ class Service:
         Raises what ended a background worker.
         """
         async with contextlib.AsyncExitStack() as parts:
-            parts.push_async_callback(self._mesh.close)
+            parts.push_async_callback(self.mesh.close)
             workers = await self._workers_with_parts(parts)
             server = Server(self.settings, self.certificates, self._receive_limit())
             server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])

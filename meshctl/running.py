@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import grpc
 
@@ -43,5 +42,4 @@ class RunningMesh:
 
     def channel(self, workload: str = "developer") -> grpc.aio.Channel:
         """A channel to all services over mTLS, with the certificate of that workload; close it after use."""
-        # To the types of stubs it is a channel like any other.
-        return cast(grpc.aio.Channel, MeshChannel(self.settings(workload)))
+        return MeshChannel(self.settings(workload))
