@@ -23,7 +23,7 @@ def stage(contract: MethodContract) -> Stage | None:
             return _Internal(contract)
 
 
-def _authenticated(request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+def _authenticated(proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
     _demand_token(call)
     return proceed(request, call)
 
@@ -37,7 +37,7 @@ class _Permission:
     def __init__(self, permission: str) -> None:
         self._permission = permission
 
-    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         if self._permission in call.caller.permissions:
             return proceed(request, call)
         _demand_token(call)
@@ -54,7 +54,7 @@ class _Internal:
         self._admits = contract.access.admits_workload
         self._method = contract.path[1:]
 
-    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         if self._admits(call.caller.workload):
             return proceed(request, call)
         raise PermissionDenied(

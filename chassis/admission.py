@@ -1,5 +1,6 @@
 """Load shedding: a server that has as many calls as it takes refuses the next one at once."""
 
+from collections.abc import Awaitable
 from typing import Any
 
 from chassis.call import Call
@@ -31,11 +32,12 @@ class _Budget:
         self._limit = limit
         self._running = 0
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         if self._running >= self._limit:
             raise overloaded()
         self._running += 1
-        try:
-            return await proceed(request, call)
-        finally:
-            self._running -= 1
+        call.at_end(self._leave)
+        return proceed(request, call)
+
+    def _leave(self, _: Call) -> None:
+        self._running -= 1

@@ -1,6 +1,8 @@
 """Audit: who did what with which outcome, for the RPCs whose contracts ask for it."""
 
 import logging
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from chassis.call import Call
@@ -16,23 +18,24 @@ def stage(contract: MethodContract) -> Stage | None:
     return _audit if contract.audit else None
 
 
-async def _audit(request: Any, call: Call, proceed: Proceed) -> Any:
-    try:
-        return await proceed(request, call)
-    finally:
-        failure = call.failure
-        logger.info(
-            "%s by %s",
-            call.method.full_name,
-            call.caller.principal,
-            extra={
-                "method": call.method.full_name,
-                "user_id": call.caller.user_id,
-                "role": call.caller.role,
-                "workload": call.caller.workload,
-                "address": call.address,
-                "outcome": failure.code.name if failure else "OK",
-                "reason": failure.reason if failure else "",
-                "request": None if call.method.client_streaming else redacted(request),
-            },
-        )
+def _audit(proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
+    call.at_end(partial(_record, request))
+    return proceed(request, call)
+
+
+def _record(request: Any, call: Call) -> None:
+    logger.info(
+        "%s by %s",
+        call.method.full_name,
+        call.caller.principal,
+        extra={
+            "method": call.method.full_name,
+            "user_id": call.caller.user_id,
+            "role": call.caller.role,
+            "workload": call.caller.workload,
+            "address": call.address,
+            "outcome": call.code.name,
+            "reason": call.failure.reason if call.failure else "",
+            "request": None if call.method.client_streaming else redacted(request),
+        },
+    )

@@ -17,7 +17,7 @@ class _Caching:
     def __init__(self, seconds: int) -> None:
         self._directive = f"public, max-age={seconds}"
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+    async def __call__(self, proceed: Proceed, request: Any, call: Call) -> Any:
         answer = await proceed(request, call)
         if answer is not None:
             call.set_header("cache-control", self._directive)

@@ -1,9 +1,12 @@
 """The call that is being answered: who calls, under which contract, and how much time is left."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
+
+import grpc
 
 from chassis.contract import MethodContract
 from chassis.errors import MeshError
@@ -70,8 +73,11 @@ class Call:
     """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
 
     __slots__ = (
+        "_ends",
         "_operation_id",
+        "arrived",
         "caller",
+        "code",
         "context",
         "deadline",
         "failure",
@@ -86,13 +92,17 @@ class Call:
         self.method = method
         self.metadata = metadata
         self.context = context
+        # Seconds on the performance counter.
+        self.arrived = time.perf_counter()
         self.caller = NOBODY
         # On the event loop's clock; the deadline stage sets it.
         self.deadline = float("inf")
         # Initial metadata of the answer, sent with it.
         self.headers: list[tuple[str, str]] = []
-        # What the call failed with; the errors stage sets it, the telemetry stage reads it.
+        # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
+        self.code = grpc.StatusCode.CANCELLED
         self.failure: MeshError | None = None
+        self._ends: list[Callable[[Call], None]] = []
         # The claim of the call's idempotency key; its stage hands it to the first unit of work.
         self.idempotency: Any = None
         self.span: Any = None
@@ -127,6 +137,16 @@ class Call:
         if self.deadline == float("inf"):
             return self.deadline
         return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    def at_end(self, finish: Callable[["Call"], None]) -> None:
+        """Has `finish` run as soon as the call's outcome is known, whatever it is; what was added last runs first."""
+        self._ends.append(finish)
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """Runs what `at_end` was given."""
+        self.code = code
+        while self._ends:
+            self._ends.pop()(self)
 
     def set_header(self, key: str, value: str) -> None:
         """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""

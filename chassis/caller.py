@@ -27,7 +27,7 @@ class CallerStage:
         self._lenient = contract.access.kind == "public"
         self._spiffe_prefix = f"spiffe://{trust_domain}/".encode()
 
-    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         header = call.metadata.get("authorization")
         if not header:
             call.caller = Caller(workload=partial(workload_of, call.context, self._spiffe_prefix))
@@ -35,11 +35,11 @@ class CallerStage:
         scheme, token = header[: len(_SCHEME)], header[len(_SCHEME) :]
         principal = self._verifier.known(token) if scheme in _SPELLINGS else None
         if principal is None:
-            return self._unknown(scheme, token, request, call, proceed)
+            return self._unknown(scheme, token, proceed, request, call)
         call.caller = self._caller(principal, token, call)
         return proceed(request, call)
 
-    async def _unknown(self, scheme: str, token: str, request: Any, call: Call, proceed: Proceed) -> Any:
+    async def _unknown(self, scheme: str, token: str, proceed: Proceed, request: Any, call: Call) -> Any:
         principal = await self._verify(scheme, token)
         if principal is None:
             call.caller = Caller(workload=partial(workload_of, call.context, self._spiffe_prefix))

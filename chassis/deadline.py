@@ -9,6 +9,9 @@ from chassis.contract import MethodContract
 from chassis.errors import deadline_exceeded
 from chassis.stage import Proceed
 
+# gRPC sends a timeout in few digits, rounded up, so who asks for the contract's own time seems to ask for a bit more.
+_ROUNDED_UP = 1.02
+
 
 class Deadline:
     """The stage that ends a call in time. Cancelling it cancels whatever it awaits, SQL statements too."""
@@ -16,15 +19,15 @@ class Deadline:
     def __init__(self, contract: MethodContract) -> None:
         self._timeout = contract.timeout
 
-    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         asked = call.context.time_remaining()
-        if asked is None or asked > self._timeout:
-            return self._limited(request, call, proceed)
+        if asked is None or asked > self._timeout * _ROUNDED_UP:
+            return self._limited(proceed, request, call)
         # gRPC itself cancels the call when its caller's time is up.
-        call.deadline = asyncio.get_running_loop().time() + asked
+        call.deadline = asyncio.get_running_loop().time() + min(asked, self._timeout)
         return proceed(request, call)
 
-    async def _limited(self, request: Any, call: Call, proceed: Proceed) -> Any:
+    async def _limited(self, proceed: Proceed, request: Any, call: Call) -> Any:
         loop = asyncio.get_running_loop()
         call.deadline = loop.time() + self._timeout
         limit = _Limit(loop, call.deadline)

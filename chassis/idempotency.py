@@ -163,7 +163,7 @@ class Idempotency:
         self._kept = kept
         self._releases: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
+    async def __call__(self, proceed: Proceed, request: Any, call: Call) -> Any:
         key = call.metadata.get(HEADER, "")
         if not key and call.method.idempotency_key == "optional_header":
             return await proceed(request, call)

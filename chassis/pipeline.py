@@ -18,7 +18,7 @@ from chassis.contract import ContractError, MethodContract
 from chassis.database import Database
 from chassis.deadline import Deadline
 from chassis.errors import STATUS_DETAILS, MeshError
-from chassis.failure import Errors
+from chassis.failure import failure_of
 from chassis.idempotency import Idempotency
 from chassis.stage import Proceed, Stage
 from chassis.telemetry import Telemetry, trace_id
@@ -65,12 +65,7 @@ STEPS: Sequence[Step] = (
     Step(
         "audit",
         lambda contract, _: audit.stage(contract),
-        "Outside errors, so that a refusal is on record with the status that the caller saw.",
-    ),
-    Step(
-        "errors",
-        lambda contract, _: Errors(contract),
-        "Around all that can fail, so that one place decides what a caller is told.",
+        "Outside all that refuses, so that a refusal is on record with the status that the caller saw.",
     ),
     Step(
         "admission",
@@ -123,10 +118,9 @@ def compile_rpc(contract: MethodContract, method: Callable[..., Any], parts: Par
     """What the server runs for an RPC: its stages around the servicer's method, in the RPC's call shape."""
     proceed: Proceed = _streaming(method) if contract.server_streaming else method
     for _, stage in reversed(stages_of(contract, parts)):
-        proceed = partial(_enter, stage, proceed)
+        proceed = partial(stage, proceed)
     shape = _SHAPES[contract.client_streaming, contract.server_streaming]
-    answer = (_stream_answer if contract.server_streaming else _unary_answer)(contract, proceed)
-    return shape(answer, _decoder(contract), contract.response_class.SerializeToString)
+    return shape(_answer(contract, proceed), _decoder(contract), contract.response_class.SerializeToString)
 
 
 _SHAPES = {
@@ -135,10 +129,6 @@ _SHAPES = {
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
-
-
-def _enter(stage: Stage, proceed: Proceed, request: Any, call: Call) -> Any:
-    return stage(request, call, proceed)
 
 
 def _decoder(contract: MethodContract) -> Callable[[bytes], Message | None]:
@@ -166,11 +156,22 @@ def _streaming(method: Callable[..., Any]) -> Proceed:
     return handle
 
 
-def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
+def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
+    # The messages of a server stream are written as they come, and nothing is left to answer.
+    answer_class = type(None) if contract.server_streaming else contract.response_class
+
     async def answer(request: Any, context: Any) -> Any:
-        call = _arrived(contract, context)
+        call = Call(contract, _metadata.get(), context)
+        current_call.set(call)
         try:
-            response = await proceed(request, call)
+            try:
+                response = await proceed(request, call)
+                if type(response) is not answer_class:
+                    raise TypeError(f"{contract.full_name} answered with {type(response)}.")
+                call.end(grpc.StatusCode.OK)
+            except BaseException as error:  # noqa: BLE001 (nothing may leave the server as it is)
+                response = None
+                _fail(call, error)
             if call.failure is not None:
                 await _abort(call, call.failure)
             if call.headers:
@@ -182,30 +183,9 @@ def _unary_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, 
     return answer
 
 
-def _stream_answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
-    async def answer(request: Any, context: Any) -> None:
-        call = _arrived(contract, context)
-        try:
-            await proceed(request, call)
-            if call.failure is not None:
-                await _abort(call, call.failure)
-            if call.headers:
-                await _send_headers(call)
-        finally:
-            _release(call)
-
-    return answer
-
-
 def begin(metadata: Any) -> None:
     """Keeps the metadata of a call in its task: gRPC reads it to find the handler, and would read it once more."""
     _metadata.set(dict(metadata or ()))
-
-
-def _arrived(contract: MethodContract, context: Any) -> Call:
-    call = Call(contract, _metadata.get(), context)
-    current_call.set(call)
-    return call
 
 
 def _release(call: Call) -> None:
@@ -217,6 +197,17 @@ def _release(call: Call) -> None:
 async def _send_headers(call: Call) -> None:
     await call.context.send_initial_metadata(call.headers)
     call.headers = []
+
+
+def _fail(call: Call, error: BaseException) -> None:
+    try:
+        call.failure = failure_of(error, call)
+    except BaseException:
+        # The client is told by its own clock; here its deadline looks the same as a client that left.
+        late = call.remaining() == 0
+        call.end(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+        raise
+    call.end(call.failure.code)
 
 
 async def _abort(call: Call, error: MeshError) -> None:

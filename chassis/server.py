@@ -70,10 +70,11 @@ class Server:
         self._names = ["", *services]
         # gRPC asks one after the other, so the RPCs that are called most come first.
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        generic = _GenericOnly(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)
         known = (*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
-            ReflectionServicer(known), self._server
+            ReflectionServicer(known), generic
         )
         self._server.add_generic_rpc_handlers((_Unimplemented(),))
 
@@ -90,6 +91,19 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Takes no new call, and gives running ones `grace` seconds."""
         await self._server.stop(grace)
+
+
+class _GenericOnly:
+    """A server to generated code, which registers each of its methods with the core as well.
+
+    grpc.aio waits anew on every registered method for each call that arrives, so each would be a price on all calls.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """Leaves them to the generic handlers."""
 
 
 class _Handlers(grpc.GenericRpcHandler):

@@ -100,7 +100,9 @@ class Span(trace.Span):
         if recorder is not None:
             stop = end_time or time.time_ns()
             ids = (self.trace_id, self.span_id, self.parent_id)
-            recorder.take((self._common(), ids, self._start, stop, self._own()))
+            common = self._template.encoded if self._attributes is None else self._common(self._attributes)
+            owns = self._events or self._status or self._links or self._name
+            recorder.take((common, ids, self._start, stop, self._own() if owns else b""))
 
     def get_span_context(self) -> SpanContext:
         """The ids that children and other processes refer to."""
@@ -157,15 +159,11 @@ class Span(trace.Span):
             "exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp
         )
 
-    def _common(self) -> bytes:
+    def _common(self, attributes: Mapping[str, Any]) -> bytes:
         template = self._template
-        if self._attributes is None:
-            return template.encoded
-        return _encode_template(template.name, template.kind, {**template.attributes, **self._attributes})
+        return _encode_template(template.name, template.kind, {**template.attributes, **attributes})
 
     def _own(self) -> bytes:
-        if not (self._events or self._status or self._links or self._name):
-            return b""
         message = trace_pb2.Span(name=self._name, events=self._events)
         if self._status is not None:
             # The API's UNSET, OK and ERROR have the numbers of OTLP's.

@@ -14,8 +14,9 @@ class Stage(Protocol):
     """One step around the handler. A failure is raised, best as a MeshError.
 
     A stage that has nothing to wait for is a plain function: it looks, and returns `proceed(request, call)`, so that
-    it costs no coroutine. One that wraps what follows is an `async def`, and awaits it.
+    it costs no coroutine. What it has to do at the call's end it leaves with `call.at_end`. One that looks at the
+    answer is an `async def`, and awaits it.
     """
 
-    def __call__(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         """Does its part, and goes on to `proceed(request, call)` unless the call ends here."""

@@ -1,15 +1,15 @@
 """Traces: one server span for each call, parts of the same trace from the edge to the last consumer."""
 
-import asyncio
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from opentelemetry import context as context_api
 from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -27,6 +27,9 @@ from chassis.tls import Certificates
 
 _propagator = TraceContextTextMapPropagator()
 _recorder = Recorder()
+
+# The API's key of the current span in a context.
+(_CURRENT_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _EXPORT_SECONDS = 5.0
@@ -176,26 +179,17 @@ class Telemetry:
         begins = contract.deployable and not contract.untraced
         self._start = _recorder.start if begins else _recorder.join
 
-    async def __call__(self, request: Any, call: Call, proceed: Proceed) -> Any:
-        started = self._start(self._template, call.metadata.get("traceparent", ""))
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
+        call.span = self._start(self._template, call.metadata.get("traceparent", ""))
         # Never detached: the context ends with the task, and the task with the call.
-        context_api.attach(trace.set_span_in_context(started))
-        metrics = self._metrics
-        metrics.in_flight += 1
-        begin = time.perf_counter()
-        code = grpc.StatusCode.CANCELLED
-        try:
-            answer = await proceed(request, call)
-            code = grpc.StatusCode.OK if call.failure is None else call.failure.code
-            return answer
-        except asyncio.CancelledError:
-            # The client is told by its own clock; here its deadline looks the same as a client that left.
-            if call.remaining() == 0:
-                code = grpc.StatusCode.DEADLINE_EXCEEDED
-            raise
-        finally:
-            metrics.in_flight -= 1
-            metrics.observe(code, time.perf_counter() - begin)
-            if code is not grpc.StatusCode.OK:
-                fail(started, code, fault=code in _SERVER_FAULTS)
-            started.end()
+        context_api.attach(Context({_CURRENT_SPAN: call.span}))
+        self._metrics.in_flight += 1
+        call.at_end(self._end)
+        return proceed(request, call)
+
+    def _end(self, call: Call) -> None:
+        self._metrics.in_flight -= 1
+        self._metrics.observe(call.code, time.perf_counter() - call.arrived)
+        if call.code is not grpc.StatusCode.OK:
+            fail(call.span, call.code, fault=call.code in _SERVER_FAULTS)
+        call.span.end()

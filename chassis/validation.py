@@ -33,11 +33,11 @@ class _Look:
         self._measures = self._limit < receive_limit
         self._has_rules = has_rules(contract.descriptor.input_type)
 
-    def at_one(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def at_one(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         self._at(request)
         return proceed(request, call)
 
-    def at_each(self, request: Any, call: Call, proceed: Proceed) -> Awaitable[Any]:
+    def at_each(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         return proceed(self._checked(request), call)
 
     async def _checked(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

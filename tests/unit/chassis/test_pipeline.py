@@ -42,7 +42,6 @@ def test_the_stages_stand_in_this_order() -> None:
     assert [step.name for step in pipeline.STEPS] == [
         "telemetry",
         "audit",
-        "errors",
         "admission",
         "deadline",
         "caller",
@@ -58,9 +57,9 @@ def test_every_stage_has_a_reason_for_its_place() -> None:
 
 
 def test_stages_that_an_rpc_does_not_need_are_left_out() -> None:
-    always = ["telemetry", "errors", "admission", "deadline", "caller", "validation"]
+    always = ["telemetry", "admission", "deadline", "caller", "validation"]
     assert names("Open") == always
-    assert names("Mine") == [*always[:5], "access", "validation"]
+    assert names("Mine") == [*always[:4], "access", "validation"]
     assert names("Cached") == [*always, "caching"]
     assert "audit" in names("Write")
 
