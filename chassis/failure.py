@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+
 import grpc
 
 from chassis.call import Call

@@ -8,7 +8,6 @@ Code that records spans knows only `opentelemetry.trace`.
 import collections
 import logging
 import random
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 from opentelemetry.trace import (
     Link,
@@ -32,47 +30,22 @@ from opentelemetry.trace import (
 from opentelemetry.util._decorator import _agnosticcontextmanager
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from chassis import otlp
+from chassis.otlp import Template
+
 logger = logging.getLogger(__name__)
 
 Export = Callable[[ExportTraceServiceRequest], None]
-# What is kept of a span until it is exported, as cheap for its call as can be: the encoding of what it has in common
-# with others, its ids (trace, span, parent), when it began and ended, and the encoding of what it has of its own.
-Ended = tuple[bytes, tuple[int, int, int], int, int, bytes]
 
-_BATCH = 1024
+# What a batch may have in bytes, well below the MiB that receivers take.
+_BATCH_BYTES = 512 * 1024
 _QUEUE = 16_384
 _PAUSE_SECONDS = 1.0
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_TRACE_STATE = TraceState()
-_NO_ATTRIBUTES: Mapping[str, Any] = {}
-
-
-# Field numbers and wire types of opentelemetry.proto.trace.v1.Span, before values whose width never changes.
-_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
-_ITEM = b"\x12"  # the field `spans` of ScopeSpans
-_START, _STOP = b"\x39", b"\x41"
-_FIXED = struct.Struct("<2s16s2s8scQcQ")
-
-_VALUE_FIELDS: Mapping[type, Any] = {
-    bool: "bool_value",
-    int: "int_value",
-    float: "double_value",
-    str: "string_value",
-    bytes: "bytes_value",
-}
-
-
-class Template:
-    """What all spans of one RPC have in common, encoded once."""
-
-    __slots__ = ("attributes", "encoded", "kind", "name")
-
-    def __init__(self, name: str, kind: SpanKind, attributes: Mapping[str, Any] = _NO_ATTRIBUTES) -> None:
-        self.name = name
-        self.kind = kind
-        self.attributes = attributes
-        self.encoded = _encode_template(name, kind, attributes)
+_NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
+_NO_PARENT = (b"", b"", False)
 
 
 class Span(trace.Span):
@@ -86,33 +59,37 @@ class Span(trace.Span):
     _status: Status | None = None
     _context: SpanContext | None = None
 
-    def __init__(self, recorder: "Recorder", template: Template, trace_id: int, parent_id: int) -> None:
+    def __init__(self, recorder: "Recorder", template: Template, trace_id: bytes, parent_id: bytes) -> None:
         self._recorder: Recorder | None = recorder
         self._template = template
         self.trace_id = trace_id
         self.parent_id = parent_id
-        self.span_id = random.getrandbits(64) or 1
+        self.span_id = random.getrandbits(64).to_bytes(8, "big")
         self._start = time.time_ns()
 
     def end(self, end_time: int | None = None) -> None:
         """Hands the span over for export."""
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
+            template, own = self._template, b""
+            if self._attributes is not None:
+                template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
+            if self._events or self._status or self._links or self._name:
+                own = otlp.own(self._name, self._events, self._status, self._links)
             stop = end_time or time.time_ns()
-            ids = (self.trace_id, self.span_id, self.parent_id)
-            common = self._template.encoded if self._attributes is None else self._common(self._attributes)
-            owns = self._events or self._status or self._links or self._name
-            recorder.take((common, ids, self._start, stop, self._own() if owns else b""))
+            recorder.take(
+                template.record(self.trace_id, self.span_id, self.parent_id, self._start, stop, own)
+            )
 
     def get_span_context(self) -> SpanContext:
         """The ids that children and other processes refer to."""
         if self._context is None:
-            self._context = SpanContext(self.trace_id, self.span_id, False, _SAMPLED, _NO_TRACE_STATE)
+            self._context = _span_context(self.trace_id, self.span_id, _SAMPLED)
         return self._context
 
     def traceparent(self) -> str:
         """The span as a W3C `traceparent` header."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-01"
+        return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-01"
 
     def is_recording(self) -> bool:
         """Whether the span has not ended."""
@@ -131,7 +108,7 @@ class Span(trace.Span):
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Notes that something happened."""
         event = trace_pb2.Span.Event(
-            name=name, time_unix_nano=timestamp or time.time_ns(), attributes=_encode(attributes or {})
+            name=name, time_unix_nano=timestamp or time.time_ns(), attributes=otlp.pairs(attributes or {})
         )
         self._events = [*(self._events or ()), event]
 
@@ -159,24 +136,6 @@ class Span(trace.Span):
             "exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp
         )
 
-    def _common(self, attributes: Mapping[str, Any]) -> bytes:
-        template = self._template
-        return _encode_template(template.name, template.kind, {**template.attributes, **attributes})
-
-    def _own(self) -> bytes:
-        message = trace_pb2.Span(name=self._name, events=self._events)
-        if self._status is not None:
-            # The API's UNSET, OK and ERROR have the numbers of OTLP's.
-            message.status.code = self._status.status_code.value  # type: ignore[assignment]
-            message.status.message = self._status.description or ""
-        for link in self._links:
-            message.links.add(
-                trace_id=link.context.trace_id.to_bytes(16, "big"),
-                span_id=link.context.span_id.to_bytes(8, "big"),
-                attributes=_encode(link.attributes or {}),
-            )
-        return message.SerializeToString()
-
 
 class Recorder(trace.TracerProvider, trace.Tracer):
     """Starts spans, and exports them from a thread of its own. What comes faster than it can be sent is dropped."""
@@ -186,12 +145,12 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         export: Export | None = None,
         *,
         ratio: float = 1.0,
-        resource: Mapping[str, str] = _NO_ATTRIBUTES,
+        resource: Mapping[str, str] | None = None,
     ) -> None:
         self._export = export
         self._bound = round(ratio * (1 << 64)) if export is not None else 0
-        self._resource = resource
-        self._queue: collections.deque[Ended] = collections.deque()
+        self._resource = resource or {}
+        self._queue: collections.deque[bytes] = collections.deque()
         self._wake = threading.Event()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
@@ -204,34 +163,34 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def start(self, template: Template, traceparent: str = "") -> trace.Span:
         """A span whose parent, if any, is in another process."""
-        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else (0, 0, False)
+        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else _NO_PARENT
         if not trace_id:
-            trace_id = random.getrandbits(128) or 1
-            sampled = trace_id & 0xFFFF_FFFF_FFFF_FFFF < self._bound
+            trace_id = _new_trace_id()
+            sampled = int.from_bytes(trace_id[8:], "big") < self._bound
         return self._span(template, trace_id, parent_id, sampled)
 
     def join(self, template: Template, traceparent: str = "") -> trace.Span:
         """A span below a parent in another process; without one it is not recorded."""
-        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else (0, 0, False)
-        return self._span(template, trace_id or random.getrandbits(128) or 1, parent_id, sampled)
+        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else _NO_PARENT
+        return self._span(template, trace_id or _new_trace_id(), parent_id, sampled)
 
-    def start_child(self, template: Template) -> trace.Span:
-        """A span below the current one, or at the root of a new trace."""
-        parent = trace.get_current_span()
+    def start_child(self, template: Template, parent: trace.Span | None = None) -> trace.Span:
+        """A span below another, the current one unless it is given, or at the root of a new trace."""
+        parent = parent or trace.get_current_span()
         if type(parent) is Span:
             return self._span(template, parent.trace_id, parent.span_id, True)
         context = parent.get_span_context()
         if not context.is_valid:
             return self.start(template)
-        return self._span(template, context.trace_id, context.span_id, context.trace_flags.sampled)
+        ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
+        return self._span(template, *ids, context.trace_flags.sampled)
 
-    def _span(self, template: Template, trace_id: int, parent_id: int, sampled: bool) -> trace.Span:
+    def _span(self, template: Template, trace_id: bytes, parent_id: bytes, sampled: bool) -> trace.Span:
         if sampled and self._export is not None:
             return Span(self, template, trace_id, parent_id)
         # It still names the trace, for logs and for whoever is called next.
-        flags = _SAMPLED if sampled else _UNSAMPLED
-        span_id = random.getrandbits(64) or 1
-        return NonRecordingSpan(SpanContext(trace_id, span_id, False, flags, _NO_TRACE_STATE))
+        span_id = random.getrandbits(64).to_bytes(8, "big")
+        return NonRecordingSpan(_span_context(trace_id, span_id, _SAMPLED if sampled else _UNSAMPLED))
 
     def start_span(
         self,
@@ -245,12 +204,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         set_status_on_exception: bool = True,
     ) -> trace.Span:
         """The OpenTelemetry API's way to start a span."""
-        template = Template(name, kind, attributes or _NO_ATTRIBUTES)
-        parent = trace.get_current_span(context).get_span_context()
-        if parent.is_valid:
-            span = self._span(template, parent.trace_id, parent.span_id, parent.trace_flags.sampled)
-        else:
-            span = self.start(template)
+        span = self.start_child(Template(name, kind, attributes), trace.get_current_span(context))
         if isinstance(span, Span):
             span._links = links or ()  # noqa: SLF001
             span._start = start_time or span._start  # noqa: SLF001
@@ -274,21 +228,27 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
             yield span
 
-    def take(self, span: Ended) -> None:
+    def take(self, record: bytes) -> None:
         """Queues an ended span."""
         if len(self._queue) < _QUEUE and not self._closed:
-            self._queue.append(span)
+            self._queue.append(record)
 
     def flush(self) -> None:
         """Exports what is queued."""
+        assert self._export is not None
         while self._queue:
-            count = min(len(self._queue), _BATCH)
-            request = self._request([self._queue.popleft() for _ in range(count)])
-            assert self._export is not None
+            records = list(self._batch())
             try:
-                self._export(request)
+                self._export(otlp.request(self._resource, records))
             except Exception as error:  # noqa: BLE001 (whatever it is, spans never hold anything up)
-                logger.debug("%d spans were lost: %s", count, error)
+                logger.debug("%d spans were lost: %s", len(records), error)
+
+    def _batch(self) -> Iterator[bytes]:
+        size = 0
+        while self._queue and size < _BATCH_BYTES:
+            record = self._queue.popleft()
+            size += len(record)
+            yield record
 
     def shutdown(self) -> None:
         """Exports the rest and stops."""
@@ -302,72 +262,26 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             self.flush()
         self.flush()
 
-    def _request(self, spans: Sequence[Ended]) -> ExportTraceServiceRequest:
-        request = ExportTraceServiceRequest()
-        resource_spans = request.resource_spans.add()
-        resource_spans.resource.attributes.extend(_encode(self._resource))
-        scope_spans = resource_spans.scope_spans.add()
-        scope_spans.scope.name = "protomesh"
-        # All at once: what is done for each span on its own is what a span costs.
-        scope_spans.MergeFromString(b"".join(map(_delimited, spans)))
-        return request
 
-
-def _delimited(ended: Ended) -> bytes:
-    """An ended span as an item of `ScopeSpans.spans`.
-
-    A message's encodings, one after the other, are the encoding of all their fields together: first the template's,
-    then that of the ids and times, then what this span has of its own.
-    """
-    common, (trace_id, span_id, parent_id), start, stop, own = ended
-    fixed = _FIXED.pack(
-        _TRACE_ID,
-        trace_id.to_bytes(16, "big"),
-        _SPAN_ID,
-        span_id.to_bytes(8, "big"),
-        _START,
-        start,
-        _STOP,
-        stop,
-    )
-    parent = _PARENT_ID + parent_id.to_bytes(8, "big") if parent_id else b""
-    length = len(common) + len(fixed) + len(parent) + len(own)
-    return b"".join((_ITEM, _varint(length), common, fixed, parent, own))
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _parse(traceparent: str) -> tuple[int, int, bool]:
-    """Trace id, span id and whether it is sampled, of a W3C `traceparent`; zeros when it is damaged."""
-    if len(traceparent) < 55 or traceparent[2] != "-" or traceparent[:2] == "ff":
-        return 0, 0, False
+def _parse(traceparent: str) -> tuple[bytes, bytes, bool]:
+    """Trace id, span id and whether it is sampled, of a W3C `traceparent`; the ids are empty when it is damaged."""
+    if len(traceparent) < 55 or traceparent[:2] == "ff":
+        return _NO_PARENT
     try:
-        trace_id, span_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
+        trace_id, span_id = bytes.fromhex(traceparent[3:35]), bytes.fromhex(traceparent[36:52])
         sampled = bool(int(traceparent[53:55], 16) & 1)
     except ValueError:
-        return 0, 0, False
-    return (trace_id, span_id, sampled) if trace_id and span_id else (0, 0, False)
+        return _NO_PARENT
+    # Blanks between digits are none to `fromhex`.
+    if len(trace_id) != 16 or len(span_id) != 8 or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return _NO_PARENT
+    return trace_id, span_id, sampled
 
 
-def _encode_template(name: str, kind: SpanKind, attributes: Mapping[str, Any]) -> bytes:
-    # The API counts kinds from INTERNAL = 0, OTLP from UNSPECIFIED = 0.
-    otlp_kind: Any = kind.value + 1
-    return trace_pb2.Span(name=name, kind=otlp_kind, attributes=_encode(attributes)).SerializeToString()
+def _new_trace_id() -> bytes:
+    return random.getrandbits(128).to_bytes(16, "big")
 
 
-def _encode(attributes: Mapping[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]
-
-
-def _value(value: Any) -> AnyValue:
-    if isinstance(value, list | tuple):
-        return AnyValue(array_value=ArrayValue(values=[_value(item) for item in value]))
-    field = _VALUE_FIELDS.get(type(value))
-    return AnyValue(**{field: value}) if field else AnyValue(string_value=str(value))
+def _span_context(trace_id: bytes, span_id: bytes, flags: TraceFlags) -> SpanContext:
+    ids = int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big")
+    return SpanContext(*ids, is_remote=False, trace_flags=flags, trace_state=_NO_TRACE_STATE)

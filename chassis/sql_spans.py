@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from chassis import telemetry
-from chassis.spans import Template
+from chassis.otlp import Template
 
 _LONGEST_TEXT = 2000
 

@@ -20,8 +20,9 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from chassis.call import Call
 from chassis.contract import MethodContract
 from chassis.metrics import RpcMetrics
+from chassis.otlp import Template
 from chassis.settings import Settings
-from chassis.spans import Recorder, Template
+from chassis.spans import Recorder
 from chassis.stage import Proceed
 from chassis.tls import Certificates
 

@@ -14,7 +14,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from chassis import errors, telemetry
-from chassis.spans import Recorder, Template
+from chassis.otlp import Template
+from chassis.spans import Recorder
 from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
