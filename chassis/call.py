@@ -1,8 +1,7 @@
 """The call that is being answered: who calls, under which contract, and how much time is left."""
 
-import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -72,41 +71,26 @@ NOBODY = Caller()
 class Call:
     """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
 
-    __slots__ = (
-        "_ends",
-        "_operation_id",
-        "arrived",
-        "caller",
-        "code",
-        "context",
-        "deadline",
-        "failure",
-        "headers",
-        "idempotency",
-        "metadata",
-        "method",
-        "span",
-    )
+    # Defaults of the class, since an attribute that is never set costs a call nothing.
+    caller = NOBODY
+    # On the clock of `time.monotonic`, which is the event loop's too; the deadline stage sets it.
+    deadline = float("inf")
+    # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
+    code = grpc.StatusCode.CANCELLED
+    failure: MeshError | None = None
+    # Initial metadata of the answer, sent with it.
+    headers: Sequence[tuple[str, str]] = ()
+    # The claim of the call's idempotency key; its stage hands it to the first unit of work.
+    idempotency: Any = None
+    span: Any = None
+    _operation_id = ""
 
     def __init__(self, method: MethodContract, metadata: Mapping[str, str], context: Any = None) -> None:
         self.method = method
         self.metadata = metadata
         self.context = context
-        # Seconds on the performance counter.
-        self.arrived = time.perf_counter()
-        self.caller = NOBODY
-        # On the event loop's clock; the deadline stage sets it.
-        self.deadline = float("inf")
-        # Initial metadata of the answer, sent with it.
-        self.headers: list[tuple[str, str]] = []
-        # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
-        self.code = grpc.StatusCode.CANCELLED
-        self.failure: MeshError | None = None
+        self.arrived = time.monotonic()
         self._ends: list[Callable[[Call], None]] = []
-        # The claim of the call's idempotency key; its stage hands it to the first unit of work.
-        self.idempotency: Any = None
-        self.span: Any = None
-        self._operation_id = ""
 
     @property
     def operation_id(self) -> str:
@@ -136,7 +120,7 @@ class Call:
         """Seconds to the deadline; never negative, infinite outside a served call."""
         if self.deadline == float("inf"):
             return self.deadline
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+        return max(0.0, self.deadline - time.monotonic())
 
     def at_end(self, finish: Callable[["Call"], None]) -> None:
         """Has `finish` run as soon as the call's outcome is known, whatever it is; what was added last runs first."""
@@ -150,7 +134,7 @@ class Call:
 
     def set_header(self, key: str, value: str) -> None:
         """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""
-        self.headers.append((key, value))
+        self.headers = (*self.headers, (key, value))
 
     def if_match(self) -> str:
         """The `if-match` header without quotes and weakness mark; "" when it was not sent."""

@@ -24,13 +24,12 @@ class Deadline:
         if asked is None or asked > self._timeout * _ROUNDED_UP:
             return self._limited(proceed, request, call)
         # gRPC itself cancels the call when its caller's time is up.
-        call.deadline = asyncio.get_running_loop().time() + min(asked, self._timeout)
+        call.deadline = call.arrived + min(asked, self._timeout)
         return proceed(request, call)
 
     async def _limited(self, proceed: Proceed, request: Any, call: Call) -> Any:
-        loop = asyncio.get_running_loop()
-        call.deadline = loop.time() + self._timeout
-        limit = _Limit(loop, call.deadline)
+        call.deadline = call.arrived + self._timeout
+        limit = _Limit(call.deadline)
         try:
             return await proceed(request, call)
         except asyncio.CancelledError:
@@ -46,12 +45,12 @@ class _Limit:
 
     __slots__ = ("_fired", "_task", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+    def __init__(self, when: float) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._fired = False
-        self._timer = loop.call_at(when, self._fire)
+        self._timer = asyncio.get_running_loop().call_at(when, self._fire)
 
     def _fire(self) -> None:
         self._fired = True

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -105,7 +105,8 @@ STEPS: Sequence[Step] = (
 )
 
 
-_metadata: ContextVar[dict[str, str]] = ContextVar("metadata")
+# Of the call that the task is for: gRPC reads them to find the handler, and would read them once more.
+metadata: ContextVar[dict[str, str]] = ContextVar("metadata")
 
 
 def stages_of(contract: MethodContract, parts: Parts) -> list[tuple[str, Stage]]:
@@ -161,7 +162,7 @@ def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], 
     answer_class = type(None) if contract.server_streaming else contract.response_class
 
     async def answer(request: Any, context: Any) -> Any:
-        call = Call(contract, _metadata.get(), context)
+        call = Call(contract, metadata.get(), context)
         current_call.set(call)
         try:
             try:
@@ -180,12 +181,17 @@ def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], 
         finally:
             _release(call)
 
-    return answer
+    return _Asynchronous(answer)
 
 
-def begin(metadata: Any) -> None:
-    """Keeps the metadata of a call in its task: gRPC reads it to find the handler, and would read it once more."""
-    _metadata.set(dict(metadata or ()))
+class _Asynchronous(partial[Any]):
+    """A handler that is seen to be asynchronous at first sight.
+
+    grpc.aio asks at every call whether its handler is one, and looks for an awaitable before it takes a function apart.
+    """
+
+    def __await__(self) -> NoReturn:
+        raise TypeError("A handler is called, and its answer awaited.")
 
 
 def _release(call: Call) -> None:
@@ -196,7 +202,7 @@ def _release(call: Call) -> None:
 
 async def _send_headers(call: Call) -> None:
     await call.context.send_initial_metadata(call.headers)
-    call.headers = []
+    call.headers = ()
 
 
 def _fail(call: Call, error: BaseException) -> None:

@@ -115,7 +115,7 @@ class _Handlers(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> "Handler | None":
         handler = self._handlers.get(handler_call_details.method)
         if handler is not None:
-            pipeline.begin(handler_call_details.invocation_metadata)
+            pipeline.metadata.set(dict(handler_call_details.invocation_metadata or ()))
         return handler
 
 

@@ -150,9 +150,10 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self._export = export
         self._bound = round(ratio * (1 << 64)) if export is not None else 0
         self._resource = resource or {}
-        self._queue: collections.deque[bytes] = collections.deque()
+        self._queue: collections.deque[bytes] = collections.deque(maxlen=_QUEUE)
+        # Queues an ended span, in the place of the oldest when there is no room.
+        self.take = self._queue.append
         self._wake = threading.Event()
-        self._closed = False
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         if export is not None:
             self._thread.start()
@@ -228,11 +229,6 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
             yield span
 
-    def take(self, record: bytes) -> None:
-        """Queues an ended span."""
-        if len(self._queue) < _QUEUE and not self._closed:
-            self._queue.append(record)
-
     def flush(self) -> None:
         """Exports what is queued."""
         assert self._export is not None
@@ -252,7 +248,6 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def shutdown(self) -> None:
         """Exports the rest and stops."""
-        self._closed = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(10)

@@ -190,7 +190,7 @@ class Telemetry:
 
     def _end(self, call: Call) -> None:
         self._metrics.in_flight -= 1
-        self._metrics.observe(call.code, time.perf_counter() - call.arrived)
+        self._metrics.observe(call.code, time.monotonic() - call.arrived)
         if call.code is not grpc.StatusCode.OK:
             fail(call.span, call.code, fault=call.code in _SERVER_FAULTS)
         call.span.end()

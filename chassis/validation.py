@@ -6,7 +6,6 @@ from typing import Any
 import protovalidate
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import Message
 
 from chassis.call import Call
 from chassis.contract import MethodContract
@@ -25,7 +24,7 @@ def stage(contract: MethodContract, receive_limit: int) -> Stage:
 
 
 class _Look:
-    """Form, size and rules of one message. InvalidArgument says what is wrong with which field."""
+    """Form, size and rules of one message. InvalidArgument VALIDATION_FAILED says what is wrong with which field."""
 
     def __init__(self, contract: MethodContract, receive_limit: int) -> None:
         self._limit = contract.max_request_bytes
@@ -51,15 +50,10 @@ class _Look:
         if self._measures and request.ByteSize() > self._limit:
             raise InvalidArgument("REQUEST_TOO_LARGE", f"The request is larger than {self._limit} bytes.")
         if self._has_rules:
-            validate(request)
-
-
-def validate(message: Message) -> None:
-    """InvalidArgument VALIDATION_FAILED when a message breaks its rules, with each field and what is wrong with it."""
-    try:
-        _validator.validate(message)
-    except protovalidate.ValidationError as error:
-        raise _invalid(error) from None
+            try:
+                _validator.validate(request)
+            except protovalidate.ValidationError as error:
+                raise _invalid(error) from None
 
 
 def _invalid(error: protovalidate.ValidationError) -> InvalidArgument:
