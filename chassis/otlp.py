@@ -44,10 +44,13 @@ class Template:
         self._root = _item(self._encoded, _ROOT.size)
         self._child = _item(self._encoded, _CHILD.size)
 
-    def record(
-        self, trace_id: bytes, span_id: bytes, parent_id: bytes, start: int, stop: int, own: bytes = b""
-    ) -> bytes:
-        """A span, as an item of `ScopeSpans.spans`. Ids of 16, 8, and 8 or no bytes, nanoseconds since 1970."""
+    def record(self, ids: tuple[bytes, bytes, bytes], start: int, stop: int, own: bytes = b"") -> bytes:
+        """A span, as an item of `ScopeSpans.spans`.
+
+        Ids of the trace (16 bytes), the span (8) and its parent (8 or none); nanoseconds since 1970; what it has of
+        its own.
+        """
+        trace_id, span_id, parent_id = ids
         if parent_id:
             parent = (_PARENT_ID, parent_id)
             packed = _CHILD.pack(_TRACE_ID, trace_id, _SPAN_ID, span_id, *parent, _START, start, _STOP, stop)

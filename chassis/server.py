@@ -71,7 +71,7 @@ class Server:
         # gRPC asks one after the other, so the RPCs that are called most come first.
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         generic = _GenericOnly(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)  # type: ignore[arg-type]
         known = (*self._names[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
             ReflectionServicer(known), generic

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -46,10 +46,21 @@ _UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_TRACE_STATE = TraceState()
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _NO_PARENT = (b"", b"", False)
+_TRACEPARENT = 55  # characters of version 00
+
+
+# Of the trace, the span, and its parent if it has one: 16, 8, and 8 or no bytes.
+Ids = tuple[bytes, bytes, bytes]
+# A span of this process, a `traceparent`, or the ids of a trace and of a parent.
+Parent: TypeAlias = "Span | str | tuple[bytes, bytes]"
 
 
 class Span(trace.Span):
-    """A span that is being recorded. Not for use by several threads at once."""
+    """A span that is being recorded. Not for use by several threads at once.
+
+    It keeps what it is told, and is worked out by the exporting thread: there many spans are, one after the other,
+    for a fraction of what the same work costs amid a call, where it finds every cache cold.
+    """
 
     # Defaults of the class, since most spans never set them.
     _name = ""
@@ -59,37 +70,51 @@ class Span(trace.Span):
     _status: Status | None = None
     _context: SpanContext | None = None
 
-    def __init__(self, recorder: "Recorder", template: Template, trace_id: bytes, parent_id: bytes) -> None:
+    _ids: Ids | None = None
+    _stop = 0
+
+    def __init__(self, recorder: "Recorder", template: Template, parent: Parent) -> None:
         self._recorder: Recorder | None = recorder
         self._template = template
-        self.trace_id = trace_id
-        self.parent_id = parent_id
-        self.span_id = random.getrandbits(64).to_bytes(8, "big")
+        self._parent = parent
         self._start = time.time_ns()
 
     def end(self, end_time: int | None = None) -> None:
         """Hands the span over for export."""
         recorder, self._recorder = self._recorder, None
         if recorder is not None:
-            template, own = self._template, b""
-            if self._attributes is not None:
-                template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
-            if self._events or self._status or self._links or self._name:
-                own = otlp.own(self._name, self._events, self._status, self._links)
-            stop = end_time or time.time_ns()
-            recorder.take(
-                template.record(self.trace_id, self.span_id, self.parent_id, self._start, stop, own)
-            )
+            self._stop = end_time or time.time_ns()
+            recorder.take(self)
+
+    @property
+    def ids(self) -> Ids:
+        """The ids of the trace, of the span, and of its parent. Most are first asked for by the export."""
+        if self._ids is None:
+            # It may be asked for by two threads at once; the first answer counts.
+            self.__dict__.setdefault("_ids", _ids_below(self._parent))
+        assert self._ids is not None
+        return self._ids
 
     def get_span_context(self) -> SpanContext:
         """The ids that children and other processes refer to."""
         if self._context is None:
-            self._context = _span_context(self.trace_id, self.span_id, _SAMPLED)
+            trace_id, span_id, _ = self.ids
+            self._context = _span_context(trace_id, span_id, _SAMPLED)
         return self._context
 
     def traceparent(self) -> str:
         """The span as a W3C `traceparent` header."""
-        return f"00-{self.trace_id.hex()}-{self.span_id.hex()}-01"
+        trace_id, span_id, _ = self.ids
+        return f"00-{trace_id.hex()}-{span_id.hex()}-01"
+
+    def record(self) -> bytes:
+        """The span as it is exported, once it has ended."""
+        template, own = self._template, b""
+        if self._attributes is not None:
+            template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
+        if self._events or self._status or self._links or self._name:
+            own = otlp.own(self._name, self._events, self._status, self._links)
+        return template.record(self.ids, self._start, self._stop, own)
 
     def is_recording(self) -> bool:
         """Whether the span has not ended."""
@@ -97,9 +122,8 @@ class Span(trace.Span):
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Sets attributes, over those of the template."""
-        if self._attributes is None:
-            self._attributes = {}
-        self._attributes.update(attributes)
+        if self.is_recording():
+            self._attributes = {**(self._attributes or {}), **attributes}
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Sets one attribute."""
@@ -150,7 +174,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         self._export = export
         self._bound = round(ratio * (1 << 64)) if export is not None else 0
         self._resource = resource or {}
-        self._queue: collections.deque[bytes] = collections.deque(maxlen=_QUEUE)
+        self._queue: collections.deque[Span] = collections.deque(maxlen=_QUEUE)
         # Queues an ended span, in the place of the oldest when there is no room.
         self.take = self._queue.append
         self._wake = threading.Event()
@@ -164,7 +188,9 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def start(self, template: Template, traceparent: str = "") -> trace.Span:
         """A span whose parent, if any, is in another process."""
-        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else _NO_PARENT
+        if self._export is not None and len(traceparent) == _TRACEPARENT and traceparent.endswith("-01"):
+            return Span(self, template, traceparent)
+        trace_id, parent_id, sampled = _parse(traceparent)
         if not trace_id:
             trace_id = _new_trace_id()
             sampled = int.from_bytes(trace_id[8:], "big") < self._bound
@@ -172,14 +198,14 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def join(self, template: Template, traceparent: str = "") -> trace.Span:
         """A span below a parent in another process; without one it is not recorded."""
-        trace_id, parent_id, sampled = _parse(traceparent) if traceparent else _NO_PARENT
+        trace_id, parent_id, sampled = _parse(traceparent)
         return self._span(template, trace_id or _new_trace_id(), parent_id, sampled)
 
     def start_child(self, template: Template, parent: trace.Span | None = None) -> trace.Span:
         """A span below another, the current one unless it is given, or at the root of a new trace."""
         parent = parent or trace.get_current_span()
         if type(parent) is Span:
-            return self._span(template, parent.trace_id, parent.span_id, True)
+            return Span(self, template, parent)
         context = parent.get_span_context()
         if not context.is_valid:
             return self.start(template)
@@ -188,10 +214,10 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def _span(self, template: Template, trace_id: bytes, parent_id: bytes, sampled: bool) -> trace.Span:
         if sampled and self._export is not None:
-            return Span(self, template, trace_id, parent_id)
+            return Span(self, template, (trace_id, parent_id))
         # It still names the trace, for logs and for whoever is called next.
-        span_id = random.getrandbits(64).to_bytes(8, "big")
-        return NonRecordingSpan(_span_context(trace_id, span_id, _SAMPLED if sampled else _UNSAMPLED))
+        flags = _SAMPLED if sampled else _UNSAMPLED
+        return NonRecordingSpan(_span_context(trace_id, _new_span_id(), flags))
 
     def start_span(
         self,
@@ -242,7 +268,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
     def _batch(self) -> Iterator[bytes]:
         size = 0
         while self._queue and size < _BATCH_BYTES:
-            record = self._queue.popleft()
+            record = self._queue.popleft().record()
             size += len(record)
             yield record
 
@@ -260,7 +286,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
 def _parse(traceparent: str) -> tuple[bytes, bytes, bool]:
     """Trace id, span id and whether it is sampled, of a W3C `traceparent`; the ids are empty when it is damaged."""
-    if len(traceparent) < 55 or traceparent[:2] == "ff":
+    if len(traceparent) < _TRACEPARENT or traceparent[:2] == "ff":
         return _NO_PARENT
     try:
         trace_id, span_id = bytes.fromhex(traceparent[3:35]), bytes.fromhex(traceparent[36:52])
@@ -271,6 +297,20 @@ def _parse(traceparent: str) -> tuple[bytes, bytes, bool]:
     if len(trace_id) != 16 or len(span_id) != 8 or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return _NO_PARENT
     return trace_id, span_id, sampled
+
+
+def _ids_below(parent: Parent) -> Ids:
+    if isinstance(parent, Span):
+        trace_id, parent_id, _ = parent.ids
+    elif isinstance(parent, str):
+        trace_id, parent_id, _ = _parse(parent)
+    else:
+        trace_id, parent_id = parent
+    return trace_id or _new_trace_id(), _new_span_id(), parent_id
+
+
+def _new_span_id() -> bytes:
+    return random.getrandbits(64).to_bytes(8, "big")
 
 
 def _new_trace_id() -> bytes:
