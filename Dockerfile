@@ -12,6 +12,8 @@ RUN useradd --uid 10001 --user-group --no-create-home protomesh \
  && install -d -o protomesh -g protomesh /var/lib/protomesh/certificates /var/lib/protomesh/edge
 WORKDIR /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/gen/python PYTHONUNBUFFERED=1
+# As chassis/process.py has it.
+ENV GRPC_EXPERIMENTS=-event_engine_listener GRPC_VERBOSITY=NONE
 COPY --from=build /opt/venv /opt/venv
 COPY gen/python gen/python
 COPY gen/descriptors gen/descriptors

@@ -15,7 +15,7 @@ import uvloop
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
-from chassis import contract, logs, metrics, pipeline, retention, telemetry
+from chassis import contract, logs, metrics, pipeline, process, retention, telemetry
 from chassis.admission import Admission
 from chassis.background import Worker, background, first
 from chassis.broker import Broker
@@ -202,6 +202,7 @@ def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> Non
     except pydantic.ValidationError as error:
         sys.exit("\n".join(f"{name}: {_sentence(problem)}" for problem in error.errors()))
     logs.set_up(name, values.log_level)
+    process.schedule_for_throughput()
     try:
         uvloop.run(_live(values, compose))
     except (StartError, ContractError, CertificateError, ListenError) as error:

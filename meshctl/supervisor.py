@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
+from chassis.process import ENVIRONMENT
 from meshctl import certificates, deployables, housekeeping, ports, services
 from meshctl.embedded import Parts
 from meshctl.failure import OperatorError
@@ -22,8 +23,6 @@ from meshctl.services import Wiring, Worker
 # Names every process that belongs to a data folder, whoever its parent is.
 MARK = "PROTOMESH_DATA"
 REACHED_SECONDS = 30.0
-# The gRPC core's own lines are no JSON, and would fill the log with every handshake that is refused.
-QUIET = {"GRPC_VERBOSITY": "ERROR"}
 # Options of `up` are no settings of a service; and from cached bytecode a service starts in half the time.
 NOT_PASSED_ON = VARIABLES | {"PYTHONDONTWRITEBYTECODE"}
 # The longest pause of another service's channel before it connects again to a worker that is back, and a little.
@@ -187,7 +186,7 @@ class Supervisor:
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         # Calls within the mesh never take the way of a proxy.
         direct = {"no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))}
-        return {**QUIET, **inherited, **direct, MARK: str(self.folder.root), **own}
+        return {**ENVIRONMENT, **inherited, **direct, MARK: str(self.folder.root), **own}
 
     async def _step(self, title: str, work: Coroutine[Any, Any, object]) -> None:
         began = time.monotonic()
