@@ -178,6 +178,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         # Queues an ended span, in the place of the oldest when there is no room.
         self.take = self._queue.append
         self._wake = threading.Event()
+        self._exporting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         if export is not None:
             self._thread.start()
@@ -257,13 +258,16 @@ class Recorder(trace.TracerProvider, trace.Tracer):
 
     def flush(self) -> None:
         """Exports what is queued."""
+        with self._exporting:
+            while self._queue:
+                self._send(list(self._batch()))
+
+    def _send(self, records: Sequence[bytes]) -> None:
         assert self._export is not None
-        while self._queue:
-            records = list(self._batch())
-            try:
-                self._export(otlp.request(self._resource, records))
-            except Exception as error:  # noqa: BLE001 (whatever it is, spans never hold anything up)
-                logger.debug("%d spans were lost: %s", len(records), error)
+        try:
+            self._export(otlp.request(self._resource, records))
+        except Exception as error:  # noqa: BLE001 (whatever it is, spans never hold anything up)
+            logger.debug("%d spans were lost: %s", len(records), error)
 
     def _batch(self) -> Iterator[bytes]:
         size = 0

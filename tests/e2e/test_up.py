@@ -14,6 +14,7 @@ import psutil
 import psycopg
 import pytest
 
+from chassis import process
 from meshctl import control
 from meshctl.ports import Ports
 from meshctl.running import RunningMesh
@@ -82,6 +83,14 @@ def test_status_shows_each_process_with_health_port_memory_and_uptime(detached: 
     for name in ("postgres", "nats", "valkey", "edge", "catalog-1", "identity-1", "ordering-1", "projects-1"):
         assert rows[name][1] == "healthy"
         assert "MiB" in rows[name]
+
+
+def test_a_service_runs_with_what_makes_grpc_fast(detached: Path) -> None:
+    states = control.ask(detached / "control", {"command": "status"})
+    catalog = psutil.Process(next(state["pid"] for state in states if state["name"] == "catalog-1"))
+    assert process.ENVIRONMENT.items() <= catalog.environ().items()
+    threads = {os.sched_getscheduler(thread.id) for thread in catalog.threads()}
+    assert threads == {os.SCHED_BATCH}
 
 
 def test_all_processes_together_take_less_than_1200_megabytes(detached: Path) -> None:

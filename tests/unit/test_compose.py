@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from chassis import process
 from meshctl import deployables
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,12 @@ def test_only_the_edge_is_published_and_only_to_this_machine(services: dict[str,
 def test_every_container_that_stays_says_whether_it_is_healthy(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert (name in ONE_SHOT) != ("healthcheck" in service), name
+
+
+def test_services_are_set_up_as_they_are_without_containers() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (given,) = (line for line in lines if line.startswith("ENV GRPC_"))
+    assert dict(pair.split("=", 1) for pair in given.split()[1:]) == process.ENVIRONMENT
 
 
 def test_compose_accepts_the_file() -> None:

@@ -180,6 +180,19 @@ def test_an_unserved_contract_is_said_in_one_sentence(certificate_directory: pat
     assert text == "scratch cannot start: No contract defines the service no.such.Service."
 
 
+async def test_no_method_is_registered_one_by_one(
+    certificate_directory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """grpc.aio waits on each registered method anew for every call."""
+    registered: list[str] = []
+    monkeypatch.setattr(
+        grpc.aio.Server, "add_registered_method_handlers", lambda _, name, __: registered.append(name)
+    )
+    async with running(certificate_directory) as stand:
+        assert (await method(stand.channel(), "Open")(Thing(text="x"))).text == "x"
+    assert registered == []
+
+
 async def test_without_certificates_no_workload_is_known() -> None:
     async with running(None) as stand:
         channel = stand.channel(tls_directory=None)

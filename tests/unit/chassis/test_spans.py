@@ -107,6 +107,78 @@ def test_a_span_ends_once() -> None:
     assert not span.is_recording()
 
 
+def test_what_is_said_of_a_span_after_its_end_is_not_recorded() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    span = recorder.start(Template("work", SpanKind.SERVER))
+    span.end()
+    span.set_attribute("late", True)
+    recorder.flush()
+    assert not taken.all[0].attributes
+
+
+def test_a_span_has_the_same_ids_whoever_asks_first() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    asked, exported = (recorder.start(Template("work", SpanKind.SERVER), PARENT) for _ in range(2))
+    before = asked.get_span_context().span_id
+    asked.end()
+    exported.end()
+    recorder.flush()
+    assert [int.from_bytes(span.span_id, "big") for span in taken.all] == [
+        before,
+        exported.get_span_context().span_id,
+    ]
+    assert {span.trace_id.hex() for span in taken.all} == {PARENT[3:35]}
+
+
+def test_a_child_belongs_to_a_parent_that_nobody_asked_for_its_ids() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    parent = recorder.start(Template("outer", SpanKind.SERVER), PARENT)
+    recorder.start_child(Template("inner", SpanKind.CLIENT), parent).end()
+    parent.end()
+    recorder.flush()
+    inner, outer = taken.all
+    assert (inner.trace_id, inner.parent_span_id) == (outer.trace_id, outer.span_id)
+    assert outer.parent_span_id.hex() == PARENT[36:52]
+
+
+def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
+    sizes, names = [], []
+
+    def take(request: ExportTraceServiceRequest) -> None:
+        sizes.append(request.ByteSize())
+        names.extend(span.name for span in request.resource_spans[0].scope_spans[0].spans)
+
+    recorder = Recorder(take)
+    expected = [f"work {number}" for number in range(1200)]
+    for name in expected:
+        span = recorder.start(Template(name, SpanKind.SERVER, {"statement": "x" * 2000}))
+        span.end()
+    recorder.shutdown()
+    assert sorted(names) == sorted(expected)
+    assert len(sizes) > 1
+    assert max(sizes) < 1 << 20
+
+
+def test_the_oldest_spans_make_room_for_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chassis.spans._PAUSE_SECONDS", 60)  # nothing is exported meanwhile
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    template = Template("work", SpanKind.SERVER)
+    first = recorder.start(template)
+    first.end()
+    first_id = first.get_span_context().span_id.to_bytes(8, "big")
+    for _ in range(20_000):
+        last = recorder.start(template)
+        last.end()
+    recorder.flush()
+    found = {span.span_id for span in taken.all}
+    assert first_id not in found
+    assert last.get_span_context().span_id.to_bytes(8, "big") in found
+
+
 def test_spans_that_cannot_be_sent_are_dropped() -> None:
     def refuse(_: ExportTraceServiceRequest) -> None:
         raise ConnectionError
