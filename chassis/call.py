@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from chassis.contract import MethodContract
-from chassis.errors import MeshError
+from chassis.errors import Aborted, MeshError
 from chassis.identifiers import uuid7
 
 EDGE = "edge"
@@ -136,9 +136,18 @@ class Call:
         """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""
         self.headers = (*self.headers, (key, value))
 
-    def if_match(self) -> str:
-        """The `if-match` header without quotes and weakness mark; "" when it was not sent."""
-        return self.metadata.get("if-match", "").removeprefix("W/").strip('"')
+    def set_etag(self, version: int) -> None:
+        """Adds the `etag` header of a resource that is at this version."""
+        self.set_header("etag", f'"{version}"')
+
+    def match_etag(self, version: int, etag: str = "") -> None:
+        """Lets a change pass that was made on this version, by the request's `etag` or the `if-match` header.
+
+        Aborted ETAG_MISMATCH otherwise. A caller who sent neither, or `*`, means whatever version there is.
+        """
+        meant = etag or self.metadata.get("if-match", "").removeprefix("W/").strip('"')
+        if meant not in ("", "*", str(version)):
+            raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

@@ -73,6 +73,12 @@ class Query:
         ]
 
 
+def containing(text: str) -> str:
+    """The LIKE pattern of whatever contains the text, no character of which is a wildcard; "" for no text."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%" if text else ""
+
+
 def _conversions(by_name: dict[str, _Conversion | None]) -> dict[str, _Conversion]:
     return {name: convert for name, convert in by_name.items() if convert is not None}
 

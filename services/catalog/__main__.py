@@ -10,7 +10,6 @@ from services.catalog.product_service import ProductService
 
 
 async def compose(service: Service) -> None:
-    """What the process serves and listens to."""
     service.serve("protomesh.catalog.v1.CategoryService", CategoryService(service.database))
     service.serve("protomesh.catalog.v1.ProductService", ProductService(service.database))
     service.serve("protomesh.catalog.v1.InventoryService", InventoryService(service.database))

@@ -59,7 +59,7 @@ class CategoryService:
         async with self._database.unit_of_work() as work:
             await repository.lock_category_tree(work)
             category = await repository.category(work, request.id)
-            category.expect(request.etag or call.if_match())
+            call.match_etag(category.version, request.etag)
             old_path, old_depth = category.path, category.depth
             parent_id = request.parent_id if request.HasField("parent_id") else str(category.parent_id or "")
             category.change(**convert.category_changes(request))

@@ -1,11 +1,9 @@
 """Rows and entities ↔ messages."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.catalog.v1.category_pb2 import Category
 from protomesh.catalog.v1.category_service_pb2 import CategoryNode, CategoryTree, UpdateCategoryRequest
 from protomesh.catalog.v1.inventory_service_pb2 import ProductPrice, Reservation, Stock, StockLine
@@ -13,6 +11,7 @@ from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
 from protomesh.type.v1.money_pb2 import Money
 
+from chassis.timestamps import timestamp
 from services.catalog.model import ReservationStatus, normal_sku
 from services.catalog.stock_repository import Lines
 
@@ -34,8 +33,8 @@ def product_message(product: Any, available: int) -> Product:
         in_stock=available > 0,
         image_urls=product.image_urls,
         etag=str(product.version),
-        created_at=product.created_at,
-        updated_at=product.updated_at,
+        created_at=timestamp(product.created_at),
+        updated_at=timestamp(product.updated_at),
     )
 
 
@@ -67,13 +66,6 @@ def product_changes(request: UpdateProductRequest) -> dict[str, Any]:
     return changes
 
 
-def timestamp(moment: datetime) -> Timestamp:
-    """A moment."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
-
-
 def category_message(category: Any) -> Category:
     """A category, from a row or an entity."""
     return Category(
@@ -85,8 +77,8 @@ def category_message(category: Any) -> Category:
         path=category.path,
         depth=category.depth,
         etag=str(category.version),
-        created_at=category.created_at,
-        updated_at=category.updated_at,
+        created_at=timestamp(category.created_at),
+        updated_at=timestamp(category.updated_at),
     )
 
 

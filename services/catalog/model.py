@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Computed, DateTime, ForeignKey, Text
@@ -12,7 +12,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from chassis.database import metadata
-from chassis.errors import Aborted, FailedPrecondition
+from chassis.errors import FailedPrecondition
+from chassis.versioned import Versioned
 
 MAXIMUM_DEPTH = 8
 
@@ -43,27 +44,6 @@ class ReservationStatus(enum.StrEnum):
 def normal_sku(sku: str) -> str:
     """The one spelling of a SKU that is kept and looked up: `" 85123a"` and `"85123A"` are one product."""
     return " ".join(sku.split()).upper()
-
-
-class Versioned:
-    """A row whose every change moves its version on; a change that was made on an old version fails."""
-
-    version: Mapped[int]
-    updated_at: Mapped[datetime]
-
-    def expect(self, etag: str) -> None:
-        """Aborts when the row is not the one that the caller read; an empty etag expects nothing."""
-        if etag and etag != str(self.version):
-            raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")
-
-    def change(self, **values: Any) -> bool:
-        """Sets what differs; whether anything did."""
-        different = {name: value for name, value in values.items() if getattr(self, name) != value}
-        for name, value in different.items():
-            setattr(self, name, value)
-        if different:
-            self.updated_at = datetime.now(UTC)
-        return bool(different)
 
 
 class Category(Versioned, Model):

@@ -23,6 +23,7 @@ from protomesh.catalog.v1.product_service_pb2 import (
 from chassis.call import Call
 from chassis.database import Database
 from chassis.pagination import Page
+from chassis.timestamps import timestamp
 from services.catalog import convert, product_import, repository, stock_repository
 from services.catalog.model import Product, ProductStatus, normal_sku
 
@@ -73,7 +74,7 @@ class ProductService:
     async def UpdateProduct(self, request: UpdateProductRequest, call: Call) -> product_pb2.Product:
         async with self._database.unit_of_work() as work:
             product, available = await repository.lock_product(work, request.id)
-            product.expect(request.etag or call.if_match())
+            call.match_etag(product.version, request.etag)
             changed = product.change(**convert.product_changes(request))
             await repository.save_product(work, product)
             answer = convert.product_message(product, available)
@@ -84,12 +85,10 @@ class ProductService:
     async def ArchiveProduct(self, request: ArchiveProductRequest, call: Call) -> product_pb2.Product:
         async with self._database.unit_of_work() as work:
             product, available = await repository.lock_product(work, request.id)
-            product.expect(request.etag or call.if_match())
+            call.match_etag(product.version, request.etag)
             if product.change(status=ProductStatus.ARCHIVED.value):
                 await repository.save_product(work, product)
-                event = ProductArchived(
-                    product_id=str(product.id), archived_at=convert.timestamp(product.updated_at)
-                )
+                event = ProductArchived(product_id=str(product.id), archived_at=timestamp(product.updated_at))
                 work.publish(event, version=product.version)
             return work.answer(convert.product_message(product, available))
 

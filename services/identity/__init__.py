@@ -1,1 +1,1 @@
-"""Who somebody is, and what they may do: users, credentials, sessions, roles and signing keys."""
+"""Users, credentials, sessions, roles and signing keys."""

@@ -1,4 +1,4 @@
-"""Composition root of identity."""
+"""Starts identity."""
 
 from chassis.service import Service, run
 from services.identity import bootstrap, expiry
@@ -13,7 +13,6 @@ from services.identity.user_service import UserService
 
 
 async def compose(service: Service) -> None:
-    """Wires identity together."""
     settings, database = service.settings, service.database
     assert isinstance(settings, IdentitySettings)
     passwords = Passwords(settings.password_threads, LoginLimits.of(settings))

@@ -1,10 +1,8 @@
 """Rows and entities to messages."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.identity.v1.auth_service_pb2 import JsonWebKey, JsonWebKeySet, RegisteredUser, SigningKey
 from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked, UserRegistered
 from protomesh.identity.v1.role_service_pb2 import Role
@@ -13,6 +11,7 @@ from protomesh.identity.v1.user_pb2 import User as UserMessage
 
 from chassis import contract
 from chassis.reads import Row
+from chassis.timestamps import timestamp
 from services.identity.model import User, now
 from services.identity.signing_keys import Key
 
@@ -27,23 +26,23 @@ def registered_user(user: User) -> RegisteredUser:
 
 def user_message(user: User | Row) -> UserMessage:
     """A user as the user sees it."""
-    return UserMessage(
-        id=str(user.id),
-        username=user.username,
-        email=user.email,
-        first_name=user.first_name,
-        last_name=user.last_name,
-    )
+    return UserMessage(**_profile(user))
+
+
+def _profile(user: User | Row) -> dict[str, str]:
+    return {
+        "id": str(user.id),
+        "username": user.username,
+        "email": user.email,
+        "first_name": user.first_name,
+        "last_name": user.last_name,
+    }
 
 
 def account_message(user: User | Row) -> Account:
     """A user as an administrator sees it."""
     return Account(
-        id=str(user.id),
-        username=user.username,
-        email=user.email,
-        first_name=user.first_name,
-        last_name=user.last_name,
+        **_profile(user),
         role=Account.Role.Value(user.role),
         disabled=user.disabled_at is not None,
         created_at=timestamp(user.created_at),
@@ -54,11 +53,7 @@ def account_message(user: User | Row) -> Account:
 def current_user(user: Row) -> CurrentUser:
     """A user as the user sees it, with what it may do."""
     return CurrentUser(
-        id=str(user.id),
-        username=user.username,
-        email=user.email,
-        first_name=user.first_name,
-        last_name=user.last_name,
+        **_profile(user),
         role=Account.Role.Value(user.role),
         permissions=sorted(contract.permissions_of(user.role)),
         created_at=timestamp(user.created_at),
@@ -99,10 +94,3 @@ def sessions_revoked(user_id: UUID, session_ids: Sequence[UUID]) -> Iterator[Ses
     for start in range(0, len(session_ids), SESSIONS_IN_AN_EVENT):
         some = map(str, session_ids[start : start + SESSIONS_IN_AN_EVENT])
         yield SessionsRevoked(user_id=str(user_id), session_ids=some, revoked_at=revoked_at)
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """A moment as contracts have it."""
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from chassis.database import metadata
 from chassis.identifiers import uuid7
+from chassis.versioned import Versioned
 from services.identity.settings import REFRESH_TOKEN_LIFE, SESSION_LIFE
 
 ADMIN, STAFF, CUSTOMER, SERVICE = ROLES = ("admin", "staff", "customer", "service")
@@ -36,7 +37,7 @@ def normal_email(email: str) -> str:
     return email.strip().lower()
 
 
-class User(Model):
+class User(Versioned, Model):
     """A person, or a machine, that can sign in."""
 
     __tablename__ = "users"
@@ -57,7 +58,6 @@ class User(Model):
     updated_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
 
-    # Every change moves the version on, and a change that was made on an old one fails.
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
@@ -82,15 +82,6 @@ class User(Model):
     def disabled(self) -> bool:
         """Whether nobody can sign in."""
         return self.disabled_at is not None
-
-    def change(self, **values: Any) -> bool:
-        """Sets what differs; whether anything did."""
-        different = {name: value for name, value in values.items() if getattr(self, name) != value}
-        for name, value in different.items():
-            setattr(self, name, value)
-        if different:
-            self.updated_at = now()
-        return bool(different)
 
 
 class Session(Model):

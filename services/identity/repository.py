@@ -12,11 +12,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.errors import AlreadyExists, NotFound
 from chassis.pagination import Listing
-from chassis.reads import Query, Row
+from chassis.reads import Query
 from chassis.unit_of_work import UnitOfWork
 from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, User, now
-
-__all__ = ["Row"]
 
 _Columns = Sequence[InstrumentedAttribute[Any]]
 _PROFILE: _Columns = (User.id, User.username, User.email, User.first_name, User.last_name, User.version)
@@ -67,12 +65,6 @@ def unique_names() -> Iterator[None]:
         if constraint in _TAKEN:
             raise AlreadyExists(*_TAKEN[constraint]) from None
         raise
-
-
-def containing(text: str) -> str:
-    """The LIKE pattern for whatever holds this text."""
-    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return f"%{escaped}%"
 
 
 async def lock_user(work: UnitOfWork, id: UUID) -> User:

@@ -16,6 +16,7 @@ from joserfc.jwk import ECKey
 
 from chassis.database import Database
 from chassis.identifiers import uuid7
+from chassis.reads import Row
 from services.identity import repository
 from services.identity.model import SigningKey, now
 from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings
@@ -125,7 +126,7 @@ class KeyRing:
         known = {key.kid: key for key in self._keys}
         self._keys = [known.get(str(row.id)) or self._read(row) for row in rows]
 
-    def _read(self, row: repository.Row) -> Key:
+    def _read(self, row: Row) -> Key:
         private = ECKey.import_key(self._decrypt(row.id, bytes(row.private_key)))
         return Key(str(row.id), private, row.public_key, row.signs_from)
 

@@ -18,10 +18,9 @@ from protomesh.identity.v1.user_service_pb2 import (
 
 from chassis.call import Call
 from chassis.database import Database
-from chassis.errors import Aborted
-from chassis.reads import Row
+from chassis.reads import containing
 from services.identity import administration, convert, repository, sessions
-from services.identity.model import User, normal_email, now
+from services.identity.model import normal_email, now
 from services.identity.passwords import Passwords, password_incorrect
 
 READ, WRITE = "identity.users.read", "identity.users.write"
@@ -38,7 +37,7 @@ class UserService:
         row = await self._database.one(repository.ACCOUNT, id=UUID(call.caller.user_id))
         if row is None:
             raise repository.user_not_found()
-        _set_etag(call, row)
+        call.set_etag(row.version)
         return convert.current_user(row)
 
     async def GetUser(self, request: GetUserRequest, call: Call) -> UserMessage:
@@ -48,7 +47,7 @@ class UserService:
         )
         if row is None:
             raise repository.user_not_found()
-        _set_etag(call, row)
+        call.set_etag(row.version)
         return convert.user_message(row)
 
     async def UpdateUser(self, request: UpdateUserRequest, call: Call) -> UserMessage:
@@ -61,9 +60,9 @@ class UserService:
             async with self._database.unit_of_work() as work:
                 user = await repository.lock_user(work, user_id)
                 administration.require_right_over(user, call.caller)
-                _match_etag(call, user)
+                call.match_etag(user.version)
                 user.change(**changes)
-        _set_etag(call, user)
+        call.set_etag(user.version)
         return convert.user_message(user)
 
     async def _confirm_email(self, email: str | None, request: UpdateUserRequest, call: Call) -> None:
@@ -82,7 +81,7 @@ class UserService:
         if request.role:
             filters["role"] = Account.Role.Name(request.role)
         if request.search:
-            filters["search"] = repository.containing(request.search)
+            filters["search"] = containing(request.search)
         page = await repository.ACCOUNTS.fetch(self._database, request, filters=filters)
         return ListUsersResponse(data=map(convert.account_message, page.rows), meta=page.meta)
 
@@ -117,13 +116,3 @@ def _changes(request: UpdateUserRequest) -> dict[str, str]:
     if "email" in changes:
         changes["email"] = normal_email(changes["email"])
     return changes
-
-
-def _set_etag(call: Call, user: User | Row) -> None:
-    call.set_header("etag", f'"{user.version}"')
-
-
-def _match_etag(call: Call, user: User) -> None:
-    wanted = call.if_match()
-    if wanted not in ("", "*", str(user.version)):
-        raise Aborted("ETAG_MISMATCH", "The user was changed by somebody else since it was read.")

@@ -1,0 +1,1 @@
+"""The operator's eyes: a window of recent traces."""

@@ -1,1 +1,1 @@
-"""Ordering: takes orders and brings each to an end."""
+"""Orders: placed, followed, and brought to an end."""

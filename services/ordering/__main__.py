@@ -11,7 +11,7 @@ from services.ordering.placement import Placement
 async def compose(service: Service) -> None:
     inventory = InventoryServiceStub(service.mesh)
     placement = Placement(service.database, inventory, at_once=service.settings.database_pool_size)
-    changes = Changes(service.settings.database_url)
+    changes = Changes(service.database)
     service.serve("protomesh.ordering.v1.OrderService", OrderService(service.database, placement, changes))
     service.background(placement.recover)
     service.background(changes.listen)

@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 
 from chassis.call import Call
+from chassis.database import Database
 
 CHANNEL = "order_changed"
 # A notification is lost while the connection is down: whoever waits looks for himself this often.
@@ -20,8 +21,8 @@ _MARGIN_SECONDS = 1.0
 class Changes:
     """One connection of the process that listens, and the watchers that it wakes."""
 
-    def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     async def listen(self) -> None:
@@ -33,10 +34,7 @@ class Changes:
                 await asyncio.sleep(1.0)
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
-            self._database_url, autocommit=True, application_name="ordering-changes"
-        )
-        async with connection:
+        async with await self._database.connect() as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             async for notification in connection.notifies():
                 for changed in self._watchers.get(notification.payload, ()):

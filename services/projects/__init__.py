@@ -1,1 +1,1 @@
-"""Projects: work that some people do together, and who takes part."""
+"""Projects and their members."""

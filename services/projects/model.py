@@ -9,7 +9,8 @@ from sqlalchemy import DateTime, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from chassis.database import metadata
-from chassis.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from chassis.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from chassis.versioned import Versioned
 
 
 class Model(DeclarativeBase):
@@ -45,7 +46,7 @@ class ProjectMember(Model):
     joined_at: Mapped[datetime]
 
 
-class Project(Model):
+class Project(Versioned, Model):
     """A project with its members. Its version counts its changes and is its ETag."""
 
     __tablename__ = "projects"
@@ -72,17 +73,6 @@ class Project(Model):
         project.created_at = project.updated_at = now
         project.members = [ProjectMember(user_id=creator_id, role=Role.OWNER.value, joined_at=now)]
         return project
-
-    def expect(self, etag: str) -> None:
-        """Lets the version pass that the caller read; an empty etag is any. Raises Aborted ETAG_MISMATCH."""
-        if etag not in ("", "*", str(self.version)):
-            raise Aborted("ETAG_MISMATCH", "The project was changed by somebody else since you read it.")
-
-    def change(self, **values: str) -> None:
-        """Sets name, description or status; what is not given stays."""
-        for field, value in values.items():
-            setattr(self, field, value)
-        self.updated_at = datetime.now(UTC)
 
     def has_member(self, user_id: UUID) -> bool:
         return any(member.user_id == user_id for member in self.members)

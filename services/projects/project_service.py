@@ -24,7 +24,7 @@ from protomesh.projects.v1.project_service_pb2 import (
 from chassis.call import Call
 from chassis.database import Database
 from chassis.errors import NotFound
-from chassis.reads import Row
+from chassis.reads import containing
 from services.projects import convert, repository
 from services.projects.model import Project, Role, Status
 
@@ -45,7 +45,7 @@ class ProjectService:
             request,
             filters={
                 "status": convert.status_name(request.status),
-                "pattern": convert.pattern(request.search),
+                "pattern": containing(request.search),
             },
             scope={"caller_id": UUID(call.caller.user_id)},
         )
@@ -58,27 +58,30 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             work.add(project)
             answer = work.answer(convert.project_message(project))
-        return _tagged(answer, project, call)
+        call.set_etag(project.version)
+        return answer
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
         project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
-        return _tagged(convert.project_message(project), project, call)
+        call.set_etag(project.version)
+        return convert.project_message(project)
 
     async def UpdateProject(self, request: UpdateProjectRequest, call: Call) -> project_pb2.Project:
         caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            project.expect(call.if_match())
+            call.match_etag(project.version)
             project.change(**convert.changes(request))
-        return _tagged(convert.project_message(project), project, call)
+        call.set_etag(project.version)
+        return convert.project_message(project)
 
     async def DeleteProject(self, request: DeleteProjectRequest, call: Call) -> Empty:
         caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            project.expect(call.if_match())
+            call.match_etag(project.version)
             await work.session.delete(project)
         return Empty()
 
@@ -121,9 +124,3 @@ class ProjectService:
     async def _is_user(self, user_id: str) -> bool:
         users = (await self._users.BatchGetUsers(BatchGetUsersRequest(user_ids=[user_id]))).users
         return bool(users) and not users[0].disabled
-
-
-def _tagged(message: project_pb2.Project, project: Project | Row, call: Call) -> project_pb2.Project:
-    """The message, which has no place for its version, with the version in the answer's header."""
-    call.set_header("etag", f'"{project.version}"')
-    return message

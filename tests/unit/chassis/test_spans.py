@@ -145,7 +145,8 @@ def test_a_child_belongs_to_a_parent_that_nobody_asked_for_its_ids() -> None:
 
 
 def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
-    sizes, names = [], []
+    sizes: list[int] = []
+    names: list[str] = []
 
     def take(request: ExportTraceServiceRequest) -> None:
         sizes.append(request.ByteSize())

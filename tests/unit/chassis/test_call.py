@@ -1,0 +1,55 @@
+"""What a handler does with its call: versions and moments."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chassis import contract
+from chassis.call import Call
+from chassis.errors import Aborted
+from chassis.timestamps import timestamp
+from tests.unit.chassis.stand import SERVICE
+
+
+def call(**metadata: str) -> Call:
+    method = contract.method_at(f"/{SERVICE}/Write")
+    return Call(method, {name.replace("_", "-"): value for name, value in metadata.items()})
+
+
+@pytest.mark.parametrize("sent", ["", "*", '"7"', 'W/"7"', "7"])
+def test_a_change_of_the_version_that_was_read_passes(sent: str) -> None:
+    call(if_match=sent).match_etag(7)
+
+
+@pytest.mark.parametrize("sent", ['"6"', '"77"', "seven"])
+def test_a_change_of_another_version_is_refused(sent: str) -> None:
+    with pytest.raises(Aborted, match="ETAG_MISMATCH"):
+        call(if_match=sent).match_etag(7)
+
+
+def test_the_request_s_own_etag_counts_before_the_header() -> None:
+    call(if_match='"6"').match_etag(7, "7")
+    with pytest.raises(Aborted, match="ETAG_MISMATCH"):
+        call(if_match='"7"').match_etag(7, "6")
+
+
+def test_an_etag_is_sent_in_quotes() -> None:
+    answering = call()
+    answering.set_etag(7)
+    assert list(answering.headers) == [("etag", '"7"')]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 11, 21, 4, 5, 6, 789_012, UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+        datetime(2026, 7, 1, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_a_moment_is_sent_to_the_microsecond(moment: datetime) -> None:
+    expected: Any = Timestamp()
+    expected.FromDatetime(moment)
+    assert timestamp(moment) == expected
