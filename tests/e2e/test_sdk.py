@@ -139,6 +139,20 @@ async def test_a_read_is_repeated_when_its_server_is_unavailable(consume: Consum
     assert attempts == [ID, ID]
 
 
+async def test_a_call_has_the_time_that_its_contract_allows(consume: Consume, stand: EdgeStand) -> None:
+    left = []
+
+    async def timed(_: Any, context: Context) -> Message:
+        left.append(context.time_remaining())
+        return contract.method_at(PLACE_ORDER).response_class()
+
+    stand.upstream.answers[PLACE_ORDER] = timed
+    assert await consume("one_call", stand.url, "place", ID, stand.token()) == "ok"
+    allowed = contract.method_at(PLACE_ORDER).timeout
+    # gRPC rounds up what it sends, by up to one in a hundred.
+    assert allowed - 2 < left[0] <= allowed * 1.01
+
+
 async def test_an_order_that_is_repeated_keeps_its_idempotency_key(
     consume: Consume, stand: EdgeStand
 ) -> None:

@@ -25,7 +25,7 @@ from protomesh.projects.v1.project_service_pb2_grpc import ProjectServiceStub
 
 from protomesh_sdk import endpoint
 from protomesh_sdk.errors import Unauthenticated, from_call
-from protomesh_sdk.interceptors import wants_token, with_key, with_token
+from protomesh_sdk.interceptors import wants_token, with_key, with_timeout, with_token
 from protomesh_sdk.session import MARGIN_SECONDS
 
 Token = Callable[[], Awaitable[str]]
@@ -107,7 +107,7 @@ class AsyncCatalog:
 
 
 class _Prepared:
-    """Gives a call what its contract asks of it: a token, an idempotency key."""
+    """Gives a call what its contract says of it: a token, an idempotency key, a timeout."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
@@ -115,7 +115,7 @@ class _Prepared:
     async def prepare(self, details: Any) -> Any:
         if wants_token(details):
             details = with_token(details, await self._token())
-        return with_key(details)
+        return with_timeout(with_key(details))
 
 
 class _UnaryCalls(_Prepared, aio.UnaryUnaryClientInterceptor):

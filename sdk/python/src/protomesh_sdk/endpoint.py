@@ -28,7 +28,7 @@ def at(url: str, root_certificates: bytes | None) -> Endpoint:
 
 
 def options() -> list[tuple[str, Any]]:
-    """Channel options: the contracts' timeouts and retries, and pings that find a dead connection."""
+    """Channel options: the contracts' retries, and pings that find a dead connection."""
     return [
         ("grpc.service_config", contract.service_config()),
         ("grpc.keepalive_time_ms", 60_000),

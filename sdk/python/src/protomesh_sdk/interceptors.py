@@ -57,6 +57,13 @@ def wants_token(details: grpc.ClientCallDetails) -> bool:
     return not contract.is_public(_text(details.method)) and not _has(details, "authorization")
 
 
+def with_timeout(details: grpc.ClientCallDetails) -> Any:
+    """The details with the contract's timeout, unless the call brings its own."""
+    if details.timeout is not None:
+        return details
+    return _with(details, timeout=contract.timeout(_text(details.method)))
+
+
 def with_key(details: grpc.ClientCallDetails) -> Any:
     """The details with a fresh idempotency key, where the contract takes one and the call brings none of its own."""
     if not contract.takes_key(_text(details.method)) or _has(details, "idempotency-key"):
@@ -67,6 +74,13 @@ def with_key(details: grpc.ClientCallDetails) -> Any:
 def with_token(details: grpc.ClientCallDetails, token: str) -> Any:
     """The details with an access token; as they are without one."""
     return _with(details, ("authorization", f"Bearer {token}")) if token else details
+
+
+class Timeouts(_Intercepted):
+    """Gives a call the time that its contract allows, unless it brings its own."""
+
+    def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
+        return continuation(with_timeout(details), request)
 
 
 class Credentials(_Intercepted):
@@ -123,10 +137,10 @@ def _has(details: grpc.ClientCallDetails, key: str) -> bool:
     return any(name.lower() == key for name, _ in details.metadata or ())
 
 
-def _with(details: grpc.ClientCallDetails, *pairs: tuple[str, str]) -> Any:
+def _with(details: grpc.ClientCallDetails, *pairs: tuple[str, str], timeout: float | None = None) -> Any:
     return Details(
         details.method,
-        details.timeout,
+        details.timeout if timeout is None else timeout,
         [*(details.metadata or ()), *pairs],
         details.credentials,
         details.wait_for_ready,

@@ -15,7 +15,7 @@ from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 from protomesh.projects.v1.project_service_pb2_grpc import ProjectServiceStub
 
 from protomesh_sdk import endpoint
-from protomesh_sdk.interceptors import Credentials, Errors, IdempotencyKeys
+from protomesh_sdk.interceptors import Credentials, Errors, IdempotencyKeys, Timeouts
 from protomesh_sdk.session import Session
 
 
@@ -50,7 +50,7 @@ class Mesh:
         `root_certificates` (PEM) replaces the system's, for https. Nothing is sent before the first call.
         """
         self._channel = _channel(url, root_certificates)
-        plain = grpc.intercept_channel(self._channel, Errors())
+        plain = grpc.intercept_channel(self._channel, Timeouts(), Errors())
         self.session = Session(AuthServiceStub(plain))
         channel = grpc.intercept_channel(plain, IdempotencyKeys(), Credentials(self.session.access_token))
         self.identity = Identity(channel)
