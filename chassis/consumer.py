@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Gauge
 
-from chassis import dead_letters, telemetry
+from chassis import dead_letters, logs, telemetry
 from chassis.broker import Broker
 from chassis.cancellation import checkpoint
 from chassis.database import Database
@@ -220,7 +220,7 @@ class Consumer:
         }
 
     async def _failed(self, delivery: Delivery, attempt: int, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"
+        text = logs.clean(f"{type(error).__name__}: {error}")
         logger.warning("%s failed at %s, attempt %d", self._name, delivery.event_id, attempt, exc_info=error)
         await self._record(delivery, attempt, text)
         if attempt >= self._policy.attempts:

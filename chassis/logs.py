@@ -55,7 +55,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "message": _clean_text(_message_of(record)),
+            "message": clean(_message_of(record)),
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -64,7 +64,7 @@ class JsonFormatter(logging.Formatter):
             name: _clean(name, value) for name, value in vars(record).items() if name not in _RECORD_FIELDS
         }
         if record.exc_info:
-            line["exception"] = _clean_text(self.formatException(record.exc_info))
+            line["exception"] = clean(self.formatException(record.exc_info))
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
@@ -84,10 +84,11 @@ def _clean(name: str, value: Any) -> Any:
         return {str(key): _clean(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(name, inner) for inner in value]
-    return _clean_text(value) if isinstance(value, str) else value
+    return clean(value) if isinstance(value, str) else value
 
 
-def _clean_text(text: str) -> str:
+def clean(text: str) -> str:
+    """A text without passwords, tokens, and the rows that errors of PostgreSQL quote."""
     return _SECRET_TEXT.sub(
         lambda found: (found["scheme"] or found["bearer"] or found["detail"] or "") + REDACTED,
         text,

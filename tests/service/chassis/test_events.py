@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 from protomesh.type.v1.money_pb2 import Money
+from sqlalchemy import text
 
 from chassis import dead_letters, retention, telemetry
 from chassis.broker import Broker
@@ -235,6 +236,30 @@ async def test_a_replayed_dead_letter_reaches_only_the_consumer_that_gave_it_up(
         assert await letters(broker, subscriber.name) == []
         with pytest.raises(LookupError):
             await dead_letters.replay(broker, letter.sequence)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_dead_letter_does_not_say_which_row_was_refused(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+):
+    subscriber = Subscriber(database, broker, f"refused.{uuid.uuid4().hex[:8]}")
+
+    async def handle(event: OrderCancelled, work: UnitOfWork) -> None:
+        insert = text("INSERT INTO things (id, name, rank) VALUES (gen_random_uuid(), :name, NULL)")
+        await work.session.execute(insert, {"name": "ada@example.com"})
+
+    monkeypatch.setattr(subscriber, "handle", handle)
+    async with running(subscriber.consumer()):
+        await publish(database, happened("one", "refused"))
+
+        async def buried() -> bool:
+            return bool(await letters(broker, subscriber.name))
+
+        await eventually(buried)
+    [letter] = await letters(broker, subscriber.name)
+    assert "NotNullViolation" in letter.error
+    assert "DETAIL" in letter.error
+    assert "ada@" not in letter.error
 
 
 @pytest.mark.usefixtures("relay", "consumer")
