@@ -41,8 +41,8 @@ def main(
 
 
 def _echo(report: Report, seconds: float) -> None:
-    # Short rounds in turn, as long together as one round of the others.
-    found = echo.compare(rounds=max(5, round(seconds * 2)), seconds=0.5)
+    # Short rounds in turn: as many as it takes for a steady median.
+    found = echo.compare(rounds=max(5, round(seconds * 4)), seconds=0.5)
     bare = report.add(Figure("echo: bare grpc.aio, plain text", found["bare_per_second"]))
     mtls = report.add(Figure("echo: bare grpc.aio, mTLS", found["bare_mtls_per_second"]), peer=bare)
     tuned = report.add(

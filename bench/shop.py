@@ -128,7 +128,8 @@ async def _peer(mesh: BenchMesh) -> AsyncIterator[str]:
         await _listening(port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
 
 
