@@ -33,6 +33,7 @@ class Server:
     """A grpc.aio server with mTLS, health and reflection."""
 
     def __init__(self, settings: Settings, certificates: Certificates | None, receive_limit: int) -> None:
+        calls, streams = settings.maximum_concurrent_rpcs, settings.maximum_concurrent_streams
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", receive_limit),
@@ -45,10 +46,10 @@ class Server:
                 ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
                 # Two processes on one port would share it without a word.
                 ("grpc.so_reuseport", 0),
+                # The admission stage refuses with a full status; this is the wall behind it, for each connection,
+                # which counts watches too. Of grpc.aio's own limit the core would know nothing.
+                ("grpc.max_concurrent_streams", 2 * (calls + streams)),
             ),
-            # The admission stage refuses with a full status; this is the wall behind it, which counts watches too.
-            maximum_concurrent_rpcs=2
-            * (settings.maximum_concurrent_rpcs + settings.maximum_concurrent_streams),
         )
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
