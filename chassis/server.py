@@ -46,8 +46,8 @@ class Server:
                 ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
                 # Two processes on one port would share it without a word.
                 ("grpc.so_reuseport", 0),
-                # The admission stage refuses with a full status; this is the wall behind it, for each connection,
-                # which counts watches too. Of grpc.aio's own limit the core would know nothing.
+                # The admission stage refuses with a full status; this is the wall behind it, for each connection, which
+                # counts watches too. The limit that grpc.aio has would cost every call a callback.
                 ("grpc.max_concurrent_streams", 2 * (calls + streams)),
             ),
         )

@@ -1,8 +1,9 @@
-"""What a handler does with its call: versions and moments."""
+"""What handlers and stages do with a call: its end, versions and moments."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,6 +34,16 @@ def test_the_request_s_own_etag_counts_before_the_header() -> None:
     call(if_match='"6"').match_etag(7, "7")
     with pytest.raises(Aborted, match="ETAG_MISMATCH"):
         call(if_match='"7"').match_etag(7, "6")
+
+
+def test_what_was_left_for_the_end_runs_once_the_last_first_and_knows_the_outcome() -> None:
+    ran: list[tuple[str, grpc.StatusCode]] = []
+    ending = call()
+    ending.at_end(lambda ended: ran.append(("outer", ended.code)))
+    ending.at_end(lambda ended: ran.append(("inner", ended.code)))
+    ending.end(grpc.StatusCode.NOT_FOUND)
+    ending.end(grpc.StatusCode.OK)
+    assert ran == [("inner", grpc.StatusCode.NOT_FOUND), ("outer", grpc.StatusCode.NOT_FOUND)]
 
 
 def test_an_etag_is_sent_in_quotes() -> None:
