@@ -17,6 +17,7 @@ from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, Quote
 from protomesh.ordering.v1.order_pb2 import Order as OrderMessage
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
+from chassis import telemetry
 from chassis.call import Call
 from chassis.database import Database
 from chassis.errors import FailedPrecondition, MeshError, from_rpc, overloaded
@@ -116,12 +117,13 @@ class Placement:
         return len(orders)
 
     async def _recover_one(self, order: Order, fencing_token: int) -> None:
-        try:
-            await self._finish(order, fencing_token)
-        except Exception as error:  # noqa: BLE001 (whatever it was, the next attempt may go better)
-            _log.warning("order %s stays undecided for now: %s", order.id, type(error).__name__)
-            async with self._database.unit_of_work() as work:
-                await repository.defer_saga(work, order.id, fencing_token, _POLL_SECONDS)
+        with telemetry.span("recover order", attributes={"order.id": str(order.id)}):
+            try:
+                await self._finish(order, fencing_token)
+            except Exception as error:  # noqa: BLE001 (whatever it was, the next attempt may go better)
+                _log.warning("order %s stays undecided for now: %s", order.id, type(error).__name__)
+                async with self._database.unit_of_work() as work:
+                    await repository.defer_saga(work, order.id, fencing_token, _POLL_SECONDS)
 
     async def _finish(self, order: Order, fencing_token: int) -> OrderMessage | None:
         """Decides the order, unless another did; answers it when it is accepted."""

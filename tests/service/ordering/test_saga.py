@@ -21,6 +21,9 @@ from services.ordering.placement import Placement
 from tests.mesh import Mesh, User
 from tests.shop import Shop, eventually
 from tests.shop import reason_of as reason_of_answer
+from tests.traces import Trace, Traces
+
+RESERVED = ("catalog", "server", "protomesh.catalog.v1.InventoryService/ReserveStock")
 
 
 class Process:
@@ -94,6 +97,17 @@ async def test_an_order_whose_process_died_is_decided_within_thirty_seconds(
 
     await eventually(decided, seconds=30)
     assert await shop.stock(product) == (7, 3)
+    await eventually(lambda: recovery_is_traced(Traces(mesh), died_early))
+
+
+async def recovery_is_traced(traces: Traces, order_id: str) -> bool:
+    """Whether a trace of its own shows how ordering finished the order, with the stock that catalog reserved."""
+    for summary in (await traces.listed(search="recover order"))["data"]:
+        trace = Trace((await traces.get(f"/v1/observer/traces/{summary['trace_id']}")).json())
+        [recovery] = trace.roots
+        if recovery["attributes"].get("order.id") == order_id:
+            return RESERVED in trace.hops
+    return False
 
 
 async def test_a_process_that_was_thought_dead_changes_nothing_when_it_comes_back(
