@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -75,20 +76,29 @@ async def test_a_service_of_another_authority_gets_no_request(
         await stranger.stop(None)
 
 
+def mount(folder: Path) -> None:
+    """Issues certificates into a folder as Kubernetes mounts a secret: with one rename all files are new ones."""
+    version = folder / f"..{uuid.uuid4().hex}"
+    version.mkdir(parents=True)
+    certificates.issue(version, *WORKLOADS)
+    for file in version.iterdir():
+        link = folder / file.name
+        if not link.is_symlink():
+            link.symlink_to(Path("..data", file.name))
+    fresh = folder / "..data_tmp"
+    fresh.symlink_to(version.name)
+    fresh.replace(folder / "..data")
+
+
 async def test_new_certificates_are_taken_without_a_restart(tmp_path: Path) -> None:
     folder = tmp_path / "certificates"
-    folder.mkdir()
-    certificates.issue(folder, *WORKLOADS)
+    mount(folder)
     port = Ports().take()
     async with edge_stand(tmp_path / "edge", folder, targets={"ordering": f"ipv4:127.0.0.1:{port}"}) as stand:
         server = await stand.upstream.serve(folder, "ordering", port)
         await stand.eventually(200)
         await server.stop(None)
-        fresh = tmp_path / "fresh"
-        fresh.mkdir()
-        certificates.issue(fresh, *WORKLOADS)
-        for file in fresh.iterdir():
-            file.replace(folder / file.name)
+        mount(folder)
         server = await stand.upstream.serve(folder, "ordering", port)
         # Whoever failed between the two may be left out for a minute.
         await stand.eventually(200, seconds=90)
