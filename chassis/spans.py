@@ -102,11 +102,6 @@ class Span(trace.Span):
             self._context = _span_context(trace_id, span_id, _SAMPLED)
         return self._context
 
-    def traceparent(self) -> str:
-        """The span as a W3C `traceparent` header."""
-        trace_id, span_id, _ = self.ids
-        return f"00-{trace_id.hex()}-{span_id.hex()}-01"
-
     def record(self) -> bytes:
         """The span as it is exported, once it has ended."""
         template, own = self._template, b""
@@ -272,7 +267,12 @@ class Recorder(trace.TracerProvider, trace.Tracer):
     def _batch(self) -> Iterator[bytes]:
         size = 0
         while self._queue and size < _BATCH_BYTES:
-            record = self._queue.popleft().record()
+            span = self._queue.popleft()
+            try:
+                record = span.record()
+            except Exception as error:  # noqa: BLE001 (an attribute that cannot be encoded costs its own span alone)
+                logger.debug("A span was lost: %s", error)
+                continue
             size += len(record)
             yield record
 

@@ -180,6 +180,17 @@ def test_the_oldest_spans_make_room_for_the_latest(monkeypatch: pytest.MonkeyPat
     assert last.get_span_context().span_id.to_bytes(8, "big") in found
 
 
+def test_a_span_that_cannot_be_encoded_takes_no_other_with_it() -> None:
+    taken = Spans()
+    recorder = Recorder(taken.take)
+    for value in (1, 1 << 70, 2):
+        span = recorder.start(Template("work", SpanKind.SERVER))
+        span.set_attribute("count", value)
+        span.end()
+    recorder.shutdown()
+    assert [span.attributes[0].value.int_value for span in taken.all] == [1, 2]
+
+
 def test_spans_that_cannot_be_sent_are_dropped() -> None:
     def refuse(_: ExportTraceServiceRequest) -> None:
         raise ConnectionError
