@@ -19,10 +19,11 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Annotated, Any
+from unittest import mock
 
 import grpc
 import typer
@@ -207,18 +208,6 @@ def _start(target: Callable[..., None], *arguments: Any) -> tuple[Any, int]:
     return child, here.recv()
 
 
-@contextlib.contextmanager
-def _environment(tuned: bool) -> Iterator[None]:
-    """What gRPC reads when a process that begins meanwhile imports it."""
-    before = dict(os.environ)
-    os.environ.update(process.ENVIRONMENT if tuned else {})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def compare(rounds: int = 20, seconds: float = 0.5) -> dict[str, Any]:
     """Every side's calls a second, and the chassis's share of the bare echo's, without and with mTLS."""
     key = ECKey.generate_key("P-256")
@@ -238,7 +227,8 @@ def compare(rounds: int = 20, seconds: float = 0.5) -> dict[str, Any]:
             }
             ports = {}
             for side, (serve, *arguments) in sides.items():
-                with _environment(tuned=side in TUNED):
+                # gRPC reads it when the new process imports it.
+                with mock.patch.dict(os.environ, process.ENVIRONMENT if side in TUNED else {}):
                     server, ports[side] = _start(serve, *arguments)
                 servers.append(server)
             rates = uvloop.run(_measure(ports, directory, _token(key), rounds, seconds))

@@ -62,16 +62,6 @@ WATCH_ORDER = contract.method_at("/protomesh.ordering.v1.OrderService/WatchOrder
 RESERVE_STOCK = contract.method_at("/protomesh.catalog.v1.InventoryService/ReserveStock")
 
 
-@pytest.fixture(scope="module")
-def shop(mesh: Mesh) -> Shop:
-    return Shop(mesh)
-
-
-@pytest.fixture(scope="module")
-async def anna(mesh: Mesh) -> User:
-    return await mesh.sign_up()
-
-
 @pytest.mark.parametrize("service", SERVICES)
 async def test_each_process_tells_rate_errors_duration_and_load_of_each_of_its_rpcs(
     mesh: Mesh, service: str

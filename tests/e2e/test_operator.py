@@ -73,16 +73,6 @@ async def meshctl(mesh: Mesh | Path, *arguments: str, given: str = "") -> Ended:
 
 
 @pytest.fixture(scope="module")
-def shop(mesh: Mesh) -> Shop:
-    return Shop(mesh)
-
-
-@pytest.fixture(scope="module")
-async def anna(mesh: Mesh) -> User:
-    return await mesh.sign_up()
-
-
-@pytest.fixture(scope="module")
 async def fragile(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
     """A mesh that gives events up after two attempts."""
     hasty = {"PROTOMESH_EVENT_ATTEMPTS": "2", "PROTOMESH_EVENT_BACKOFF_SECONDS": "[0.1]"}

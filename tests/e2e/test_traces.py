@@ -26,16 +26,6 @@ def traces(mesh: Mesh) -> Traces:
     return Traces(mesh)
 
 
-@pytest.fixture(scope="module")
-def shop(mesh: Mesh) -> Shop:
-    return Shop(mesh)
-
-
-@pytest.fixture(scope="module")
-async def anna(mesh: Mesh) -> User:
-    return await mesh.sign_up()
-
-
 def milliseconds(moment: str) -> float:
     """The time of day in an RFC 3339 timestamp, which Python's datetime would cut to microseconds."""
     hours, minutes, seconds = moment.rstrip("Z").rpartition("T")[2].split(":")

@@ -91,6 +91,11 @@ async def all_sent(database: Database) -> bool:
     return not await scalar(database, UNPUBLISHED)
 
 
+async def is_buried(broker: Broker, consumer: str) -> bool:
+    """Whether a consumer has given an event up."""
+    return bool(await letters(broker, consumer))
+
+
 async def letters(broker: Broker, consumer: str) -> list[dead_letters.DeadLetter]:
     return [letter async for letter in dead_letters.listed(broker, consumer)]
 
@@ -222,10 +227,7 @@ async def test_a_replayed_dead_letter_reaches_only_the_consumer_that_gave_it_up(
     async with running(bystander.consumer()):
         await publish(database, happened("sick", "poison"))
 
-        async def buried() -> bool:
-            return bool(await letters(broker, subscriber.name))
-
-        await eventually(buried)
+        await eventually(lambda: is_buried(broker, subscriber.name))
         [letter] = await letters(broker, subscriber.name)
         assert (await dead_letters.show(broker, letter.sequence)).event_id == letter.event_id
         subscriber.broken.clear()
@@ -252,10 +254,7 @@ async def test_a_dead_letter_does_not_say_which_row_was_refused(
     async with running(subscriber.consumer()):
         await publish(database, happened("one", "refused"))
 
-        async def buried() -> bool:
-            return bool(await letters(broker, subscriber.name))
-
-        await eventually(buried)
+        await eventually(lambda: is_buried(broker, subscriber.name))
     [letter] = await letters(broker, subscriber.name)
     assert "NotNullViolation" in letter.error
     assert "DETAIL" in letter.error
@@ -269,10 +268,7 @@ async def test_what_is_no_message_of_its_type_goes_straight_to_the_dead_letters(
     await broker.ensure_stream("ORDERING")
     await broker.publish("ORDERING", "ordering.order.cancelled.v1.x", b"\xff\xff", {})
 
-    async def buried() -> bool:
-        return bool(await letters(broker, subscriber.name))
-
-    await eventually(buried)
+    await eventually(lambda: is_buried(broker, subscriber.name))
     [letter] = await letters(broker, subscriber.name)
     assert letter.error == "The payload is no protomesh.ordering.v1.OrderCancelled."
 
