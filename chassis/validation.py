@@ -24,7 +24,7 @@ def stage(contract: MethodContract, receive_limit: int) -> Stage:
 
 
 class _Look:
-    """Form, size and rules of one message. InvalidArgument VALIDATION_FAILED says what is wrong with which field."""
+    """Form, size and rules of one message. InvalidArgument says what is wrong with which field."""
 
     def __init__(self, contract: MethodContract, receive_limit: int) -> None:
         self._limit = contract.max_request_bytes
