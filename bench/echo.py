@@ -31,11 +31,11 @@ import uvloop
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from chassis import contract, process, telemetry
-from chassis.identifiers import uuid7
+from chassis import contract, process
+from chassis.core import Settings, uuid7
+from chassis.observe import exporter
 from chassis.service import Service
-from chassis.settings import Settings
-from chassis.tls import Certificates
+from chassis.trust import Certificates
 from tests import certificates, protos
 
 PATH = "/bench.v1.EchoService/Echo"
@@ -83,7 +83,7 @@ def serve_chassis(ready: Connection, directory: pathlib.Path, key: dict[str, Any
         settings = _settings(directory, "bench", collector)
         service = Service(settings)
         service.token_keys = _Keys(ECKey.import_key(key))
-        telemetry.set_up(settings, service.certificates)
+        exporter.set_up(settings, service.certificates)
         service.serve("bench.v1.EchoService", _Echo())
         await service.run(asyncio.Event(), ready.send)
 

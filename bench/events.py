@@ -22,12 +22,8 @@ from protomesh.type.v1.money_pb2 import Money
 from sqlalchemy import text
 
 from bench.report import Figure, Report
-from chassis.broker import Broker
-from chassis.consumer import Consumer
-from chassis.database import Database
-from chassis.migrations import upgrade
-from chassis.relay import Relay
-from chassis.unit_of_work import UnitOfWork
+from chassis.data import Database, UnitOfWork, upgrade
+from chassis.events import Broker, Consumer, Relay
 from tests import parts
 
 EVENTS = 6000

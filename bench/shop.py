@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from bench.http_load import LoadResult, load, request_bytes
 from bench.mesh import ROOT, BenchMesh
 from bench.report import Figure, Report
-from meshctl.ports import Ports
+from meshctl.mesh.ports import Ports
 
 WORKERS = 2
 CONNECTIONS = 32

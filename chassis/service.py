@@ -15,22 +15,29 @@ import uvloop
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
-from chassis import contract, logs, metrics, pipeline, process, retention, telemetry
-from chassis.admission import Admission
-from chassis.background import Worker, background, first
-from chassis.broker import Broker
-from chassis.channels import MeshChannel
-from chassis.consumer import Consumer
-from chassis.contract import ContractError, MethodContract
-from chassis.database import Database
-from chassis.delivery import Policy
-from chassis.relay import Relay
-from chassis.revocations import Revocations
-from chassis.server import ListenError, Server
-from chassis.settings import Settings
-from chassis.tls import CertificateError, Certificates
-from chassis.tokens import KeySource, TokenVerifier, identity_keys
-from chassis.unit_of_work import UnitOfWork
+from chassis import process
+from chassis.contract import methods
+from chassis.contract.methods import ContractError, MethodContract
+from chassis.core.settings import Settings
+from chassis.core.tasks import Worker, background, first
+from chassis.data import idempotency_keys, pool_metrics, retention
+from chassis.data.database import Database
+from chassis.data.unit_of_work import UnitOfWork
+from chassis.events import inbox, relay
+from chassis.events.broker import Broker
+from chassis.events.consumer import Consumer
+from chassis.events.delivery import Policy
+from chassis.events.relay import Relay
+from chassis.events.revocations import RevocationFeed
+from chassis.observe import exporter, logs, metrics
+from chassis.rpc import pipeline
+from chassis.rpc.channels import MeshChannel
+from chassis.rpc.identity_keys import identity_keys
+from chassis.rpc.server import ListenError, Server
+from chassis.rpc.stages.admission import Admission
+from chassis.trust.certificates import CertificateError, Certificates
+from chassis.trust.revocations import Revocations
+from chassis.trust.tokens import KeySource, TokenVerifier
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +80,9 @@ class Service:
 
         ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
         """
-        methods = contract.methods_of(name, access)
-        _check(name, methods, servicer)
-        self._servicers.append((methods, servicer))
+        served = methods.methods_of(name, access)
+        _check(name, served, servicer)
+        self._servicers.append((served, servicer))
 
     def subscribe(self, durable: str, event: type[Message], handle: Handle) -> None:
         """Has `handle(event, work)` called for each event, in one transaction with the event's inbox row."""
@@ -114,15 +121,17 @@ class Service:
         database = self.__dict__.get("database")
         if database is not None:
             await parts.enter_async_context(database)
-            metrics.watch_pool(database)
-            workers.append(partial(retention.run, database))
+            pool_metrics.watch_pool(database)
+            workers.append(
+                partial(retention.run, database, (relay.purge, inbox.purge, idempotency_keys.purge))
+            )
         if not self.settings.nats_url:
             return workers
         settings = self.settings
         broker = await parts.enter_async_context(
             Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
         )
-        workers.append(partial(self.revocations.follow, broker))
+        workers.append(partial(RevocationFeed(self.revocations).follow, broker))
         if database is not None:
             workers.append(Relay(database, broker, self.settings.service).run)
             workers.extend(self._consumers(database, broker))
@@ -171,7 +180,7 @@ class Service:
 
     def _receive_limit(self) -> int:
         limits = [method.max_request_bytes for methods, _ in self._servicers for method in methods.values()]
-        return max(limits, default=contract.DEFAULT_MAX_REQUEST_BYTES)
+        return max(limits, default=methods.DEFAULT_MAX_REQUEST_BYTES)
 
     async def _drain(self, server: Server) -> None:
         logger.info("Draining.")
@@ -219,7 +228,7 @@ async def _live(settings: Settings, compose: Compose) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     service = Service(settings)
-    recorder = telemetry.set_up(settings, service.certificates)
+    recorder = exporter.set_up(settings, service.certificates)
     try:
         httpd, _ = metrics.serve(settings.metrics_port)
     except OSError:

@@ -10,20 +10,20 @@ from meshctl.failure import OperatorError
 # Command → module:function. Only the module of the command that is called is imported, which keeps each of them
 # quick to start and the supervisor small. A new command is one line here.
 COMMANDS = {
-    "up": "meshctl.up:up",
-    "down": "meshctl.operate:down",
-    "status": "meshctl.operate:status",
-    "restart": "meshctl.operate:restart",
-    "migrate": "meshctl.migrate:migrate",
-    "certificates": "meshctl.operate:issue_certificates",
-    "seed": "meshctl.seed:seed",
-    "probe": "meshctl.probe:probe",
-    "call": "meshctl.call:call",
+    "up": "meshctl.mesh.up:up",
+    "down": "meshctl.mesh.operate:down",
+    "status": "meshctl.mesh.operate:status",
+    "restart": "meshctl.mesh.operate:restart",
+    "migrate": "meshctl.databases.migrate:migrate",
+    "certificates": "meshctl.mesh.operate:issue_certificates",
+    "seed": "meshctl.mesh.seed:seed",
+    "probe": "meshctl.mesh.probe:probe",
+    "call": "meshctl.inspect.call:call",
     "import": "meshctl.importing:commands",
-    "events": "meshctl.events:commands",
-    "trace": "meshctl.trace:trace",
+    "events": "meshctl.inspect.events:commands",
+    "trace": "meshctl.inspect.trace:trace",
     "reconcile": "meshctl.reconcile:reconcile",
-    "gen": "meshctl.gen.__main__:gen",
+    "gen": "meshctl.build.gen.__main__:gen",
 }
 
 

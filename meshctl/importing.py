@@ -16,8 +16,8 @@ from meshctl.import_client import CatalogClient
 from meshctl.import_columns import ColumnMap
 from meshctl.import_run import ProductImport
 from meshctl.import_source import Source
-from meshctl.options import DEFAULT_FOLDER
-from meshctl.session import EdgeSession
+from meshctl.inspect.session import EdgeSession
+from meshctl.mesh.options import DEFAULT_FOLDER
 
 commands = typer.Typer(no_args_is_help=True, help="Import files into the mesh.")
 

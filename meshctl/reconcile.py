@@ -19,8 +19,8 @@ import typer
 from psycopg.rows import namedtuple_row
 
 from meshctl.failure import OperatorError
-from meshctl.options import DEFAULT_FOLDER
-from meshctl.running import RunningMesh
+from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.mesh.running import RunningMesh
 
 # A saga is decided within 30 s of any crash, and its events are sent within seconds.
 GRACE_SECONDS = 60.0

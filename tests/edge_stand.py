@@ -18,8 +18,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, Key
 
 from chassis import contract
-from meshctl import edge
-from meshctl.ports import Ports
+from meshctl.edge import rendering
+from meshctl.mesh.ports import Ports
 from tests import certificates as authority
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
@@ -136,7 +136,7 @@ class _Contracts(grpc.GenericRpcHandler):
 class EdgeStand:
     """An edge that runs, and what stands behind it."""
 
-    settings: edge.EdgeSettings
+    settings: rendering.EdgeSettings
     directory: Path
     upstream: Upstream
     http: httpx.AsyncClient
@@ -213,7 +213,7 @@ async def edge_stand(
             if deployable not in without:
                 server = await upstream.serve(certificates, deployable, port)
                 stack.push_async_callback(server.stop, None)
-        chosen = edge.EdgeSettings(
+        chosen = rendering.EdgeSettings(
             port=ports.take(),
             admin_port=ports.take(),
             certificates=certificates,
@@ -221,7 +221,7 @@ async def edge_stand(
             concurrency=1,
             **settings,
         )
-        command = edge.command(chosen, edge.write(chosen, directory))
+        command = rendering.command(chosen, rendering.write(chosen, directory))
         log = stack.enter_context((directory / "envoy.log").open("w"))
         process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
         stack.push_async_callback(_stop, process)

@@ -16,12 +16,12 @@ from typing import Any
 import grpc
 import httpx
 
-from meshctl import control
-from meshctl.folder import MeshFolder
-from meshctl.polling import until
-from meshctl.ports import Ports
-from meshctl.program import launch_command
-from meshctl.running import RunningMesh
+from meshctl.mesh import control
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.polling import until
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.program import launch_command
+from meshctl.mesh.running import RunningMesh
 
 ROOT = Path(__file__).parents[1]
 UP_SECONDS, HEALTHY_SECONDS = 120.0, 60.0

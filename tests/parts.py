@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from meshctl.parts import nats, postgres, valkey
-from meshctl.ports import Ports
-from meshctl.process import Process
-from meshctl.program import Program
+from meshctl.mesh.parts import nats, postgres, valkey
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.process import Process
+from meshctl.mesh.program import Program
 
 
 @asynccontextmanager

@@ -15,8 +15,8 @@ from protomesh.catalog.v1.category_service_pb2 import (
     UpdateCategoryRequest,
 )
 
-from chassis.call import Call
-from chassis.database import Database
+from chassis.data import Database
+from chassis.rpc import Call
 from services.catalog import convert, repository
 from services.catalog.model import Category
 

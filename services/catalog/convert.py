@@ -11,7 +11,7 @@ from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
 from protomesh.type.v1.money_pb2 import Money
 
-from chassis.timestamps import timestamp
+from chassis.core import timestamp
 from services.catalog.model import ReservationStatus, normal_sku
 from services.catalog.stock_repository import Lines
 

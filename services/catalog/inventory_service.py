@@ -15,9 +15,9 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
     Stock,
 )
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import Aborted, FailedPrecondition, NotFound
+from chassis.core import Aborted, FailedPrecondition, NotFound
+from chassis.data import Database
+from chassis.rpc import Call
 from services.catalog import convert, repository, stock_repository
 from services.catalog.model import ProductStatus, ReservationStatus
 from services.catalog.stock_repository import Lines

@@ -11,9 +11,8 @@ from sqlalchemy import BigInteger, Computed, DateTime, ForeignKey, Text
 from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from chassis.database import metadata
-from chassis.errors import FailedPrecondition
-from chassis.versioned import Versioned
+from chassis.core import FailedPrecondition
+from chassis.data import Versioned, metadata
 
 MAXIMUM_DEPTH = 8
 

@@ -10,9 +10,8 @@ from protomesh.catalog.v1.product_service_pb2 import ProductRow, ProductRowResul
 from sqlalchemy import Row, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from chassis.errors import Aborted
-from chassis.identifiers import uuid7
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import Aborted, uuid7
+from chassis.data import UnitOfWork
 from services.catalog import convert, repository, stock_repository
 from services.catalog.model import normal_sku
 

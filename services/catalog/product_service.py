@@ -20,10 +20,9 @@ from protomesh.catalog.v1.product_service_pb2 import (
     UpdateProductRequest,
 )
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.pagination import Page
-from chassis.timestamps import timestamp
+from chassis.core import timestamp
+from chassis.data import Database, Page
+from chassis.rpc import Call
 from services.catalog import convert, product_import, repository, stock_repository
 from services.catalog.model import Product, ProductStatus, normal_sku
 

@@ -23,10 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
-from chassis.errors import AlreadyExists, FailedPrecondition, MeshError, NotFound
-from chassis.pagination import Listing
-from chassis.reads import Query
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import AlreadyExists, FailedPrecondition, MeshError, NotFound
+from chassis.data import Listing, Query, UnitOfWork
 from services.catalog.model import Category, Product, Stock, check_depth
 
 _ENGLISH: ColumnElement[Any] = literal_column("'english'::regconfig")

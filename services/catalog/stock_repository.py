@@ -11,10 +11,8 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Uuid, any_, bindparam, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from chassis.database import Database
-from chassis.errors import Aborted, FailedPrecondition, InvalidArgument, MeshError, NotFound
-from chassis.reads import Query, Row
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import Aborted, FailedPrecondition, InvalidArgument, MeshError, NotFound
+from chassis.data import Database, Query, Row, UnitOfWork
 from services.catalog.model import (
     Product,
     ProductStatus,

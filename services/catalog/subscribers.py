@@ -4,7 +4,7 @@ from uuid import UUID
 
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
-from chassis.unit_of_work import UnitOfWork
+from chassis.data import UnitOfWork
 from services.catalog import stock_repository
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from chassis.call import Caller
-from chassis.errors import FailedPrecondition, PermissionDenied
+from chassis.core import FailedPrecondition, PermissionDenied
+from chassis.rpc import Caller
 from services.identity.model import PROTECTED_ROLES, User
 
 ASSIGN = "identity.roles.assign"

@@ -18,9 +18,9 @@ from protomesh.identity.v1.auth_service_pb2 import (
     TokenGrant,
 )
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import Unauthenticated
+from chassis.core import Unauthenticated
+from chassis.data import Database
+from chassis.rpc import Call
 from services.identity import convert, repository, sessions
 from services.identity.model import User, normal_email
 from services.identity.passwords import Passwords, outdated, password_incorrect

@@ -5,8 +5,8 @@ import logging
 import psycopg
 from sqlalchemy.exc import OperationalError
 
-from chassis.database import Database
-from chassis.identifiers import uuid7
+from chassis.core import uuid7
+from chassis.data import Database
 from chassis.service import StartError
 from services.identity import convert, repository
 from services.identity.model import ADMIN, User, normal_email

@@ -10,8 +10,8 @@ from protomesh.identity.v1.user_pb2 import Account, CurrentUser, UserReference
 from protomesh.identity.v1.user_pb2 import User as UserMessage
 
 from chassis import contract
-from chassis.reads import Row
-from chassis.timestamps import timestamp
+from chassis.core import timestamp
+from chassis.data import Row
 from services.identity.model import User, now
 from services.identity.signing_keys import Key
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from chassis.database import Database
+from chassis.data import Database
 from services.identity import repository
 
 INTERVAL_SECONDS = 3600.0

@@ -12,7 +12,7 @@ from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 
-from chassis.errors import ResourceExhausted
+from chassis.core import ResourceExhausted
 from services.identity.settings import IdentitySettings
 
 VALKEY_TIMEOUT_SECONDS = 0.2

@@ -10,9 +10,8 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text, te
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from chassis.database import metadata
-from chassis.identifiers import uuid7
-from chassis.versioned import Versioned
+from chassis.core import uuid7
+from chassis.data import Versioned, metadata
 from services.identity.settings import REFRESH_TOKEN_LIFE, SESSION_LIFE
 
 ADMIN, STAFF, CUSTOMER, SERVICE = ROLES = ("admin", "staff", "customer", "service")

@@ -7,8 +7,8 @@ from functools import partial
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from chassis.errors import PermissionDenied
-from chassis.reads import Row
+from chassis.core import PermissionDenied
+from chassis.data import Row
 from services.identity.login_limits import LoginLimits
 
 # OWASP's figures for Argon2id: 19 MiB, two passes, one lane.

@@ -10,10 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute
 
-from chassis.errors import AlreadyExists, NotFound
-from chassis.pagination import Listing
-from chassis.reads import Query
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import AlreadyExists, NotFound
+from chassis.data import Listing, Query, UnitOfWork
 from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, User, now
 
 _Columns = Sequence[InstrumentedAttribute[Any]]

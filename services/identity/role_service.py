@@ -6,10 +6,9 @@ from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest, ListRolesR
 from protomesh.identity.v1.user_pb2 import Account
 from protomesh.type.v1.page_pb2 import PageMeta
 
-from chassis import pagination
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import InvalidArgument
+from chassis.core import InvalidArgument
+from chassis.data import Database, listings
+from chassis.rpc import Call
 from services.identity import administration, convert, repository, sessions
 from services.identity.model import ADMIN, ROLES
 
@@ -23,7 +22,7 @@ class RoleService:
     async def ListRoles(self, request: ListRolesRequest, call: Call) -> ListRolesResponse:
         if request.cursor:
             raise InvalidArgument("CURSOR_INVALID", "Roles are read by page.")
-        limit, offset = pagination.window(request)
+        limit, offset = listings.window(request)
         meta = PageMeta(total=len(ROLES), page=request.page or 1, limit=limit)
         return ListRolesResponse(data=map(convert.role_message, ROLES[offset : offset + limit]), meta=meta)
 

@@ -9,9 +9,8 @@ from joserfc import jwt
 from protomesh.identity.v1.auth_service_pb2 import TokenGrant
 
 from chassis import contract
-from chassis.errors import Unauthenticated
-from chassis.identifiers import uuid7
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import Unauthenticated, uuid7
+from chassis.data import UnitOfWork
 from services.identity import convert, repository
 from services.identity.model import RefreshToken, Session, User, now
 from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings

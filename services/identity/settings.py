@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from pydantic import Field, SecretStr
 
-from chassis.settings import Settings
+from chassis.core import Settings
 
 ACCESS_TOKEN_LIFE = timedelta(minutes=10)
 SESSION_LIFE = timedelta(days=30)

@@ -14,9 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import ECKey
 
-from chassis.database import Database
-from chassis.identifiers import uuid7
-from chassis.reads import Row
+from chassis.core import uuid7
+from chassis.data import Database, Row
 from services.identity import repository
 from services.identity.model import SigningKey, now
 from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings

@@ -16,9 +16,8 @@ from protomesh.identity.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.reads import containing
+from chassis.data import Database, containing
+from chassis.rpc import Call
 from services.identity import administration, convert, repository, sessions
 from services.identity.model import normal_email, now
 from services.identity.passwords import Passwords, password_incorrect

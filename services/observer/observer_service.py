@@ -7,10 +7,10 @@ from protomesh.observer.v1.observer_service_pb2 import GetTraceRequest, ListTrac
 from protomesh.observer.v1.trace_pb2 import Trace
 from protomesh.type.v1.page_pb2 import PageMeta
 
-from chassis import cursor as cursors
-from chassis.call import Call
-from chassis.errors import NotFound
-from chassis.pagination import window
+from chassis.core import NotFound
+from chassis.data import cursor as cursors
+from chassis.data import window
+from chassis.rpc import Call
 from services.observer import convert
 from services.observer.store import StoredTrace, TraceStore
 

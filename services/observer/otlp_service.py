@@ -5,7 +5,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from chassis.call import Call
+from chassis.rpc import Call
 from services.observer.store import TraceStore
 
 

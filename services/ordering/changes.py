@@ -8,8 +8,8 @@ from uuid import UUID
 
 import psycopg
 
-from chassis.call import Call
-from chassis.database import Database
+from chassis.data import Database
+from chassis.rpc import Call
 
 CHANNEL = "order_changed"
 # A notification is lost while the connection is down: whoever waits looks for himself this often.

@@ -8,9 +8,8 @@ from protomesh.catalog.v1 import inventory_service_pb2
 from protomesh.ordering.v1 import order_pb2, order_service_pb2, ordering_events_pb2
 from protomesh.type.v1.money_pb2 import Money
 
-from chassis.errors import FailedPrecondition
-from chassis.reads import Row
-from chassis.timestamps import timestamp
+from chassis.core import FailedPrecondition, timestamp
+from chassis.data import Row
 from services.ordering.model import Order, OrderItem, Status
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]

@@ -10,8 +10,8 @@ from sqlalchemy import BigInteger, DateTime, ForeignKey
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from chassis.database import metadata
-from chassis.errors import FailedPrecondition, MeshError
+from chassis.core import FailedPrecondition, MeshError
+from chassis.data import metadata
 
 LARGEST_AMOUNT = 2**63 - 1
 

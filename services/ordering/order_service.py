@@ -15,8 +15,8 @@ from protomesh.ordering.v1.order_service_pb2 import (
     WatchOrderRequest,
 )
 
-from chassis.call import Call
-from chassis.database import Database
+from chassis.data import Database
+from chassis.rpc import Call
 from services.ordering import convert, repository
 from services.ordering.changes import Changes
 from services.ordering.model import FINAL, Status

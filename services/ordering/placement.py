@@ -17,10 +17,10 @@ from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest, Quote
 from protomesh.ordering.v1.order_pb2 import Order as OrderMessage
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderRequest
 
-from chassis import telemetry
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import FailedPrecondition, MeshError, from_rpc, overloaded
+from chassis.core import FailedPrecondition, MeshError, from_rpc, overloaded
+from chassis.data import Database
+from chassis.observe import tracing
+from chassis.rpc import Call
 from services.ordering import convert, repository
 from services.ordering.model import Order
 
@@ -117,7 +117,7 @@ class Placement:
         return len(orders)
 
     async def _recover_one(self, order: Order, fencing_token: int) -> None:
-        with telemetry.span("recover order", attributes={"order.id": str(order.id)}):
+        with tracing.span("recover order", attributes={"order.id": str(order.id)}):
             try:
                 await self._finish(order, fencing_token)
             except Exception as error:  # noqa: BLE001 (whatever it was, the next attempt may go better)

@@ -9,11 +9,8 @@ from sqlalchemy import ColumnElement, Interval, bindparam, delete, func, select,
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import selectinload
 
-from chassis.database import Database
-from chassis.errors import NotFound
-from chassis.pagination import Listing
-from chassis.reads import Query, Row
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import NotFound
+from chassis.data import Database, Listing, Query, Row, UnitOfWork
 from services.ordering.model import Order, OrderItem, OrderTransition, Saga
 
 # Longer than what follows an order's first transaction may take, so that recovery never races a call that is alive.

@@ -5,7 +5,7 @@ from typing import Any
 from protomesh.projects.v1.project_pb2 import Project, ProjectMember
 from protomesh.projects.v1.project_service_pb2 import UpdateProjectRequest
 
-from chassis.timestamps import timestamp
+from chassis.core import timestamp
 
 
 def project_message(project: Any) -> Project:

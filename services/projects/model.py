@@ -8,9 +8,8 @@ from uuid import UUID
 from sqlalchemy import DateTime, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from chassis.database import metadata
-from chassis.errors import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
-from chassis.versioned import Versioned
+from chassis.core import AlreadyExists, FailedPrecondition, NotFound, PermissionDenied
+from chassis.data import Versioned, metadata
 
 
 class Model(DeclarativeBase):

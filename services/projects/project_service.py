@@ -21,10 +21,9 @@ from protomesh.projects.v1.project_service_pb2 import (
     UpdateProjectRequest,
 )
 
-from chassis.call import Call
-from chassis.database import Database
-from chassis.errors import NotFound
-from chassis.reads import containing
+from chassis.core import NotFound
+from chassis.data import Database, containing
+from chassis.rpc import Call
 from services.projects import convert, repository
 from services.projects.model import Project, Role, Status
 

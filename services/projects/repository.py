@@ -5,11 +5,8 @@ from uuid import UUID
 from sqlalchemy import Text, bindparam, exists, or_, select
 from sqlalchemy.orm import selectinload
 
-from chassis.database import Database
-from chassis.errors import NotFound
-from chassis.pagination import Listing
-from chassis.reads import Query, Row
-from chassis.unit_of_work import UnitOfWork
+from chassis.core import NotFound
+from chassis.data import Database, Listing, Query, Row, UnitOfWork
 from services.projects.model import Project, ProjectMember
 
 _IS_MEMBER = exists().where(

@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from chassis.errors import Unavailable
+from chassis.core import Unavailable
 
 # The edge waits 250 ms for an answer; what comes later is of no use to it.
 TIMEOUT_SECONDS = 0.15

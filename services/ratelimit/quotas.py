@@ -10,7 +10,7 @@ from protomesh.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor, RateLimitR
 from chassis import contract
 from chassis.contract import MethodContract
 
-# What the edge's routes call the parts of a descriptor: meshctl.gen.envoy_routes.
+# What the edge's routes call the parts of a descriptor: meshctl.build.gen.envoy_routes.
 METHOD, ADDRESS, CALLER = "method", "masked_remote_address", "caller"
 _UNITS = {
     options_pb2.Quota.second: (1, RateLimitResponse.RateLimit.SECOND),

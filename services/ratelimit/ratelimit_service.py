@@ -10,7 +10,7 @@ from protomesh.ratelimit.v3.ratelimit_pb2 import (
     RateLimitResponse,
 )
 
-from chassis.call import Call
+from chassis.rpc import Call
 from services.ratelimit.counters import Count, Counters
 from services.ratelimit.quotas import Quota, Quotas
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from chassis.settings import Settings
+from chassis.core import Settings
 
 
 class RateLimitSettings(Settings):

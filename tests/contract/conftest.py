@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.gen.comments import Comments
+from meshctl.build.gen.comments import Comments
 
 ROOT = Path(__file__).resolve().parents[2]
 

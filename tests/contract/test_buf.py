@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.gen import protoc
+from meshctl.build.gen import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "gen/descriptors/protomesh.binpb"

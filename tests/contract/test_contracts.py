@@ -11,7 +11,7 @@ from protomesh.options.v1 import options_pb2
 
 from chassis import contract
 from chassis.contract import MethodContract
-from meshctl.gen.comments import Comments
+from meshctl.build.gen.comments import Comments
 
 METHODS = contract.platform()
 # Contracts that others wrote, and that we must speak as they are.

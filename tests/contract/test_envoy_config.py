@@ -11,8 +11,8 @@ from protomesh.type.v1 import error_reason_pb2
 
 from chassis import contract
 from chassis.contract import MethodContract
-from meshctl import edge
-from meshctl.gen import envoy, envoy_errors, envoy_routes
+from meshctl.build.gen import envoy, envoy_errors, envoy_routes
+from meshctl.edge import rendering
 from tests import certificates
 from tests.edge_stand import WORKLOADS
 
@@ -109,17 +109,17 @@ def test_envoy_takes_the_configuration(tmp_path: Path, with_tls: bool) -> None:
         if with_tls
         else {}
     )
-    settings = edge.EdgeSettings.model_validate(
+    settings = rendering.EdgeSettings.model_validate(
         {"certificates": tmp_path, "targets": {"catalog": "ipv4:127.0.0.1:5001"}, **tls}
     )
-    command = edge.command(settings, edge.write(settings, tmp_path / "edge"))
+    command = rendering.command(settings, rendering.write(settings, tmp_path / "edge"))
     checked = subprocess.run([*command, "--mode", "validate"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
 def test_every_setting_of_the_edge_is_documented() -> None:
     page = (ROOT / "docs/edge.md").read_text()
-    for name in edge.EdgeSettings.model_fields:
+    for name in rendering.EdgeSettings.model_fields:
         assert f"`PROTOMESH_EDGE_{name.upper()}`" in page
 
 

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from chassis import contract, errors
+from chassis import contract
+from chassis.core import errors
 
 ROOT = Path(__file__).resolve().parents[2]
 RAISED = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.gen import files, protoc
+from meshctl.build.gen import files, protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from chassis.settings import Settings
-from meshctl.gen import settings_page
+from chassis.core import Settings
+from meshctl.build.gen import settings_page
 
 ROOT = Path(__file__).parents[2]
 

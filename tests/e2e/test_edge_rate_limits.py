@@ -19,8 +19,8 @@ from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 from protomesh.ratelimit.v3.ratelimit_pb2 import RateLimitResponse
 
 from chassis import contract
-from chassis.call import Call
-from meshctl.ports import Ports
+from chassis.rpc import Call
+from meshctl.mesh.ports import Ports
 from services.ratelimit.counters import Counters
 from services.ratelimit.quotas import ADDRESS, CALLER, Quota, Quotas
 from services.ratelimit.ratelimit_service import RateLimitService

@@ -10,8 +10,8 @@ import pytest
 from protomesh.ordering.v1.order_service_pb2 import GetOrderRequest
 from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 
-from meshctl import edge
-from meshctl.ports import Ports
+from meshctl.edge import rendering
+from meshctl.mesh.ports import Ports
 from tests.edge_stand import Context, EdgeStand, edge_stand
 from tests.wire import Wire
 
@@ -134,7 +134,7 @@ async def requesting(stand: EdgeStand, statuses: list[int]) -> Any:
 
 
 def route(stand: EdgeStand, targets: dict[str, str]) -> None:
-    edge.write_targets(stand.settings, stand.directory, {**stand.settings.targets, **targets})
+    rendering.write_targets(stand.settings, stand.directory, {**stand.settings.targets, **targets})
 
 
 async def unlisted(stand: EdgeStand, deployable: str, port: int) -> None:

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 
 from chassis import process
-from meshctl import control
-from meshctl.ports import Ports
-from meshctl.running import RunningMesh
+from meshctl.mesh import control
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.running import RunningMesh
 
 HEALTHY_BYTES = 1.2e9
 

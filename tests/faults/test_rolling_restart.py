@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from meshctl import control
+from meshctl.mesh import control
 from tests.mesh import Mesh, running_mesh
 from tests.shop import Shop
 

@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.message import Message
 
 from chassis.contract import MethodContract
-from chassis.errors import reason_of
+from chassis.core import reason_of
 
 
 def rpc_id(method: MethodContract) -> str:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from chassis import contract
 from chassis.contract import MethodContract
-from chassis.database import Database
+from chassis.data import Database
 from services.identity.settings import IdentitySettings
 from services.identity.signing_keys import KeyRing
 from tests.mesh import Mesh, User

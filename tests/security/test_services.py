@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from chassis import contract
-from chassis.channels import MeshChannel
 from chassis.contract import MethodContract
-from chassis.settings import Settings
+from chassis.core import Settings
+from chassis.rpc import MeshChannel
 from tests.certificates import Authority
 from tests.mesh import Mesh
 from tests.security.calls import refusal, rpc_id

@@ -8,7 +8,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 from rich.console import Console
 
-from meshctl.trace_tree import draw
+from meshctl.inspect.trace_tree import draw
 from services.observer import convert
 from services.observer.store import TraceStore
 

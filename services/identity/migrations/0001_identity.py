@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from chassis import migrations
+from chassis.data import migrations
 
 revision = "0001"
 down_revision = None

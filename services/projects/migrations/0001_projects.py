@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from chassis import migrations
+from chassis.data import migrations
 
 revision = "0001"
 down_revision = None

@@ -16,8 +16,7 @@ from protomesh.catalog.v1.product_service_pb2 import CreateProductRequest
 from protomesh.catalog.v1.product_service_pb2_grpc import ProductServiceStub
 from protomesh.type.v1.money_pb2 import Money
 
-from chassis.errors import MeshError, from_rpc
-from chassis.identifiers import uuid7
+from chassis.core import MeshError, from_rpc, uuid7
 from tests.mesh import Mesh
 
 Metadata = list[tuple[str, str]]

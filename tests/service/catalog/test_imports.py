@@ -25,7 +25,7 @@ from meshctl.import_checkpoint import ImportProgress
 from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
-from meshctl.session import EdgeSession
+from meshctl.inspect.session import EdgeSession
 from tests.service.catalog.conftest import Catalog, refusal, word
 
 RETAIL = Path(__file__).parents[4] / "shared/data/online-retail/products.csv"

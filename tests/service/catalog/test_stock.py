@@ -22,8 +22,8 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
-from chassis.database import Database
-from chassis.errors import from_rpc
+from chassis.core import from_rpc
+from chassis.data import Database
 from services.catalog import subscribers
 from tests.service.catalog.conftest import Catalog, new_id, refusal
 

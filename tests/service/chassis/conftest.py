@@ -8,12 +8,9 @@ from typing import TypeVar
 import nats.js.errors
 import pytest
 
-from chassis import migrations
-from chassis.broker import Broker
-from chassis.consumer import Consumer
-from chassis.database import Database
-from chassis.events import DEAD_LETTERS
-from chassis.relay import Relay
+from chassis.contract import DEAD_LETTERS
+from chassis.data import Database, migrations
+from chassis.events import Broker, Consumer, Relay
 from tests.service.chassis.things import MIGRATIONS
 
 Part = TypeVar("Part", Relay, Consumer)

@@ -6,11 +6,8 @@ import sys
 
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
-from chassis.broker import Broker
-from chassis.consumer import Consumer
-from chassis.database import Database
-from chassis.delivery import Policy
-from chassis.unit_of_work import UnitOfWork
+from chassis.data import Database, UnitOfWork
+from chassis.events import Broker, Consumer, Policy
 from tests.service.chassis.things import Thing
 
 POLICY = Policy(attempts=3, backoff=(0.05,), acknowledge_within=0.3)

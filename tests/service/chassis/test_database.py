@@ -14,12 +14,10 @@ from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
-from chassis import errors, migrations
-from chassis.database import Database
-from chassis.reads import Query
-from chassis.unit_of_work import UnitOfWork
-from meshctl.parts import postgres
-from meshctl.ports import Ports
+from chassis.data import Database, Query, UnitOfWork, migrations
+from chassis.rpc import failure
+from meshctl.mesh.parts import postgres
+from meshctl.mesh.ports import Ports
 from tests import parts
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 
@@ -90,7 +88,7 @@ async def test_who_changes_a_row_that_has_moved_on_is_told_so(database: Database
             await _rename(late, thing, "second")
             async with database.unit_of_work() as early:
                 await _rename(early, thing, "first")
-    assert errors.from_exception(raised.value).reason == "CONFLICT"
+    assert failure.from_exception(raised.value).reason == "CONFLICT"
     assert await scalar(database, "SELECT name FROM things") == "first"
 
 
@@ -124,7 +122,7 @@ async def test_cancelling_a_task_cancels_its_statement_and_returns_its_connectio
 async def test_a_statement_that_takes_too_long_ends_as_deadline_exceeded(database: Database):
     with pytest.raises(psycopg.errors.QueryCanceled) as raised:
         await database.one(SLEEP)
-    assert errors.from_exception(raised.value).reason == "DEADLINE_EXCEEDED"
+    assert failure.from_exception(raised.value).reason == "DEADLINE_EXCEEDED"
 
 
 async def test_a_lock_that_is_not_given_ends_as_a_conflict(database: Database):
@@ -134,7 +132,7 @@ async def test_a_lock_that_is_not_given_ends_as_a_conflict(database: Database):
         with pytest.raises(DBAPIError) as raised:
             async with database.unit_of_work() as waiter:
                 await waiter.get(Thing, thing.id, for_update=True)
-    assert errors.from_exception(raised.value).reason == "CONFLICT"
+    assert failure.from_exception(raised.value).reason == "CONFLICT"
 
 
 async def test_an_exhausted_pool_answers_unavailable_within_its_second(migrated_url: str):
@@ -143,7 +141,7 @@ async def test_an_exhausted_pool_answers_unavailable_within_its_second(migrated_
         with pytest.raises(PoolTimeout) as raised:
             await database.one(GET_THING, id=uuid.uuid4())
         assert asyncio.get_running_loop().time() - begin < 1.5
-        assert errors.from_exception(raised.value).reason == "DEPENDENCY_UNAVAILABLE"
+        assert failure.from_exception(raised.value).reason == "DEPENDENCY_UNAVAILABLE"
 
 
 async def test_many_checkouts_leave_nothing_behind_on_a_connection(migrated_url: str):
@@ -172,7 +170,7 @@ async def test_a_restarted_server_is_found_again_and_meanwhile_answers_unavailab
                         await _add(database, name="after")
                         break
                     except Exception as error:  # noqa: BLE001 (which ones it may be is the test)
-                        seen.add(errors.from_exception(error).reason)
+                        seen.add(failure.from_exception(error).reason)
                         await asyncio.sleep(0.05)
             assert seen <= {"DEPENDENCY_UNAVAILABLE"}
             # Every stale connection is replaced without a caller noticing.

@@ -15,15 +15,10 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 from protomesh.type.v1.money_pb2 import Money
 from sqlalchemy import text
 
-from chassis import dead_letters, retention, telemetry
-from chassis.broker import Broker
-from chassis.consumer import Consumer
-from chassis.database import Database
-from chassis.delivery import Policy
-from chassis.events import event_type, stream_subjects
-from chassis.relay import Relay, republish
-from chassis.spans import Recorder
-from chassis.unit_of_work import UnitOfWork
+from chassis.contract import event_type, stream_subjects
+from chassis.data import Database, UnitOfWork, retention
+from chassis.events import Broker, Consumer, Policy, Relay, dead_letters, inbox, relay, republish
+from chassis.observe import Recorder, tracing
 from tests.service.chassis.conftest import running
 from tests.service.chassis.things import Thing, happened, scalar
 
@@ -330,7 +325,7 @@ class Spans(list[Any]):
         self.extend(span for r in request.resource_spans for s in r.scope_spans for span in s.spans)
 
     def named(self, name: str) -> list[Any]:
-        telemetry.recorder().flush()
+        tracing.recorder().flush()
         return [span for span in self if span.name == name]
 
 
@@ -338,7 +333,7 @@ class Spans(list[Any]):
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     found = Spans()
     recorder = Recorder(found.export)
-    monkeypatch.setattr(telemetry, "_recorder", recorder)
+    monkeypatch.setattr(tracing, "_recorder", recorder)
     yield found
     recorder.shutdown()
 
@@ -347,7 +342,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
 async def test_one_trace_covers_request_outbox_broker_consumer_and_sql(
     database: Database, subscriber: Subscriber, spans: Spans
 ):
-    with telemetry.span("request") as request:
+    with tracing.span("request") as request:
         await publish(database, happened(reason="a value"))
     await eventually(lambda: _has_handled(subscriber, 1))
 
@@ -377,7 +372,7 @@ async def test_what_is_past_its_keeping_time_is_deleted(database: Database, subs
             "UPDATE outbox SET published_at = now() - interval '8 days' WHERE position = 1"
         )
         await connection.execute("UPDATE inbox SET handled_at = now() - interval '31 days'")
-    await retention.purge(database)
+    await retention.purge(database, (relay.purge, inbox.purge))
     assert await scalar(database, "SELECT count(*) FROM outbox") == 1
     assert await scalar(database, "SELECT count(*) FROM inbox") == 0
 

@@ -14,17 +14,12 @@ import nats.errors
 import pytest
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
-from chassis import dead_letters, migrations
-from chassis.broker import Broker
-from chassis.consumer import Consumer
-from chassis.database import Database
-from chassis.delivery import Policy
-from chassis.relay import Relay
-from chassis.unit_of_work import UnitOfWork
-from meshctl.parts import nats as nats_part
-from meshctl.parts import postgres
-from meshctl.ports import Ports
-from meshctl.process import Process
+from chassis.data import Database, UnitOfWork, migrations
+from chassis.events import Broker, Consumer, Policy, Relay, dead_letters
+from meshctl.mesh.parts import nats as nats_part
+from meshctl.mesh.parts import postgres
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.process import Process
 from tests import parts
 from tests.service.chassis.conftest import running
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar

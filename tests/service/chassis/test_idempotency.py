@@ -10,11 +10,11 @@ import pytest
 from protomesh.ordering.v1 import order_service_pb2
 from protomesh.ordering.v1.order_pb2 import Order
 
-from chassis import contract, idempotency
-from chassis.call import Call, Caller, current_call
-from chassis.database import Database
-from chassis.errors import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
-from chassis.idempotency import Idempotency
+from chassis import contract
+from chassis.core import Aborted, FailedPrecondition, InvalidArgument, PermissionDenied, Unavailable
+from chassis.data import Database, idempotency_keys
+from chassis.rpc import Call, Caller, current_call
+from chassis.rpc.stages import Idempotency
 from tests.service.chassis.things import Thing, happened, scalar
 
 PLACE_ORDER = contract.method_at("/protomesh.ordering.v1.OrderService/PlaceOrder")
@@ -247,7 +247,7 @@ async def test_keys_are_forgotten_after_their_time(shop: Shop, key: str):
     assert len(shop.executions) == 2
     async with shop.database.connection() as connection:
         await connection.execute("UPDATE idempotency_keys SET expires_at = now()")
-    assert await idempotency.purge(shop.database) == 1
+    assert await idempotency_keys.purge(shop.database) == 1
 
 
 async def test_a_database_that_fails_after_the_commit_does_not_fail_the_call(

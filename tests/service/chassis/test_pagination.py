@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import bindparam, insert, select, text
 
-from chassis.database import Database
-from chassis.errors import InvalidArgument
-from chassis.pagination import Listing
+from chassis.core import InvalidArgument
+from chassis.data import Database, Listing
 from tests.service.chassis.things import Thing
 
 NEWEST = Listing(

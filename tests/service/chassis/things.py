@@ -9,8 +9,8 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from chassis import database
-from chassis.identifiers import uuid7
+from chassis.core import uuid7
+from chassis.data import database
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
 

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from chassis import migrations
-from chassis.database import Database
+from chassis.data import Database, migrations
 from services.identity import model, sessions, signing_keys
 from tests.service.identity.clock import Clock
 

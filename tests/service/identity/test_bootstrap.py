@@ -4,7 +4,7 @@ import asyncio
 
 from pydantic import SecretStr
 
-from chassis.database import Database
+from chassis.data import Database
 from services.identity import bootstrap, repository
 from services.identity.login_limits import LoginLimits
 from services.identity.passwords import Passwords

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from chassis.errors import ResourceExhausted
+from chassis.core import ResourceExhausted
 from services.identity.login_limits import LoginLimits
 from services.identity.passwords import Passwords
 

@@ -6,9 +6,8 @@ from uuid import UUID
 import pytest
 from protomesh.identity.v1.auth_service_pb2 import TokenGrant
 
-from chassis.database import Database
-from chassis.errors import Unauthenticated
-from chassis.identifiers import uuid7
+from chassis.core import Unauthenticated, uuid7
+from chassis.data import Database
 from services.identity import expiry, repository
 from services.identity.model import User
 from services.identity.sessions import Sessions

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from cryptography.exceptions import InvalidTag
 
-from chassis.database import Database
+from chassis.data import Database
 from services.identity import model, repository
 from services.identity.settings import IdentitySettings
 from services.identity.signing_keys import KeyRing

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chassis.errors import FailedPrecondition
+from chassis.core import FailedPrecondition
 from services.ordering.model import LARGEST_AMOUNT, Order, OrderItem
 
 

@@ -9,7 +9,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from chassis import migrations
+from chassis.data import migrations
 from meshctl.reconcile import compare
 
 PRODUCT = uuid.uuid4()

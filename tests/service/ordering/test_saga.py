@@ -12,9 +12,9 @@ from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from protomesh.ordering.v1.order_service_pb2 import PlaceOrderLine, PlaceOrderRequest
 
 from chassis import contract
-from chassis.call import Call, Caller
-from chassis.database import Database
-from chassis.errors import ResourceExhausted, reason_of
+from chassis.core import ResourceExhausted, reason_of
+from chassis.data import Database
+from chassis.rpc import Call, Caller
 from services.ordering import repository
 from services.ordering.model import Order, OrderItem
 from services.ordering.placement import Placement

@@ -7,8 +7,8 @@ import pytest
 from protomesh.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor, RateLimitRequest, RateLimitResponse
 
 from chassis import contract
-from chassis.call import Call
-from chassis.errors import Unavailable
+from chassis.core import Unavailable
+from chassis.rpc import Call
 from services.ratelimit.counters import Counters
 from services.ratelimit.quotas import ADDRESS, CALLER, METHOD, Quota, Quotas
 from services.ratelimit.ratelimit_service import RateLimitService

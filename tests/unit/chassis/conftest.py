@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from chassis import contract, telemetry
-from chassis.spans import Recorder
+from chassis import contract
+from chassis.observe import Recorder, tracing
 from tests import certificates
 from tests.unit.chassis.stand import FILES, Spans, Stand, running
 
@@ -34,12 +34,12 @@ def exported() -> Spans:
 
 @pytest.fixture
 def spans(exported: Spans) -> Iterator[Spans]:
-    """What is recorded during the test; `spans.all` is up to date after `telemetry.recorder().flush()`."""
-    before = telemetry.recorder()
-    telemetry.install(Recorder(exported.take, resource={"service.name": "scratch"}))
+    """What is recorded during the test; `spans.all` is up to date after `tracing.recorder().flush()`."""
+    before = tracing.recorder()
+    tracing.install(Recorder(exported.take, resource={"service.name": "scratch"}))
     exported.all.clear()
     yield exported
-    telemetry.install(before)
+    tracing.install(before)
 
 
 @pytest.fixture

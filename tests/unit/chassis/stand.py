@@ -15,12 +15,10 @@ from joserfc.jwk import ECKey
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from chassis import contract, errors
-from chassis.background import Worker
-from chassis.call import Call
-from chassis.channels import MeshChannel
+from chassis import contract
+from chassis.core import Settings, Worker, errors
+from chassis.rpc import Call, MeshChannel
 from chassis.service import Service
-from chassis.settings import Settings
 from tests import protos
 
 FILES = protos.compiled("scratch.proto", pathlib.Path(__file__).with_name("scratch.proto").read_text())

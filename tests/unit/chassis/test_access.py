@@ -15,9 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from chassis import errors
-from chassis.revocations import Revocations
-from chassis.tokens import TokenVerifier
+from chassis.core import errors
+from chassis.trust import Revocations, TokenVerifier
 from tests.unit.chassis.stand import KEY, Keys, Stand, Thing, bearer, method, token
 
 CODE = grpc.StatusCode

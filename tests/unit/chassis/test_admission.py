@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from chassis import errors
+from chassis.core import errors
 from tests.unit.chassis.stand import Thing, method, running
 
 

@@ -8,9 +8,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis import contract
-from chassis.call import Call
-from chassis.errors import Aborted
-from chassis.timestamps import timestamp
+from chassis.core import Aborted, timestamp
+from chassis.rpc import Call
 from tests.unit.chassis.stand import SERVICE
 
 

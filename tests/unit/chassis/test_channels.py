@@ -8,8 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from chassis import contract, errors, telemetry
-from chassis.call import Call, Caller, current_call
+from chassis import contract
+from chassis.core import errors
+from chassis.observe import tracing
+from chassis.rpc import Call, Caller, current_call
 from tests import certificates
 from tests.unit.chassis.stand import SERVICE, Spans, Stand, Thing, bearer, method, running, token
 
@@ -99,10 +101,10 @@ async def test_one_trace_runs_through_client_and_server(
     stand: Stand, spans: Spans, certificate_directory: Any
 ) -> None:
     async with running(certificate_directory) as fresh:
-        with telemetry.span("test"):
-            trace_id = telemetry.trace_id()
+        with tracing.span("test"):
+            trace_id = tracing.trace_id()
             await method(fresh.channel(), "Onward")(Thing(text="Open"))
-    telemetry.recorder().flush()
+    tracing.recorder().flush()
     tree = {span.span_id: span for span in spans.all if span.trace_id.hex() == trace_id}
     leaf = next(
         span for span in tree.values() if span.name.endswith("/Open") and span.kind == span.SPAN_KIND_SERVER

@@ -8,7 +8,7 @@ import pytest
 
 from chassis import contract
 from chassis.contract import ContractError
-from chassis.identifiers import uuid7
+from chassis.core import uuid7
 from tests.unit.chassis.stand import SERVICE
 
 

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy.exc
 import sqlalchemy.orm.exc
 
-from chassis import errors
+from chassis.core import errors
+from chassis.rpc import failure
 
 CODE = grpc.StatusCode
 TABLE: list[tuple[BaseException, grpc.StatusCode]] = [
@@ -33,7 +34,7 @@ TABLE: list[tuple[BaseException, grpc.StatusCode]] = [
 def test_a_foreign_exception_becomes_a_code_and_keeps_its_text_to_itself(
     error: BaseException, code: grpc.StatusCode
 ) -> None:
-    answer = errors.from_exception(error)
+    answer = failure.from_exception(error)
     assert answer.code is code
     assert answer.reason
     assert "secret" not in str(answer.status())
@@ -41,7 +42,7 @@ def test_a_foreign_exception_becomes_a_code_and_keeps_its_text_to_itself(
 
 def test_the_drivers_exception_counts_inside_sqlalchemys() -> None:
     wrapped = sqlalchemy.exc.OperationalError("SELECT secret", {}, psycopg.errors.QueryCanceled("x"))
-    assert errors.from_exception(wrapped).code is CODE.DEADLINE_EXCEEDED
+    assert failure.from_exception(wrapped).code is CODE.DEADLINE_EXCEEDED
 
 
 def test_every_canonical_code_of_a_failure_has_its_class() -> None:
@@ -77,7 +78,7 @@ def failed(code: grpc.StatusCode, *, status: errors.MeshError | None = None) -> 
     ],
 )
 def test_a_failed_dependency_says_nothing_about_itself(came: grpc.StatusCode, goes: grpc.StatusCode) -> None:
-    answer = errors.from_exception(failed(came))
+    answer = failure.from_exception(failed(came))
     assert answer.code is goes
     assert "secret" not in str(answer.status())
 
@@ -85,7 +86,7 @@ def test_a_failed_dependency_says_nothing_about_itself(came: grpc.StatusCode, go
 def test_a_refusal_that_a_dependency_explains_is_passed_on() -> None:
     error = failed(CODE.NOT_FOUND, status=errors.NotFound("PRODUCT_NOT_FOUND", "No such product."))
     assert errors.reason_of(error) == "PRODUCT_NOT_FOUND"
-    assert errors.from_exception(error).reason == "PRODUCT_NOT_FOUND"
+    assert failure.from_exception(error).reason == "PRODUCT_NOT_FOUND"
 
 
 def test_an_error_without_a_reason_has_none() -> None:
@@ -95,4 +96,4 @@ def test_an_error_without_a_reason_has_none() -> None:
 
 def test_a_cancelled_task_is_no_failure_of_the_table(caplog: Any) -> None:
     caplog.set_level(logging.DEBUG)
-    assert errors.from_exception(asyncio.CancelledError()).code is CODE.INTERNAL
+    assert failure.from_exception(asyncio.CancelledError()).code is CODE.INTERNAL

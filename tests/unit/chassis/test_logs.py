@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chassis import logs, telemetry
+from chassis.observe import logs, tracing
 from tests.unit.chassis.stand import Spans, Thing
 
 
@@ -47,9 +47,9 @@ def test_a_record_is_one_line_of_json(logger: logging.Logger, stream: io.StringI
 
 
 def test_a_record_names_its_trace(logger: logging.Logger, stream: io.StringIO, spans: Spans) -> None:
-    with telemetry.span("work"):
+    with tracing.span("work"):
         logger.info("here")
-        assert line(stream)["trace_id"] == telemetry.trace_id()
+        assert line(stream)["trace_id"] == tracing.trace_id()
 
 
 def test_an_exception_comes_along(logger: logging.Logger, stream: io.StringIO) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
-from chassis import contract, errors, pipeline
-from chassis.admission import Admission
+from chassis import contract
 from chassis.contract import ContractError
-from chassis.revocations import Revocations
+from chassis.core import Settings, errors
+from chassis.rpc import pipeline
+from chassis.rpc.stages import Admission
 from chassis.service import Service
-from chassis.settings import Settings
-from chassis.tokens import TokenVerifier
+from chassis.trust import Revocations, TokenVerifier
 from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, bearer, method, running, token
 
 CODE = grpc.StatusCode

@@ -13,9 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.trace import Link, SpanContext, SpanKind
 
-from chassis import errors, telemetry
-from chassis.otlp import Template
-from chassis.spans import Recorder
+from chassis.core import errors
+from chassis.observe import Recorder, Template, exporter, tracing
 from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -23,7 +22,7 @@ UNSAMPLED = PARENT[:-1] + "0"
 
 
 def recorded(spans: Spans) -> list[Span]:
-    telemetry.recorder().flush()
+    tracing.recorder().flush()
     return spans.all
 
 
@@ -33,7 +32,7 @@ def attributes(span: Span) -> dict[str, str]:
 
 def test_a_span_arrives_with_all_that_was_said_of_it(spans: Spans) -> None:
     link = Link(SpanContext(1, 2, is_remote=True))
-    with telemetry.span(
+    with tracing.span(
         "work", SpanKind.PRODUCER, {"text": "a", "count": 2, "list": ["b"]}, links=(link,)
     ) as span:
         span.set_attribute("late", True)
@@ -53,7 +52,7 @@ def test_a_span_arrives_with_all_that_was_said_of_it(spans: Spans) -> None:
 
 
 def test_a_failure_is_named_by_its_class_alone(spans: Spans) -> None:
-    with pytest.raises(ValueError, match="secret"), telemetry.span("work"):
+    with pytest.raises(ValueError, match="secret"), tracing.span("work"):
         raise ValueError("secret")
     (found,) = recorded(spans)
     assert (found.status.code, found.status.message) == (Status.STATUS_CODE_ERROR, "ValueError")
@@ -61,16 +60,16 @@ def test_a_failure_is_named_by_its_class_alone(spans: Spans) -> None:
 
 
 def test_a_remote_parent_is_joined(spans: Spans) -> None:
-    with telemetry.span("work", parent={"traceparent": PARENT}):
-        assert telemetry.trace_headers()["traceparent"].startswith(PARENT[:36])
+    with tracing.span("work", parent={"traceparent": PARENT}):
+        assert tracing.trace_headers()["traceparent"].startswith(PARENT[:36])
     (found,) = recorded(spans)
     assert (found.trace_id.hex(), found.parent_span_id.hex()) == (PARENT[3:35], PARENT[36:52])
 
 
 def test_a_trace_that_its_caller_does_not_record_is_not_recorded_but_goes_on(spans: Spans) -> None:
-    with telemetry.span("work", parent={"traceparent": UNSAMPLED}):
-        assert telemetry.trace_headers()["traceparent"].startswith(PARENT[:36])
-        assert telemetry.trace_headers()["traceparent"].endswith("-00")
+    with tracing.span("work", parent={"traceparent": UNSAMPLED}):
+        assert tracing.trace_headers()["traceparent"].startswith(PARENT[:36])
+        assert tracing.trace_headers()["traceparent"].endswith("-00")
     assert recorded(spans) == []
 
 
@@ -164,7 +163,7 @@ def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
 
 
 def test_the_oldest_spans_make_room_for_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chassis.spans._PAUSE_SECONDS", 60)  # nothing is exported meanwhile
+    monkeypatch.setattr("chassis.observe.spans._PAUSE_SECONDS", 60)  # nothing is exported meanwhile
     taken = Spans()
     recorder = Recorder(taken.take)
     template = Template("work", SpanKind.SERVER)
@@ -237,7 +236,7 @@ async def test_the_exporter_delivers_to_a_collector() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     recorder = Recorder(
-        telemetry.Exporter(f"127.0.0.1:{port}", "", None), resource={"service.name": "scratch"}
+        exporter.Exporter(f"127.0.0.1:{port}", "", None), resource={"service.name": "scratch"}
     )
     recorder.start(Template("work", SpanKind.SERVER)).end()
     request = await asyncio.wait_for(received.get(), 10)
@@ -248,7 +247,7 @@ async def test_the_exporter_delivers_to_a_collector() -> None:
 
 
 def test_the_api_of_opentelemetry_records_too(spans: Spans) -> None:
-    tracer = telemetry.recorder().get_tracer("anything")
+    tracer = tracing.recorder().get_tracer("anything")
     with tracer.start_as_current_span("outer") as outer:
         inner = tracer.start_span("inner")
         inner.end()

@@ -10,10 +10,8 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
 from joserfc.jwk import ECKey
 
-from chassis import tokens
-from chassis.broker import Broker
-from chassis.revocations import Revocations
-from chassis.tokens import FetchedKeys
+from chassis.events import Broker, RevocationFeed
+from chassis.trust import FetchedKeys, Revocations, tokens
 from tests.unit.chassis.stand import KEY
 
 
@@ -104,10 +102,10 @@ async def test_a_revocation_arrives_within_moments_and_is_known_to_who_starts_la
     event.revoked_at.GetCurrentTime()
     early, late = Revocations(), Revocations()
     heard = {early: listening(early), late: listening(late)}
-    following = [asyncio.create_task(early.follow(broker))]
+    following = [asyncio.create_task(RevocationFeed(early).follow(broker))]
     await broker.publish("IDENTITY", "identity.sessions.revoked.v1.u1", event.SerializeToString(), {})
     await asyncio.wait_for(heard[early].wait(), 5)
-    following.append(asyncio.create_task(late.follow(broker)))
+    following.append(asyncio.create_task(RevocationFeed(late).follow(broker)))
     await asyncio.wait_for(heard[late].wait(), 5)
     for task in following:
         task.cancel()

@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
-from meshctl import certificates
+from meshctl.pki import certificates
 
 
 def read(path: Path) -> x509.Certificate:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from meshctl import control
 from meshctl.failure import OperatorError
-from meshctl.process import Say
+from meshctl.mesh import control
+from meshctl.mesh.process import Say
 
 
 async def answer(request: dict[str, Any], say: Say) -> Any:

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from meshctl import process as supervised
 from meshctl.failure import OperatorError
-from meshctl.ports import Ports
-from meshctl.process import Process
-from meshctl.program import Program, launch_command
+from meshctl.mesh import process as supervised
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.process import Process
+from meshctl.mesh.program import Program, launch_command
 
 
 def listener(port: int, **fields: object) -> Program:
@@ -77,7 +77,7 @@ async def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path
     parent = textwrap.dedent(
         """
         import subprocess, sys
-        from meshctl.program import launch_command
+        from meshctl.mesh.program import launch_command
         child = subprocess.Popen(launch_command((sys.executable, "-c", "import signal; signal.pause()")))
         print(child.pid, flush=True)
         child.wait()

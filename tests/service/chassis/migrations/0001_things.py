@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from chassis import migrations
+from chassis.data import migrations
 
 revision = "0001"
 down_revision = None

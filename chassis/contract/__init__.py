@@ -1,0 +1,44 @@
+"""Policy, read from the descriptors: methods and their options, and the types of events."""
+
+from chassis.contract.event_types import DEAD_LETTERS, all_event_types, event_type, stream_subjects
+from chassis.contract.methods import (
+    ADMIN,
+    ANY_WORKLOAD,
+    DEFAULT_MAX_REQUEST_BYTES,
+    ContractError,
+    HttpBinding,
+    MethodContract,
+    files,
+    method_at,
+    methods_of,
+    permissions,
+    permissions_of,
+    platform,
+    register,
+    service_config,
+    service_descriptor,
+    unregister,
+)
+
+__all__ = [
+    "ADMIN",
+    "ANY_WORKLOAD",
+    "DEAD_LETTERS",
+    "DEFAULT_MAX_REQUEST_BYTES",
+    "ContractError",
+    "HttpBinding",
+    "MethodContract",
+    "all_event_types",
+    "event_type",
+    "files",
+    "method_at",
+    "methods_of",
+    "permissions",
+    "permissions_of",
+    "platform",
+    "register",
+    "service_config",
+    "service_descriptor",
+    "stream_subjects",
+    "unregister",
+]

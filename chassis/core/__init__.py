@@ -1,0 +1,45 @@
+"""What everything else stands on: errors, settings, tasks, identifiers and moments."""
+
+from chassis.core import errors
+from chassis.core.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    from_rpc,
+    overloaded,
+    reason_of,
+    status_of,
+)
+from chassis.core.identifiers import uuid7
+from chassis.core.moments import timestamp
+from chassis.core.settings import Settings
+from chassis.core.tasks import Worker
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "FailedPrecondition",
+    "InvalidArgument",
+    "MeshError",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Settings",
+    "Unauthenticated",
+    "Unavailable",
+    "Worker",
+    "errors",
+    "from_rpc",
+    "overloaded",
+    "reason_of",
+    "status_of",
+    "timestamp",
+    "uuid7",
+]

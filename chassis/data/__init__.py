@@ -1,0 +1,29 @@
+"""A service's own PostgreSQL: queries, units of work with their outbox, listings, idempotency keys, migrations."""
+
+from chassis.data import cursor, database, idempotency_keys, listings, migrations, retention
+from chassis.data.database import Database, metadata
+from chassis.data.listings import Listing, Page, window
+from chassis.data.migrations import upgrade
+from chassis.data.queries import Query, Row, containing
+from chassis.data.unit_of_work import UnitOfWork
+from chassis.data.versions import Versioned
+
+__all__ = [
+    "Database",
+    "Listing",
+    "Page",
+    "Query",
+    "Row",
+    "UnitOfWork",
+    "Versioned",
+    "containing",
+    "cursor",
+    "database",
+    "idempotency_keys",
+    "listings",
+    "metadata",
+    "migrations",
+    "retention",
+    "upgrade",
+    "window",
+]

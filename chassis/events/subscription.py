@@ -1,0 +1,135 @@
+"""A durable subscription: pulls an event type's deliveries from JetStream, whatever becomes of the connection."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from chassis.contract.event_types import EventType
+from chassis.core.tasks import checkpoint
+from chassis.events.broker import Broker
+from chassis.events.delivery import Delivery
+
+logger = logging.getLogger(__name__)
+
+# Deliveries that wait for a later time count as well, so this bounds how many events a failing aggregate may pile up
+# before the consumer as a whole stands still.
+_MAXIMUM_PENDING = 10_000
+_PULL_SECONDS, _HEARTBEAT_SECONDS, _SILENCE_SECONDS = 30.0, 1.0, 3.0
+_PAUSE_SECONDS = 1.0
+_HEARTBEAT, _NO_MESSAGES, _PULL_ENDED = "100", "404", "408"
+
+
+class Subscription:
+    """A consumer in JetStream by name, which all processes of a service share.
+
+    The client library's own `fetch` waits for a whole batch; here every message is taken as it comes.
+    """
+
+    def __init__(self, broker: Broker, kind: EventType, name: str, acknowledge_within: float) -> None:
+        self._broker = broker
+        self._kind = kind
+        self._name = name
+        # A dot is syntax in a consumer's name.
+        self.durable = name.replace(".", "-")
+        self._config = ConsumerConfig(
+            durable_name=self.durable,
+            filter_subject=kind.filter,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=acknowledge_within,
+            # Attempts are counted in the inbox: a delivery that only has to wait for its turn is none.
+            max_deliver=-1,
+            max_ack_pending=_MAXIMUM_PENDING,
+        )
+
+    async def deliveries(self, room: Callable[[], Awaitable[int]]) -> AsyncGenerator[Delivery, None]:
+        """Deliveries for ever; `room` waits until some can be taken, and says how many."""
+        jetstream = await self._broker.ready()
+        while True:
+            checkpoint()
+            try:
+                await self._broker.ensure_stream(self._kind.stream)
+                await jetstream.add_consumer(self._kind.stream, self._config)
+                async with contextlib.aclosing(self._pulled(room)) as messages:
+                    async for message in messages:
+                        yield Delivery(message)
+            except Exception as error:  # noqa: BLE001 (a subscription outlives every failure)
+                logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _pulled(self, room: Callable[[], Awaitable[int]]) -> AsyncGenerator[Msg, None]:
+        """Messages, until the consumer has to be looked at anew."""
+        client = self._broker.client
+        inbox = client.new_inbox()
+        incoming: asyncio.Queue[Msg] = asyncio.Queue()
+        subscription = await client.subscribe(inbox, cb=incoming.put)
+        try:
+            while True:
+                checkpoint()
+                wanted = await room()
+                await client.publish(self._next_subject(), _pull_request(wanted), reply=inbox)
+                while wanted:
+                    message = await self._received(incoming)
+                    if message is None:
+                        break
+                    yield message
+                    wanted -= 1
+        except TimeoutError:
+            return  # not even a heartbeat: the pull is lost
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def _received(self, incoming: asyncio.Queue[Msg]) -> Msg | None:
+        """The next message; None when the pull has ended. TimeoutError when NATS is silent or the consumer gone."""
+        while True:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                message = await incoming.get()
+            status = (message.headers or {}).get("Status")
+            if status is None:
+                return message
+            if status in (_NO_MESSAGES, _PULL_ENDED):
+                return None
+            if status != _HEARTBEAT:
+                logger.info("%s: NATS says %s", self._name, message.headers)
+                raise TimeoutError
+
+    def _next_subject(self) -> str:
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self._kind.stream}.{self.durable}"
+
+    async def lag(self) -> int:
+        """Events that are not handled yet. Raises what NATS raises."""
+        info = await (await self._broker.ready()).consumer_info(self._kind.stream, self.durable)
+        return (info.num_pending or 0) + (info.num_ack_pending or 0)
+
+    async def predecessor_is_coming(self, delivery: Delivery) -> bool:
+        """Whether the event before a delivery's is in the stream, and not acknowledged. Raises what NATS raises."""
+        jetstream = await self._broker.ready()
+        floor = (await jetstream.consumer_info(delivery.stream, self.durable)).ack_floor
+        sequence = floor.stream_seq + 1 if floor is not None else 1
+        while sequence < delivery.sequence:
+            try:
+                found = await jetstream.get_msg(delivery.stream, sequence, delivery.subject, next=True)
+            except nats.js.errors.NotFoundError:
+                return False
+            if (found.headers or {}).get("ce-id") == str(delivery.previous_id):
+                return (found.seq or 0) < delivery.sequence
+            sequence = (found.seq or sequence) + 1
+        return False
+
+
+def _pull_request(wanted: int) -> bytes:
+    nanoseconds = 1_000_000_000
+    return json.dumps(
+        {
+            "batch": wanted,
+            "expires": int(_PULL_SECONDS * nanoseconds),
+            "idle_heartbeat": int(_HEARTBEAT_SECONDS * nanoseconds),
+        }
+    ).encode()

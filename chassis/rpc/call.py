@@ -1,0 +1,153 @@
+"""The call that is being answered: who calls, under which contract, and how much time is left."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+
+from chassis.contract.methods import MethodContract
+from chassis.core.errors import Aborted, MeshError
+from chassis.core.identifiers import uuid7
+
+EDGE = "edge"
+
+
+class Caller:
+    """Who calls: the person behind the token, if there is one, and the workload behind the certificate.
+
+    `user_id`, `role` and `session_id` are "" without a token; `workload`, the SPIFFE name of the peer, is ""
+    without mTLS.
+    """
+
+    __slots__ = ("_workload", "permissions", "role", "session_id", "token", "user_id")
+
+    def __init__(
+        self,
+        user_id: str = "",
+        role: str = "",
+        permissions: frozenset[str] = frozenset(),
+        session_id: str = "",
+        workload: str | Callable[[], str] = "",
+        token: str = "",
+    ) -> None:
+        self.user_id = user_id
+        self.role = role
+        self.permissions = permissions
+        self.session_id = session_id
+        self._workload = workload
+        self.token = token
+
+    @property
+    def workload(self) -> str:
+        """The SPIFFE name of the peer. Most calls never ask, so it is read from the certificate when one does."""
+        if not isinstance(self._workload, str):
+            self._workload = self._workload()
+        return self._workload
+
+    def release(self) -> None:
+        """Lets go of the peer, of whom nothing can be read after the call's end."""
+        if not isinstance(self._workload, str):
+            self._workload = _too_late
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller's roles grant a permission."""
+        return permission in self.permissions
+
+    @property
+    def principal(self) -> str:
+        """The name that idempotency keys, quotas and audit records are kept under."""
+        return f"user:{self.user_id}" if self.user_id else f"workload:{self.workload}"
+
+
+def _too_late() -> str:
+    raise RuntimeError("The workload was first asked for after the call's end.")
+
+
+NOBODY = Caller()
+
+
+class Call:
+    """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
+
+    # Defaults of the class, since an attribute that is never set costs a call nothing.
+    caller = NOBODY
+    # On the clock of `time.monotonic`, which is the event loop's too; the deadline stage sets it.
+    deadline = float("inf")
+    # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
+    code = grpc.StatusCode.CANCELLED
+    failure: MeshError | None = None
+    # Initial metadata of the answer, sent with it.
+    headers: Sequence[tuple[str, str]] = ()
+    # The claim of the call's idempotency key; its stage hands it to the first unit of work.
+    idempotency: Any = None
+    span: Any = None
+    _operation_id = ""
+
+    def __init__(self, method: MethodContract, metadata: Mapping[str, str], context: Any = None) -> None:
+        self.method = method
+        self.metadata = metadata
+        self.context = context
+        self.arrived = time.monotonic()
+        self._ends: list[Callable[[Call], None]] = []
+
+    @property
+    def operation_id(self) -> str:
+        """UUIDv7 text: stable across retries under one idempotency key, fresh otherwise."""
+        if not self._operation_id:
+            self._operation_id = str(uuid7())
+        return self._operation_id
+
+    @operation_id.setter
+    def operation_id(self, value: str) -> None:
+        self._operation_id = value
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an earlier call under the same idempotency key began the work, and did not come to its end."""
+        return self.idempotency is not None and bool(self.idempotency.resumes)
+
+    @property
+    def address(self) -> str:
+        """The client's address as the edge saw it; "" unless the edge itself is the peer."""
+        if self.caller.workload != EDGE:
+            return ""
+        # The edge appends the address of its peer, so only the last entry is its word.
+        return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
+
+    def remaining(self) -> float:
+        """Seconds to the deadline; never negative, infinite outside a served call."""
+        if self.deadline == float("inf"):
+            return self.deadline
+        return max(0.0, self.deadline - time.monotonic())
+
+    def at_end(self, finish: Callable[["Call"], None]) -> None:
+        """Has `finish` run as soon as the call's outcome is known, whatever it is; what was added last runs first."""
+        self._ends.append(finish)
+
+    def end(self, code: grpc.StatusCode) -> None:
+        """Runs what `at_end` was given."""
+        self.code = code
+        while self._ends:
+            self._ends.pop()(self)
+
+    def set_header(self, key: str, value: str) -> None:
+        """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""
+        self.headers = (*self.headers, (key, value))
+
+    def set_etag(self, version: int) -> None:
+        """Adds the `etag` header of a resource that is at this version."""
+        self.set_header("etag", f'"{version}"')
+
+    def match_etag(self, version: int, etag: str = "") -> None:
+        """Lets a change pass that was made on this version, by the request's `etag` or the `if-match` header.
+
+        Aborted ETAG_MISMATCH otherwise. A caller who sent neither, or `*`, means whatever version there is.
+        """
+        meant = etag or self.metadata.get("if-match", "").removeprefix("W/").strip('"')
+        if meant not in ("", "*", str(version)):
+            raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")
+
+
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

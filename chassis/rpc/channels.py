@@ -1,0 +1,308 @@
+"""Channels: generated stubs on a MeshChannel reach the right deployable with deadline, trace and token."""
+
+import asyncio
+import functools
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from typing import Any, Self
+
+import grpc
+from opentelemetry.trace import Span, SpanKind
+
+from chassis.contract import methods
+from chassis.contract.methods import MethodContract
+from chassis.core import errors
+from chassis.core.settings import DEFAULT_PORT, Settings
+from chassis.observe import tracing
+from chassis.observe.metrics import RpcMetrics
+from chassis.rpc.call import current_call
+from chassis.rpc.stages import telemetry
+from chassis.trust.certificates import Certificates
+
+logger = logging.getLogger(__name__)
+
+# Kept back for the way back and for our own answer; a call that could not use the rest is not worth starting.
+_RESERVE_SECONDS = 0.05
+_LEAST_SECONDS = 0.02
+_CLOSE_SECONDS = 30.0
+
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_retries", 1),
+)
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class MeshChannel(grpc.aio.Channel):
+    """One channel for the whole mesh: the RPC's contract names the deployable, the settings say where that is.
+
+    Takes the place of a `grpc.aio.Channel` in the constructor of generated stubs. Usable outside a service too:
+    `MeshChannel(Settings(service="developer", tls_directory=…, targets={…}))`.
+    """
+
+    def __init__(self, settings: Settings, certificates: Certificates | None = None) -> None:
+        self._settings = settings
+        self._certificates = certificates or Certificates.of(settings)
+        self._upstreams: dict[str, Upstream] = {}
+
+    def unary_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
+        """A method that takes one message and gives one."""
+        return self._method("unary_unary", method, *serializers, **options)
+
+    def unary_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
+        """A method that takes one message and gives a stream."""
+        return self._method("unary_stream", method, *serializers, **options)
+
+    def stream_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
+        """A method that takes a stream and gives one message."""
+        return self._method("stream_unary", method, *serializers, **options)
+
+    def stream_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
+        """A method that takes a stream and gives one."""
+        return self._method("stream_stream", method, *serializers, **options)
+
+    def _method(
+        self,
+        shape: str,
+        path: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool = False,
+    ) -> "Method":
+        method = methods.method_at(path)
+        if not method.deployable:
+            raise methods.ContractError(f"The contract of {method.service} names no deployable.")
+        upstream = self._upstream(method.deployable)
+        return Method(upstream, shape, method, request_serializer, response_deserializer)
+
+    def _upstream(self, deployable: str) -> "Upstream":
+        if deployable not in self._upstreams:
+            target = self._settings.targets.get(deployable, f"dns:///{deployable}:{DEFAULT_PORT}")
+            self._upstreams[deployable] = Upstream(deployable, target, self._certificates)
+        return self._upstreams[deployable]
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Not for this channel: it stands for connections to many deployables, each with a state of its own."""
+        raise NotImplementedError
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Not for this channel, as `get_state`."""
+        raise NotImplementedError
+
+    async def channel_ready(self) -> None:
+        """Not for this channel, as `get_state`: a call waits for its connection by itself."""
+        raise NotImplementedError
+
+    async def close(self, grace: float | None = None) -> None:
+        """Closes all connections; calls that run get `grace` seconds."""
+        await asyncio.gather(*(upstream.close(grace) for upstream in self._upstreams.values()))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Upstream:
+    """The channel to one deployable: balanced over its endpoints, opened when first used, renewed with the keys."""
+
+    def __init__(self, deployable: str, target: str, certificates: Certificates | None) -> None:
+        self._deployable = deployable
+        self._target = target
+        self._certificates = certificates
+        # Here and not at the first call, since it reads the contracts of the whole platform.
+        self._options = (*_OPTIONS, ("grpc.service_config", json.dumps(_config(deployable))))
+        self._channel: grpc.aio.Channel | None = None
+        self._generation = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def channel(self) -> grpc.aio.Channel:
+        """The channel in use. A new one takes over when the certificates were renewed; running calls finish."""
+        generation = self._certificates.generation() if self._certificates else 0
+        if self._channel is None:
+            self._channel = self._open()
+        elif generation != self._generation:
+            task = asyncio.get_running_loop().create_task(self._channel.close(_CLOSE_SECONDS))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self._channel = self._open()
+        self._generation = generation
+        return self._channel
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._certificates is None:
+            return grpc.aio.insecure_channel(self._target, self._options)
+        credentials = self._certificates.channel_credentials()
+        name = ("grpc.ssl_target_name_override", self._deployable)
+        return grpc.aio.secure_channel(self._target, credentials, (*self._options, name))
+
+    async def close(self, grace: float | None) -> None:
+        """Closes the connections."""
+        for task in self._closing:
+            task.cancel()
+        if self._channel is not None:
+            await self._channel.close(grace)
+            self._channel = None
+
+
+def _config(deployable: str) -> dict[str, Any]:
+    """The service config without its timeouts, since every call brings its own.
+
+    gRPC's C core counts those of the config from a coarse clock, which can be more than a second off.
+    """
+    config = methods.service_config(deployable)
+    for method in config["methodConfig"]:
+        del method["timeout"]
+    return config
+
+
+class Method:
+    """What a stub calls for one RPC. All that the contract decides is bound here, once."""
+
+    def __init__(
+        self, upstream: Upstream, shape: str, method: MethodContract, serializer: Any, deserializer: Any
+    ) -> None:
+        self._upstream = upstream
+        self._shape = shape
+        self._contract = method
+        self._serializers = (serializer, deserializer)
+        self._template = telemetry.rpc_template(method, SpanKind.CLIENT)
+        self._metrics = _metrics_of(method.service, method.name)
+        self._start = Stream if method.server_streaming else Unary
+        self._channel: grpc.aio.Channel | None = None
+        self._invoke: Callable[..., Any] = _not_bound
+
+    def __call__(
+        self,
+        request: Any = None,
+        *,
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+        **options: Any,
+    ) -> Any:
+        """Starts the call. `timeout` is in seconds, and shortens what the contract and the current call leave.
+
+        Awaiting or iterating raises AioRpcError when the call fails; DEADLINE_EXCEEDED at once without time left.
+        """
+        seconds = self._seconds(timeout)
+        if seconds < _LEAST_SECONDS:
+            raise _out_of_time()
+        span = tracing.recorder().start_child(self._template)
+        headers = _headers(span, metadata)
+        return self._start(
+            self._bound()(request, timeout=seconds, metadata=headers, **options), span, self._metrics
+        )
+
+    def _seconds(self, timeout: float | None) -> float:
+        seconds = self._contract.timeout if timeout is None else min(timeout, self._contract.timeout)
+        call = current_call.get()
+        return seconds if call is None else min(seconds, call.remaining() - _RESERVE_SECONDS)
+
+    def _bound(self) -> Callable[..., Any]:
+        channel = self._upstream.channel()
+        if channel is not self._channel:
+            self._channel = channel
+            self._invoke = getattr(channel, self._shape)(self._contract.path, *self._serializers)
+        return self._invoke
+
+
+@functools.cache
+def _metrics_of(service: str, method: str) -> RpcMetrics:
+    return RpcMetrics("client", service, method)
+
+
+def _not_bound(*_: object) -> Any:
+    raise AssertionError
+
+
+def _headers(span: Span, given: Metadata | None) -> list[tuple[str, str | bytes]]:
+    """The call's own metadata, with the trace, and with the token of the call that is being answered."""
+    headers = list(given or ())
+    context = span.get_span_context()
+    if context.is_valid:
+        flags = int(context.trace_flags)
+        headers.append(("traceparent", f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"))
+    call = current_call.get()
+    if call is not None and call.caller.token and not any(key == "authorization" for key, _ in headers):
+        headers.append(("authorization", f"Bearer {call.caller.token}"))
+    return [header for header in headers if header[1]]
+
+
+class Unary:
+    """A running call with one answer: await it. Everything else is the underlying grpc.aio call's."""
+
+    def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
+        self._call = call
+        self._outcome = _Outcome(span, metrics)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
+        with self._outcome:
+            return await self._call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class Stream:
+    """A running call with a stream of answers: iterate it. Everything else is the underlying grpc.aio call's."""
+
+    def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
+        self._call = call
+        self._outcome = _Outcome(span, metrics)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        with self._outcome:
+            try:
+                async for message in self._call:
+                    yield message
+            finally:
+                # Whoever stops reading early does not want the rest.
+                self._call.cancel()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+
+class _Outcome:
+    """Ends the span and counts the call, however it ends."""
+
+    def __init__(self, span: Span, metrics: RpcMetrics) -> None:
+        self._span = span
+        self._metrics = metrics
+        self._begin = time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._metrics.in_flight += 1
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        code = _code_of(error)
+        self._metrics.in_flight -= 1
+        self._metrics.observe(code, time.perf_counter() - self._begin)
+        if code is not grpc.StatusCode.OK:
+            telemetry.fail(self._span, code, fault=True)
+        self._span.end()
+
+
+def _code_of(error: BaseException | None) -> grpc.StatusCode:
+    if error is None or isinstance(error, GeneratorExit):
+        return grpc.StatusCode.OK
+    return error.code() if isinstance(error, grpc.aio.AioRpcError) else grpc.StatusCode.CANCELLED
+
+
+def _out_of_time() -> grpc.aio.AioRpcError:
+    failure = errors.deadline_exceeded()
+    trailing = grpc.aio.Metadata((errors.STATUS_DETAILS, failure.status().SerializeToString()))
+    return grpc.aio.AioRpcError(failure.code, grpc.aio.Metadata(), trailing, failure.message)

@@ -1,0 +1,6 @@
+"""The stages of the pipeline, one file each; chassis/rpc/pipeline.py has them in their order."""
+
+from chassis.rpc.stages.admission import Admission
+from chassis.rpc.stages.idempotency import Idempotency
+
+__all__ = ["Admission", "Idempotency"]

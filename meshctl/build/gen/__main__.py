@@ -1,0 +1,80 @@
+"""`python -m meshctl.build.gen` generates; with `--check` it only says what is out of date."""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshctl.build.gen import files, protoc
+
+ROOT = Path(__file__).resolve().parents[3]
+# Directories that the generator owns wholly: what it does not write there, it removes.
+OWNED = ["gen", "docs/reference"]
+RELEASED = "gen/descriptors/released.binpb"
+
+
+def generate(root: Path, fresh: Path) -> None:
+    """Writes all that is derived from `root`/proto below `fresh`, laid out as in the repository."""
+    python, image = fresh / "gen/python", fresh / "gen/descriptors/protomesh.binpb"
+    protoc.compile_contracts(root / "proto", python, image)
+    if (root / RELEASED).exists():  # Moved at a release only, never generated.
+        shutil.copy(root / RELEASED, fresh / RELEASED)
+    # What follows reads the contracts through the modules that were just written, not those of the run before.
+    sys.path.insert(0, str(python))
+    derive(image, fresh)
+
+
+def derive(image: Path, fresh: Path) -> None:
+    """Writes what the compiled contracts say: the edge, OpenAPI, client configuration, reference pages."""
+    from chassis import contract
+    from meshctl.build.gen import envoy, openapi, reference, settings_page
+    from meshctl.build.gen.comments import Comments
+
+    comments = Comments(image)
+    methods, protos = contract.platform(), contract.files()
+    write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
+    write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments))
+    for deployable in sorted({method.deployable for method in methods} - {""}):
+        write(
+            fresh / f"gen/client/{deployable}.json",
+            json.dumps(contract.service_config(deployable), indent=2) + "\n",
+        )
+    write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
+    write(fresh / "docs/reference/options.md", reference.options(comments))
+    write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
+    write(fresh / "docs/reference/events.md", reference.events(protos, comments))
+    write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
+    write(fresh / "docs/reference/settings.md", settings_page.page(ROOT / "services"))
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def gen(
+    *,
+    check: Annotated[
+        bool, typer.Option(help="Write nothing; fail when generated files are out of date.")
+    ] = False,
+) -> None:
+    """Derives gen/ and docs/reference/ from the contracts in proto/."""
+    act = files.drift if check else files.publish
+    with files.exclusive(ROOT / ".mesh/gen.lock"), tempfile.TemporaryDirectory(dir=ROOT / ".mesh") as staging:
+        try:
+            generate(ROOT, Path(staging))
+        except protoc.ContractError as error:
+            sys.exit(f"The contracts do not compile:\n{error}")
+        changed = [f"{owned}/{name}" for owned in OWNED for name in act(Path(staging, owned), ROOT / owned)]
+    for name in changed:
+        print(f"{'out of date' if check else 'wrote'}: {name}")
+    if check and changed:
+        sys.exit("Run scripts/gen and commit what it writes.")
+
+
+if __name__ == "__main__":
+    typer.run(gen)

@@ -1,0 +1,79 @@
+"""How calls fail, as OpenAPI says it: one shape, google.rpc.Status, whoever raised the error."""
+
+from collections.abc import Iterable
+
+from google.protobuf.descriptor import Descriptor
+from google.rpc import error_details_pb2
+
+from meshctl.build.gen.bounds import Schema
+from meshctl.build.gen.schemas import Schemas
+
+_CODE_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+}
+_ERRORS = {
+    400: "The request breaks its contract, or the state of things does not allow it; see `reason`.",
+    401: "There is no valid access token.",
+    403: "The caller may not do this.",
+    404: "There is no such thing, or the caller may not see it.",
+    409: "Something that is there already, or a change at the same time, gets in the way.",
+    413: "The request is larger than the RPC takes.",
+    429: "Too many requests; `Retry-After` says when to come back.",
+}
+_DETAILS = ("ErrorInfo", "BadRequest", "RetryInfo", "QuotaFailure")
+
+
+def statuses(codes: Iterable[str]) -> set[int]:
+    """The HTTP statuses that canonical codes such as `NOT_FOUND` arrive with, as far as they are documented apart."""
+    return {_CODE_STATUS[code] for code in codes if code in _CODE_STATUS}
+
+
+def responses() -> dict[str, Schema]:
+    """The error responses that operations refer to, by HTTP status, and `default` for the rest."""
+    documented = {str(status): _error(status, text) for status, text in _ERRORS.items()}
+    return documented | {"default": _error(0, "Whatever else goes wrong, in the one shape of every error.")}
+
+
+def _error(status: int, description: str) -> Schema:
+    error: Schema = {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
+    }
+    if status == 429:
+        error["headers"] = {
+            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 0}}
+        }
+    return error
+
+
+def status(schemas: Schemas) -> Schema:
+    """google.rpc.Status as JSON shows it: each detail says its type in `@type`."""
+    known = error_details_pb2.DESCRIPTOR.message_types_by_name
+    details = [_detail(known[name], schemas) for name in _DETAILS]
+    return {
+        "type": "object",
+        "description": "What went wrong: a google.rpc.Status. `details` always holds an ErrorInfo.",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": {
+                "type": "integer",
+                "format": "int32",
+                "description": "A canonical code, google.rpc.Code.",
+            },
+            "message": {"type": "string", "description": "A sentence for people."},
+            "details": {"type": "array", "items": {"anyOf": details}},
+        },
+    }
+
+
+def _detail(message: Descriptor, schemas: Schemas) -> Schema:
+    kind = {"const": f"type.googleapis.com/{message.full_name}"}
+    named = {"type": "object", "required": ["@type"], "properties": {"@type": kind}}
+    return {"allOf": [named, schemas.reference(message)]}

@@ -1,0 +1,62 @@
+"""The reference page of settings, from the settings classes themselves: what is not described cannot be generated."""
+
+import importlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
+
+from chassis.core import Settings
+from meshctl.edge.rendering import EdgeSettings
+
+_NOTE = "<!-- Generated from the settings classes by scripts/gen; not edited by hand. -->"
+_INTRODUCTION = """# Settings
+
+A process reads its settings from environment variables, once, when it starts; one that is not valid makes it refuse
+to start, with a sentence that names the variable. Lists and mappings are JSON. `./scripts/up` sets what a mesh on one
+machine needs, and passes on what stands in its own environment.
+"""
+
+
+def page(services: Path) -> str:
+    """Settings of every service, of each service that has its own, and of the edge."""
+    sections = [_NOTE, _INTRODUCTION, *_section("Every service", Settings, Settings.model_fields)]
+    for found in sorted(services.glob("*/settings.py")):
+        name = found.parent.name
+        own = _own_settings(importlib.import_module(f"services.{name}.settings"))
+        sections += _section(name, own, own.__annotations__)
+    return "\n".join([*sections, *_section("The edge", EdgeSettings, EdgeSettings.model_fields)])
+
+
+def _own_settings(module: Any) -> type[Settings]:
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Settings) and value is not Settings
+    )
+    return found
+
+
+def _section(title: str, settings: type[BaseSettings], names: Iterable[str]) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield "| variable | default | meaning |\n| --- | --- | --- |"
+    prefix = settings.model_config.get("env_prefix", "")
+    for name in names:
+        field = settings.model_fields[name]
+        if not field.description:
+            raise ValueError(f"The setting {settings.__name__}.{name} has no description.")
+        meaning = field.description.replace("|", "\\|")
+        yield f"| `{prefix}{name.upper()}` | {_default(field)} | {meaning} |"
+    yield ""
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined:
+        # A value that is made at start, such as a secret, is another one each time.
+        return "required" if field.default_factory is None else "made at start"
+    if field.default in ("", None):
+        return "unset"
+    return f"`{json.dumps(field.default, default=str)}`"

@@ -1,0 +1,29 @@
+"""`meshctl migrate`: databases, roles, and all services' migrations."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshctl.databases import provisioning
+from meshctl.mesh import deployables
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.options import DEFAULT_FOLDER
+
+
+def migrate(
+    data: Annotated[Path, typer.Option(help="Data folder with the roles' passwords.")] = DEFAULT_FOLDER,
+    postgres_url: Annotated[
+        str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="URL of a role that may make databases.")
+    ] = "",
+) -> None:
+    """Makes a database and a role for each service, and brings all databases to their newest revision.
+
+    The passwords are those of the data folder, or PROTOMESH_DATABASE_PASSWORD for all roles.
+    """
+    shared = os.environ.get("PROTOMESH_DATABASE_PASSWORD")
+    secrets = MeshFolder(data.resolve()).secrets()
+    passwords = {name: shared or secrets.get(f"database.{name}") for name in deployables.with_database()}
+    provisioning.create(postgres_url, passwords)
+    provisioning.migrate(postgres_url, passwords)

@@ -1,0 +1,9 @@
+"""`python -m meshctl.edge DIRECTORY` writes what Envoy reads, where no supervisor does: in a container."""
+
+import sys
+from pathlib import Path
+
+from meshctl.edge.rendering import EdgeSettings, write
+
+if __name__ == "__main__":
+    print(write(EdgeSettings(), Path(sys.argv[1])))

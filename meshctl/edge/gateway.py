@@ -1,0 +1,90 @@
+"""The Envoy edge as a program of the supervisor: its settings, its health, its drain."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from meshctl.edge import rendering
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.polling import until
+from meshctl.mesh.program import Program
+
+DRAIN_SECONDS = 10.0
+
+
+class Gateway:
+    """Envoy with the endpoints of all workers. `targets` maps deployables to gRPC targets."""
+
+    def __init__(self, folder: MeshFolder, port: int, admin_port: int, targets: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._admin_port = admin_port
+        self._settings = rendering.EdgeSettings(
+            port=port,
+            admin_port=admin_port,
+            certificates=folder.certificates,
+            targets=dict(targets),
+            # Envoy's threads share the machine with all services.
+            concurrency=int(os.environ.get("PROTOMESH_EDGE_CONCURRENCY", min(2, os.cpu_count() or 1))),
+        )
+
+    def program(self) -> Program:
+        """Writes the configuration, and says how Envoy is started with it."""
+        configuration = rendering.write(self._settings, self._folder.edge)
+        return Program(
+            name="edge",
+            command=rendering.command(self._settings, configuration),
+            port=self._settings.port,
+            ready=self._live,
+            metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
+            drain=self._drain,
+        )
+
+    def route_to(self, targets: Mapping[str, str]) -> None:
+        """Sends requests to these workers from now on; connections to workers that stay are kept."""
+        rendering.write_targets(self._settings, self._folder.edge, targets)
+
+    async def reaches(self, ports: Mapping[str, list[int]]) -> bool:
+        """Whether Envoy finds all these workers of these deployables healthy."""
+        clusters = json.loads((await self._admin("GET", "/clusters?format=json"))[1])["cluster_statuses"]
+        healthy = {cluster["name"]: _healthy_ports(cluster) for cluster in clusters}
+        return all(set(wanted) <= healthy.get(name, set()) for name, wanted in ports.items())
+
+    async def _live(self) -> bool:
+        return (await self._admin("GET", "/ready"))[0] == 200
+
+    async def _drain(self) -> None:
+        """Takes no new connection, and waits for running requests."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self._admin("POST", "/drain_listeners")
+                await until(self._idle)
+        except (OSError, http.client.HTTPException, TimeoutError):
+            return
+
+    async def _idle(self) -> bool:
+        _, text = await self._admin("GET", "/stats?filter=^http.edge.downstream_rq_active$")
+        return int(text.rpartition(":")[2] or 0) == 0
+
+    async def _admin(self, verb: str, path: str) -> tuple[int, str]:
+        return await asyncio.to_thread(_request, self._admin_port, verb, path)
+
+
+def _request(port: int, verb: str, path: str) -> tuple[int, str]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
+        connection.request(verb, path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def _healthy_ports(cluster: dict[str, Any]) -> set[int]:
+    return {
+        host["address"].get("socket_address", {}).get("port_value", 0)
+        for host in cluster.get("host_statuses", [])
+        if host["health_status"].get("eds_health_status", "HEALTHY") == "HEALTHY"
+        and not host["health_status"].get("failed_active_health_check")
+        and not host["health_status"].get("pending_active_hc")
+    }

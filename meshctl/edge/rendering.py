@@ -1,0 +1,243 @@
+"""The edge where it runs: fills the generated configuration with settings, and lists the workers of each service.
+
+`python -m meshctl.edge DIRECTORY` writes all files for an Envoy that is started with `envoy -c DIRECTORY/edge.yaml`.
+"""
+
+import hashlib
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from chassis import contract
+from meshctl import files
+from meshctl.edge import placeholders
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_UPSTREAM_PORT = 9000
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class EdgeSettings(BaseSettings):
+    """Settings of the edge, by environment variables that begin with PROTOMESH_EDGE_ (docs/edge.md)."""
+
+    model_config = SettingsConfigDict(env_prefix="PROTOMESH_EDGE_", extra="ignore", frozen=True)
+
+    address: str = Field("127.0.0.1", description="Address that the edge listens on.")
+    port: Port = Field(8080, description="Port that the edge listens on.")
+    admin_address: str = Field(
+        "127.0.0.1", description="Address of Envoy's admin interface; keep it on loopback."
+    )
+    admin_port: Port = Field(9901, description="Port of Envoy's admin interface: health, metrics, clusters.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM chain that clients see, re-read when it is replaced; unset: plain text."
+    )
+    tls_private_key: Path | None = Field(None, description="PEM key of `tls_certificate`.")
+    certificates: Path = Field(
+        Path("/etc/protomesh/tls"),
+        description="Directory with `ca.pem`, `edge.pem` and `edge.key` of the mesh.",
+    )
+    trust_domain: str = Field(
+        "protomesh.local", description="SPIFFE trust domain of the upstreams' certificates."
+    )
+    targets: dict[str, str] = Field(
+        default_factory=dict,
+        description='Where services are, as JSON: `{"catalog": "ipv4:127.0.0.1:5001,127.0.0.1:5002"}`; '
+        f"one that is not named: `dns:///<service>:{DEFAULT_UPSTREAM_PORT}`.",
+    )
+    token_issuer: str = Field("protomesh", description="`iss` that access tokens must have.")
+    token_audience: str = Field("protomesh", description="`aud` that access tokens must have.")
+    cors_origins: list[str] = Field(
+        default_factory=list,
+        description='Origins whose pages may call the API, as JSON: `["https://shop.example"]`; none unless set.',
+    )
+    trusted_proxies: int = Field(
+        0, ge=0, description="Load balancers of ours in front, whose `x-forwarded-for` entries are believed."
+    )
+    address_requests_per_second: int = Field(
+        500, ge=1, description="Requests a second that one address may send to one edge, all routes together."
+    )
+    address_burst: int = Field(1000, ge=1, description="Requests that one address may send at once.")
+    maximum_connections: int = Field(10_000, ge=1, description="Client connections that are open at once.")
+    maximum_heap_bytes: int = Field(
+        512 * 1024 * 1024, ge=64 * 1024 * 1024, description="Memory from which Envoy sheds load, in bytes."
+    )
+    trace_sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of requests that are traced.")
+    concurrency: int = Field(0, ge=0, description="Envoy's worker threads; 0: one for each core.")
+    log_level: str = Field("warning", description="Least severity that Envoy logs, besides the access log.")
+
+
+def write(settings: EdgeSettings, directory: Path) -> Path:
+    """Writes all of the edge's configuration into `directory` and answers the path of the file to start Envoy with."""
+    directory = directory.resolve()
+    tree = yaml.load((ROOT / "gen/envoy/edge.yaml").read_text(), Loader=_Loader)  # noqa: S506 - the safe loader, in C where there is one
+    for secret in _secrets(settings):
+        _put(directory / "secrets" / f"{secret['name']}.yaml", {"resources": [secret]})
+    write_targets(settings, directory, settings.targets)
+    return _put(directory / "edge.yaml", placeholders.fill(tree, _values(settings, directory)))
+
+
+def write_targets(settings: EdgeSettings, directory: Path, targets: Mapping[str, str]) -> None:
+    """Tells a running edge where the services are now, without a restart.
+
+    `targets` maps deployables to gRPC targets: `ipv4:` (or `ipv6:`) with a list of addresses, which may change at any
+    time without a connection lost, or `dns:///name:port`, which Envoy resolves to all its addresses.
+    """
+    directory = directory.resolve()
+    deployables = sorted({method.deployable for method in contract.platform()} | set(targets))
+    complete = {name: targets.get(name, f"dns:///{name}:{DEFAULT_UPSTREAM_PORT}") for name in deployables}
+    for name, target in complete.items():
+        if not _is_dns(target):
+            _put(directory / "endpoints" / f"{name}.yaml", {"resources": [_assignment(name, target)]})
+    clusters = [_cluster(settings, directory, name, target) for name, target in complete.items()]
+    _put(directory / "clusters.yaml", {"resources": clusters})
+
+
+def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
+    """The command line that runs Envoy. Raises FileNotFoundError when there is no Envoy."""
+    beside_python = Path(sys.executable).parent / "envoy"
+    program = str(beside_python) if beside_python.exists() else shutil.which("envoy")
+    if program is None:
+        raise FileNotFoundError("envoy is neither in the virtual environment nor in PATH.")
+    # Hot restart shares memory by a number that other Envoys of the machine would take too.
+    options = (
+        "--disable-hot-restart",
+        "--file-flush-interval-msec",
+        "1000",
+        "--log-level",
+        settings.log_level,
+    )
+    workers = ("--concurrency", str(settings.concurrency)) if settings.concurrency else ()
+    return (program, "-c", str(configuration), *options, *workers)
+
+
+def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
+    known = {
+        "directory": str(directory),
+        "jwks_socket": _socket(directory),
+        "descriptors": str(ROOT / "gen/descriptors/protomesh.binpb"),
+        "downstream_tls": _downstream_tls(settings, directory),
+        "transport_security": "max-age=31536000" if settings.tls_certificate else "",
+        "trace_sample_percent": settings.trace_sample_ratio * 100,
+        "cors_origins": [{"exact": origin} for origin in settings.cors_origins],
+    }
+    return {f"setting.{name}": value for name, value in {**dict(settings), **known}.items()}
+
+
+def _socket(directory: Path) -> str:
+    """A socket for this directory's Envoy: on Linux a mere name, so that the directory may be read-only to Envoy."""
+    name = f"protomesh-edge-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
+    return f"@{name}" if sys.platform == "linux" else str(Path(tempfile.gettempdir(), f"{name}.sock"))
+
+
+def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: str) -> Any:
+    by_dns = _is_dns(target)
+    values = {
+        "deployable": deployable,
+        "discovery": "STRICT_DNS" if by_dns else "EDS",
+        "endpoint_file": None
+        if by_dns
+        else {"eds_config": _file(directory / "endpoints" / f"{deployable}.yaml")},
+        "load_assignment": _assignment(deployable, target) if by_dns else None,
+        "directory": str(directory),
+        "trust_domain": settings.trust_domain,
+    }
+    return placeholders.fill(yaml.safe_load((ROOT / "envoy/cluster.yaml").read_text()), values)
+
+
+def _assignment(deployable: str, target: str) -> dict[str, Any]:
+    assignment = {"cluster_name": deployable, "endpoints": [{"lb_endpoints": _endpoints(target)}]}
+    kind = (
+        {}
+        if _is_dns(target)
+        else {"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"}
+    )
+    return {**kind, **assignment}
+
+
+def _endpoints(target: str) -> list[dict[str, Any]]:
+    addresses = target.removeprefix("dns:///").removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    split = (address.strip().rpartition(":") for address in addresses if address.strip())
+    return [
+        {"endpoint": {"address": {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}}}
+        for host, _, port in split
+    ]
+
+
+def _is_dns(target: str) -> bool:
+    """Whether a target is a name; addresses with no scheme count as addresses."""
+    if target.startswith(("ipv4:", "ipv6:")):
+        return False
+    host = target.removeprefix("dns:///").partition(",")[0].rpartition(":")[0].strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def _secrets(settings: EdgeSettings) -> list[Any]:
+    base = yaml.safe_load((ROOT / "envoy/secrets.yaml").read_text())
+    secrets: list[Any] = placeholders.fill(base, {"certificates": str(settings.certificates.resolve())})[
+        "resources"
+    ]
+    if settings.tls_certificate is None or settings.tls_private_key is None:
+        return secrets
+    certificate = {
+        "certificate_chain": {"filename": str(settings.tls_certificate.resolve())},
+        "private_key": {"filename": str(settings.tls_private_key.resolve())},
+        "watched_directory": {"path": str(settings.tls_certificate.resolve().parent)},
+    }
+    return [*secrets, {"@type": secrets[0]["@type"], "name": "listener", "tls_certificate": certificate}]
+
+
+def _downstream_tls(settings: EdgeSettings, directory: Path) -> dict[str, Any] | None:
+    if settings.tls_certificate is None:
+        return None
+    source = _file(directory / "secrets/listener.yaml")
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "tls_certificate_sds_secret_configs": [{"name": "listener", "sds_config": source}],
+            },
+        },
+    }
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """A source of configuration that Envoy reads again whenever the file is replaced."""
+    source = {"path": str(path), "watched_directory": {"path": str(path.parent)}}
+    return {"resource_api_version": "V3", "path_config_source": source}
+
+
+def _put(path: Path, tree: Any) -> Path:
+    """Replaces a file at once, and only when its content changes: each move wakes whoever watches the directory."""
+    missing = placeholders.unfilled(tree)
+    if missing:
+        raise ValueError(f"{path.name}: no value for {', '.join(sorted(missing))}")
+    text = yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        files.write_private(path, text)
+    return path
+
+
+class _Dumper(yaml.CSafeDumper if hasattr(yaml, "CSafeDumper") else yaml.SafeDumper):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

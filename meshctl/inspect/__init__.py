@@ -1,0 +1,1 @@
+"""Looking into a mesh that runs: calls, traces, events."""

@@ -1,0 +1,126 @@
+"""`meshctl events`: the dead letters, which wait for a person."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from rich.table import Table
+
+from chassis.contract import all_event_types
+from chassis.events import Broker, dead_letters
+from meshctl.failure import OperatorError
+from meshctl.inspect.session import CALL_SECONDS
+from meshctl.inspect.terminal import console
+from meshctl.mesh import control
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.operate import Data
+from meshctl.mesh.options import DEFAULT_FOLDER
+
+commands = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
+
+Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers from `list`.")]
+Consumer = Annotated[str, typer.Option(help="Only letters of this consumer, such as catalog.release_stock.")]
+All = Annotated[bool, typer.Option("--all", help="All letters, or all of the consumer.")]
+
+
+@commands.command("list")
+def list_(
+    consumer: Consumer = "",
+    limit: Annotated[int, typer.Option(min=1, help="Letters at the most.")] = 100,
+    data: Data = DEFAULT_FOLDER,
+) -> None:
+    """List the dead letters, the oldest first."""
+    table = Table("number", "died at", "consumer", "event", "aggregate", "attempts", "error", box=None)
+
+    async def read() -> None:
+        async with _broker(data) as broker:
+            async for letter in dead_letters.listed(broker, consumer, limit):
+                row = (letter.died_at[:19], letter.consumer, letter.event_type, letter.aggregate_id)
+                table.add_row(str(letter.sequence), *row, str(letter.attempts), letter.error)
+
+    asyncio.run(read())
+    console().print(table if table.row_count else "There are no dead letters.")
+
+
+@commands.command()
+def show(
+    number: Annotated[int, typer.Argument(help="A number from `list`.")], data: Data = DEFAULT_FOLDER
+) -> None:
+    """Show a dead letter: its headers, and the event as JSON."""
+
+    async def read() -> dead_letters.DeadLetter:
+        async with _broker(data) as broker:
+            return await dead_letters.show(broker, number)
+
+    letter = asyncio.run(read())
+    for name, value in letter.headers.items():
+        print(f"{name}: {value}")
+    print(_readable(letter))
+
+
+def _readable(letter: dead_letters.DeadLetter) -> str:
+    """The event as JSON; its bytes when they are none that a contract knows, which may be why it died."""
+    kind = all_event_types().get(letter.event_type)
+    if kind is None:
+        return f"No contract knows {letter.event_type or 'an event without a type'}: {letter.payload.hex()}"
+    try:
+        event = kind.message_class.FromString(letter.payload)
+    except DecodeError:
+        return f"This is no {letter.event_type}: {letter.payload.hex()}"
+    return json_format.MessageToJson(event, preserving_proto_field_name=True, ensure_ascii=False)
+
+
+@commands.command()
+def replay(
+    numbers: Numbers = None, everything: All = False, consumer: Consumer = "", data: Data = DEFAULT_FOLDER
+) -> None:
+    """Send events to the consumers that gave them up, and remove their letters."""
+    asyncio.run(_each("replayed", dead_letters.replay, numbers, consumer, data, everything=everything))
+
+
+@commands.command()
+def drop(
+    numbers: Numbers = None, everything: All = False, consumer: Consumer = "", data: Data = DEFAULT_FOLDER
+) -> None:
+    """Remove dead letters for good: what they tell of will not be handled."""
+    asyncio.run(_each("dropped", dead_letters.drop, numbers, consumer, data, everything=everything))
+
+
+async def _each(
+    done: str,
+    act: Callable[[Broker, int], Awaitable[object]],
+    numbers: list[int] | None,
+    consumer: str,
+    data: Path,
+    *,
+    everything: bool,
+) -> None:
+    if not numbers and not everything:
+        raise OperatorError("Name the letters by their numbers, or take --all.")
+    async with _broker(data) as broker:
+        for number in numbers or await _all(broker, consumer):
+            await act(broker, number)
+            print(f"{number}: {done}")
+
+
+async def _all(broker: Broker, consumer: str) -> list[int]:
+    """The numbers as they are now: a letter that comes back is not taken again."""
+    return [letter.sequence async for letter in dead_letters.listed(broker, consumer, sys.maxsize)]
+
+
+@asynccontextmanager
+async def _broker(data: Path) -> AsyncIterator[Broker]:
+    url = control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"})["nats_url"]
+    try:
+        async with asyncio.timeout(CALL_SECONDS), Broker(url, name="meshctl") as broker:
+            yield broker
+    except LookupError as missing:
+        raise OperatorError(str(missing)) from None
+    except TimeoutError:
+        raise OperatorError("NATS does not answer: see `meshctl status`.") from None

@@ -1,0 +1,79 @@
+"""`meshctl trace`: what a request did, hop by hop."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from protomesh.observer.v1.observer_service_pb2 import GetTraceRequest, ListTracesRequest
+from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceStub
+from protomesh.observer.v1.trace_pb2 import TraceSummary
+from rich.table import Table
+
+from meshctl.failure import OperatorError
+from meshctl.inspect.session import CALL_SECONDS, EdgeSession
+from meshctl.inspect.terminal import console
+from meshctl.inspect.trace_tree import draw
+from meshctl.mesh.operate import Data
+from meshctl.mesh.options import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceAsyncStub
+
+# The operator's own sign-in, which comes before every look; customers sign in over REST.
+_OWN = "/protomesh.identity.v1.AuthService/LoginUser"
+_LOOK_BACK = 100
+
+
+def trace(
+    trace_id: Annotated[str, typer.Argument(help="A trace id; the latest trace when not given.")] = "",
+    search: Annotated[str, typer.Option(help="The latest trace whose name holds this text.")] = "",
+    service: Annotated[str, typer.Option(help="The latest trace in which this service took part.")] = "",
+    errors: Annotated[bool, typer.Option("--errors", help="The latest trace with an error.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List recent traces instead.")] = False,
+    data: Data = DEFAULT_FOLDER,
+) -> None:
+    """Draw a trace as a tree, or list recent ones."""
+    query = ListTracesRequest(search=search, service=service, only_errors=errors, limit=_LOOK_BACK)
+    asyncio.run(_show(data, trace_id, query, listed=list_))
+
+
+async def _show(data: Path, trace_id: str, query: ListTracesRequest, *, listed: bool) -> None:
+    async with EdgeSession.of(data) as session:
+        observer = ObserverServiceStub(session.channel)
+        if listed:
+            console().print(_table(await _recent(session, observer, query)))
+            return
+        wanted = trace_id or _latest(await _recent(session, observer, query))
+        request = GetTraceRequest(trace_id=wanted.lower())
+        found = await session.call(
+            lambda metadata: observer.GetTrace(request, timeout=CALL_SECONDS, metadata=metadata)
+        )
+        console().print(draw(found))
+
+
+async def _recent(
+    session: EdgeSession, observer: "ObserverServiceAsyncStub", query: ListTracesRequest
+) -> list[TraceSummary]:
+    found = await session.call(
+        lambda metadata: observer.ListTraces(query, timeout=CALL_SECONDS, metadata=metadata)
+    )
+    # Without a name, the span that began it has not arrived.
+    return [trace for trace in found.data if trace.name not in ("", _OWN)]
+
+
+def _latest(traces: list[TraceSummary]) -> str:
+    if not traces:
+        raise OperatorError("No such trace is kept: send a request, and ask again a second later.")
+    return traces[0].trace_id
+
+
+def _table(traces: list[TraceSummary]) -> Table:
+    table = Table("trace id", "began", "ms", "spans", "errors", "name", "services", box=None)
+    table.columns[0].no_wrap = True
+    for trace in traces:
+        began = trace.started_at.ToDatetime().strftime("%H:%M:%S")
+        counts = (str(trace.span_count), str(trace.error_count or ""))
+        services = ", ".join(trace.services)
+        table.add_row(trace.trace_id, began, f"{trace.duration_ms:.1f}", *counts, trace.name, services)
+    return table

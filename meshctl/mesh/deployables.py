@@ -1,0 +1,21 @@
+"""The deployables of the mesh, as the folders of services/ say."""
+
+from pathlib import Path
+
+SERVICES = Path(__file__).parents[2] / "services"
+# Workloads that hold a certificate besides the deployables: Envoy, and a person with meshctl.
+OTHER_WORKLOADS = ("edge", "developer")
+
+
+def deployables() -> list[str]:
+    """The names of all deployables: every service with an entry point."""
+    return sorted(entry.parent.name for entry in SERVICES.glob("*/__main__.py"))
+
+
+def with_database() -> list[str]:
+    """The deployables that own a database: those with migrations."""
+    return [name for name in deployables() if any((SERVICES / name / "migrations").glob("[0-9]*.py"))]
+
+
+def workloads() -> list[str]:
+    return [*deployables(), *OTHER_WORKLOADS]

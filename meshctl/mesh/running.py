@@ -1,0 +1,45 @@
+"""A mesh that runs, for whoever wants to talk to it: commands, tests, benchmarks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from chassis.core import Settings
+from chassis.rpc import MeshChannel
+from meshctl.mesh import control
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.options import DEFAULT_FOLDER
+
+
+@dataclass(frozen=True)
+class RunningMesh:
+    """Where everything is. The URLs hold passwords."""
+
+    edge_url: str
+    # Deployable → gRPC target.
+    targets: dict[str, str]
+    # Deployable → the URL of its own database, as its own role.
+    database_urls: dict[str, str]
+    postgres_url: str
+    nats_url: str
+    valkey_url: str
+    certificates: str
+
+    @classmethod
+    def on(cls, data: Path = DEFAULT_FOLDER) -> "RunningMesh":
+        """The mesh on a data folder. Raises OperatorError when none runs there."""
+        return cls(**control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"}))
+
+    def settings(self, workload: str = "developer") -> Settings:
+        """Where everything is, as a service of that name would be told."""
+        return Settings(
+            service=workload,
+            tls_directory=Path(self.certificates),
+            targets=self.targets,
+            otlp_endpoint=self.targets["observer"],
+        )
+
+    def channel(self, workload: str = "developer") -> grpc.aio.Channel:
+        """A channel to all services over mTLS, with the certificate of that workload; close it after use."""
+        return MeshChannel(self.settings(workload))

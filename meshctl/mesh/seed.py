@@ -1,0 +1,76 @@
+"""`meshctl seed`: sample accounts, categories, products and stock, written as a client would write them."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from protomesh.identity.v1.auth_service_pb2 import RegisteredUser, RegisterUserRequest
+from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
+from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
+from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
+from protomesh.identity.v1.user_pb2 import Account
+
+from meshctl.failure import OperatorError
+from meshctl.import_columns import ColumnMap
+from meshctl.import_source import Source
+from meshctl.importing import import_products
+from meshctl.inspect.session import CALL_SECONDS, EdgeSession, Metadata
+from meshctl.mesh.deployables import SERVICES
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.options import DEFAULT_FOLDER
+
+SAMPLES = SERVICES / "catalog/samples/products.jsonl"
+ACCOUNTS = (Account.staff, Account.customer)
+
+
+def seed(
+    data: Annotated[Path, typer.Option(help="Data folder of a mesh that runs.")] = DEFAULT_FOLDER,
+) -> None:
+    """Loads the sample data through the edge. What is there already stays as it is."""
+    asyncio.run(_seed(MeshFolder(data.resolve())))
+
+
+async def _seed(folder: MeshFolder) -> None:
+    async with EdgeSession.of(folder.root) as session:
+        for role in ACCOUNTS:
+            await _account(session, role, folder.secrets().get(f"{Account.Role.Name(role)}_password"))
+        await _products(session, folder)
+
+
+async def _account(session: EdgeSession, role: Account.Role.ValueType, password: str) -> None:
+    """An account named after its role, unless there is one."""
+    name = Account.Role.Name(role)
+    request = RegisterUserRequest(username=name, email=f"{name}@protomesh.local", password=password)
+    auth, roles = AuthServiceStub(session.channel), RoleServiceStub(session.channel)
+
+    async def register(metadata: Metadata) -> RegisteredUser | None:
+        try:
+            return await auth.RegisterUser(request, timeout=CALL_SECONDS, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                raise
+            return None
+
+    account = await session.call(register)
+    # Whoever registers is a customer.
+    if account is not None and role != Account.customer:
+        assignment = AssignRoleRequest(id=account.id, role=role)
+        await session.call(
+            lambda metadata: roles.AssignRole(assignment, timeout=CALL_SECONDS, metadata=metadata)
+        )
+
+
+async def _products(session: EdgeSession, folder: MeshFolder) -> None:
+    # An import keeps its progress and its rejects beside the file, which may lie where nothing can be written.
+    file = folder.root / SAMPLES.name
+    file.write_bytes(SAMPLES.read_bytes())
+    source = Source(file)
+    columns = ColumnMap.detect(source.columns, {})
+    progress = await import_products(source, columns, session, create_categories=True)
+    file.unlink()
+    if progress.rejected:
+        raise OperatorError(
+            f"The catalog rejected {progress.rejected} sample products: see {source.rejects}."
+        )

@@ -1,0 +1,149 @@
+"""How each deployable is started: its workers, their ports, and the settings that they get."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from meshctl.databases import provisioning
+from meshctl.mesh import deployables
+from meshctl.mesh.embedded import Parts
+from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.ports import Ports
+from meshctl.mesh.program import Program
+from meshctl.pki.certificates import TRUST_DOMAIN
+
+ADMIN_EMAIL = "admin@protomesh.local"
+# The observer keeps its window of traces in memory, so there can be but one.
+ALONE = ("observer",)
+# The connections of all workers together stay below what the embedded PostgreSQL takes.
+CONNECTIONS = 160
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a deployable."""
+
+    service: str
+    number: int
+    port: int
+    metrics_port: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.service}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What every service is told about the mesh around it."""
+
+    folder: MeshFolder
+    parts: Parts
+    # Deployable → the URL of its own database.
+    database_urls: Mapping[str, str]
+    workers: tuple[Worker, ...]
+    # Deployable → settings that it alone gets.
+    own: Mapping[str, Mapping[str, str]]
+
+    def targets(self, without: Worker | None = None) -> dict[str, str]:
+        """Deployable → gRPC target with all its workers, less one that is about to stop."""
+        ports: dict[str, list[int]] = {}
+        for worker in self.workers:
+            if worker != without:
+                ports.setdefault(worker.service, []).append(worker.port)
+        return {
+            name: "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in found) for name, found in ports.items()
+        }
+
+    def program(self, worker: Worker) -> Program:
+        return Program(
+            name=worker.name,
+            command=(sys.executable, "-P", "-m", f"services.{worker.service}"),
+            port=worker.port,
+            ready=Health(self.folder.certificates, worker).serving,
+            metrics_url=f"http://127.0.0.1:{worker.metrics_port}/metrics",
+            environment=self._environment(worker),
+        )
+
+    def _environment(self, worker: Worker) -> dict[str, str]:
+        count = sum(1 for other in self.workers if other.service in self.database_urls)
+        values = {
+            "port": str(worker.port),
+            "metrics_port": str(worker.metrics_port),
+            "instance": worker.name,
+            "database_url": self.database_urls.get(worker.service, ""),
+            "database_pool_size": str(max(2, min(10, CONNECTIONS // max(1, count)))),
+            "nats_url": self.parts.nats_url,
+            "valkey_url": self.parts.valkey_url,
+            "objects_url": self.parts.objects_url,
+            "tls_directory": str(self.folder.certificates),
+            "trust_domain": TRUST_DOMAIN,
+            "targets": json.dumps(self.targets()),
+            "otlp_endpoint": self.targets().get("observer", ""),
+            "cursor_secret": self.folder.secrets().get("cursor_secret"),
+            **self.own.get(worker.service, {}),
+        }
+        return {f"PROTOMESH_{name.upper()}": value for name, value in values.items()}
+
+
+def workers(names: Iterable[str], count: int, ports: Ports) -> tuple[Worker, ...]:
+    """`count` workers of each deployable, on ports of their own."""
+    return tuple(
+        Worker(name, number, ports.take(), ports.take())
+        for name in names
+        for number in range(1, (1 if name in ALONE else count) + 1)
+    )
+
+
+def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wiring:
+    """The settings of all workers, with the secrets of the folder."""
+    secrets = folder.secrets()
+    urls = {
+        name: provisioning.service_url(parts.postgres_url, name, secrets.get(f"database.{name}"))
+        for name in deployables.with_database()
+    }
+    identity = {
+        "key_encryption_secret": secrets.get("key_encryption_secret"),
+        "bootstrap_admin_email": ADMIN_EMAIL,
+        "bootstrap_admin_password": secrets.get("admin_password"),
+    }
+    return Wiring(folder, parts, urls, workers, own={"identity": identity})
+
+
+class Health:
+    """Asks a worker for its health as the workload `developer`, over mTLS."""
+
+    def __init__(self, certificates: Path, worker: Worker) -> None:
+        self._certificates, self._worker = certificates, worker
+        self._check: Any = None
+
+    async def serving(self) -> bool:
+        if self._check is None:
+            request, answer_type = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+            self._check = self._open().unary_unary(
+                "/grpc.health.v1.Health/Check", request.SerializeToString, answer_type.FromString
+            )
+        try:
+            answer = await self._check(health_pb2.HealthCheckRequest(), timeout=1.5)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _open(self) -> grpc.aio.Channel:
+        files = (self._certificates / name for name in ("ca.pem", "developer.key", "developer.pem"))
+        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+        options = (
+            ("grpc.ssl_target_name_override", self._worker.service),
+            ("grpc.enable_http_proxy", 0),
+            # A worker that starts is asked again soon.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+        )
+        return grpc.aio.secure_channel(f"127.0.0.1:{self._worker.port}", credentials, options)

@@ -1,0 +1,221 @@
+"""`meshctl up`: brings the mesh up, says how to use it, and keeps it up."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meshctl.failure import OperatorError
+from meshctl.files import write_private
+from meshctl.mesh import control, deployables, housekeeping
+from meshctl.mesh.options import DEFAULT_FOLDER, DEFAULT_PORT, Options
+from meshctl.mesh.process import Say
+from meshctl.mesh.services import ADMIN_EMAIL
+from meshctl.mesh.supervisor import Supervisor
+from meshctl.pki import certificates
+
+RENEWAL_SECONDS = 12 * 3600.0
+# The last line of a mesh that goes on in the background.
+DETACHED = b"\x04\n"
+
+
+def up(
+    data: Annotated[
+        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept from start to start.")
+    ] = DEFAULT_FOLDER,
+    port: Annotated[int, typer.Option(envvar="PROTOMESH_PORT", help="Port of the edge.")] = DEFAULT_PORT,
+    workers: Annotated[
+        int, typer.Option(envvar="PROTOMESH_WORKERS", min=1, max=16, help="Processes of each service.")
+    ] = 1,
+    sample_data: Annotated[
+        bool, typer.Option(envvar="PROTOMESH_SAMPLE_DATA", help="Load sample products, stock and accounts.")
+    ] = True,
+    postgres_url: Annotated[
+        str,
+        typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="PostgreSQL to use instead of the embedded one."),
+    ] = "",
+    nats_url: Annotated[
+        str, typer.Option(envvar="PROTOMESH_NATS_URL", help="NATS with JetStream to use instead.")
+    ] = "",
+    valkey_url: Annotated[
+        str, typer.Option(envvar="PROTOMESH_VALKEY_URL", help="Valkey or Redis to use instead.")
+    ] = "",
+    objects_url: Annotated[
+        str,
+        typer.Option(envvar="PROTOMESH_OBJECTS_URL", help="Object storage to use instead of a local folder."),
+    ] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh is healthy.")] = False,
+    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
+) -> None:
+    """Starts the whole mesh, waits until it is healthy, and keeps it running until Ctrl-C."""
+    if detach:
+        raise typer.Exit(_detached())
+    options = Options(data, port, workers, sample_data, postgres_url, nats_url, valkey_url, objects_url)
+    try:
+        asyncio.run(_live(options, background=background))
+    except OSError as failure:
+        raise _as_sentence(failure, options) from failure
+
+
+def _detached() -> int:
+    """Starts this command again in a session of its own, and shows what it says until the mesh is healthy."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    command = [sys.executable, "-P", "-m", "meshctl", *arguments, "--background"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if line == DETACHED:
+                    # Past the end of the block, which would wait for the child.
+                    os._exit(0)
+                sys.stdout.buffer.write(line)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            return 130
+        return child.wait() or 1
+
+
+async def _live(options: Options, *, background: bool) -> None:
+    supervisor = Supervisor(options, _say)
+    folder = supervisor.folder
+    folder.prepare()
+    stop = _on_signals()
+    with folder.lock():
+        async with control.serving(folder.control, _answering(supervisor, stop)):
+            print(f"Starting the mesh on {folder.root}", flush=True)
+            try:
+                await _unless(stop, _bring_up(supervisor))
+                if background and not stop.is_set():
+                    _leave_terminal(folder.logs / "mesh.log")
+                await _unless(stop, _keep(supervisor, stop))
+            finally:
+                if stop.is_set():
+                    print("Draining: edge, services, parts", flush=True)
+                await supervisor.stop()
+        if stop.is_set():
+            print("The mesh is down.", flush=True)
+
+
+async def _bring_up(supervisor: Supervisor) -> None:
+    await supervisor.start()
+    password = supervisor.folder.secrets().get("admin_password")
+    values = {"EDGE_URL": supervisor.edge_url, "ADMIN_EMAIL": ADMIN_EMAIL, "ADMIN_PASSWORD": password}
+    write_private(supervisor.folder.dev_env, "".join(f"{name}={value}\n" for name, value in values.items()))
+    await supervisor.load_samples()
+    _welcome(supervisor.edge_url, password, supervisor.folder.dev_env)
+
+
+async def _keep(supervisor: Supervisor, stop: asyncio.Event) -> None:
+    trimming = asyncio.create_task(housekeeping.trim_logs(supervisor.folder.logs))
+    renewing = asyncio.create_task(_renew_certificates(supervisor))
+    try:
+        await stop.wait()
+    finally:
+        trimming.cancel()
+        renewing.cancel()
+
+
+async def _renew_certificates(supervisor: Supervisor) -> None:
+    """Services and Envoy follow the files."""
+    while True:
+        await asyncio.sleep(RENEWAL_SECONDS)
+        certificates.issue(supervisor.folder.certificates, deployables.workloads())
+
+
+async def _unless(stop: asyncio.Event, work: Any) -> None:
+    """Runs the work to its end, or until a stop is asked for."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not task.done():
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        if stop.is_set():
+            # Asked twice: the children die with this process.
+            os._exit(130)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked)
+    return stop
+
+
+def _answering(supervisor: Supervisor, stop: asyncio.Event) -> control.Answer:
+    async def answer(request: dict[str, Any], say: Say) -> Any:
+        match request:
+            case {"command": "stop"}:
+                stop.set()
+                return "stopping"
+            case {"command": "status"}:
+                return await supervisor.status()
+            case {"command": "wiring"}:
+                return supervisor.wiring()
+            case {"command": "restart", "service": str(service)}:
+                return await supervisor.restart(service, say)
+        raise OperatorError("The supervisor knows no such command.")
+
+    return answer
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _leave_terminal(log: Path) -> None:
+    """From here on this process writes to its log; whoever started it is told so, and may go."""
+    sys.stdout.flush()
+    os.write(1, DETACHED)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _as_sentence(failure: OSError, options: Options) -> OperatorError:
+    if failure.errno == errno.ENOSPC:
+        return OperatorError(
+            f"The disk of {options.data.resolve()} is full: free some space, or choose --data."
+        )
+    if failure.errno in (errno.EACCES, errno.EPERM):
+        return OperatorError(f"{failure.filename} may not be written to by this user: choose --data.")
+    return OperatorError(f"The system refused: {failure}.")
+
+
+def _welcome(url: str, password: str, dev_env: Path) -> None:
+    login = f'{{"email":"{ADMIN_EMAIL}","password":"{password}"}}'
+    read_answer = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])'"
+    print(
+        f"""
+The mesh is up: {url}
+  administrator  {ADMIN_EMAIL}  {password}
+  also in        {dev_env}
+
+Try it:
+  curl -s '{url}/v1/products?limit=3'
+  TOKEN=$(curl -s {url}/v1/users/login -d '{login}' | {read_answer})
+  curl -s {url}/v1/users/me -H "authorization: Bearer $TOKEN"
+""",
+        flush=True,
+    )
