@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protomesh.catalog.v1 import category_pb2 as protomesh_dot_catalog_dot_v1_dot_category__pb2
 from protomesh.catalog.v1 import product_pb2 as protomesh_dot_catalog_dot_v1_dot_product__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protomesh/catalog/v1/catalog_events.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/catalog/v1/product.proto\x1a\"protomesh/options/v1/options.proto\"\x8b\x01\n\x0eProductCreated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07product\x18\x02 \x01(\x0b\x32\x1d.protomesh.catalog.v1.Product:5\xea\xc7\x18\x31\n\x1a\x63\x61talog.product.created.v1\x12\x07\x43\x41TALOG\x1a\nproduct_id\"\x8b\x01\n\x0eProductUpdated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07product\x18\x02 \x01(\x0b\x32\x1d.protomesh.catalog.v1.Product:5\xea\xc7\x18\x31\n\x1a\x63\x61talog.product.updated.v1\x12\x07\x43\x41TALOG\x1a\nproduct_id\"\x8e\x01\n\x0fProductArchived\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12/\n\x0b\x61rchived_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:6\xea\xc7\x18\x32\n\x1b\x63\x61talog.product.archived.v1\x12\x07\x43\x41TALOG\x1a\nproduct_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protomesh/catalog/v1/catalog_events.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#protomesh/catalog/v1/category.proto\x1a\"protomesh/catalog/v1/product.proto\x1a\"protomesh/options/v1/options.proto\"\x8b\x01\n\x0eProductCreated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07product\x18\x02 \x01(\x0b\x32\x1d.protomesh.catalog.v1.Product:5\xea\xc7\x18\x31\n\x1a\x63\x61talog.product.created.v1\x12\x07\x43\x41TALOG\x1a\nproduct_id\"\x8b\x01\n\x0eProductUpdated\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12.\n\x07product\x18\x02 \x01(\x0b\x32\x1d.protomesh.catalog.v1.Product:5\xea\xc7\x18\x31\n\x1a\x63\x61talog.product.updated.v1\x12\x07\x43\x41TALOG\x1a\nproduct_id\"\xbe\x01\n\x0fProductArchived\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12/\n\x0b\x61rchived_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07product\x18\x03 \x01(\x0b\x32\x1d.protomesh.catalog.v1.Product:6\xea\xc7\x18\x32\n\x1b\x63\x61talog.product.archived.v1\x12\x07\x43\x41TALOG\x1a\nproduct_id\"\x91\x01\n\x0f\x43\x61tegoryCreated\x12\x13\n\x0b\x63\x61tegory_id\x18\x01 \x01(\t\x12\x30\n\x08\x63\x61tegory\x18\x02 \x01(\x0b\x32\x1e.protomesh.catalog.v1.Category:7\xea\xc7\x18\x33\n\x1b\x63\x61talog.category.created.v1\x12\x07\x43\x41TALOG\x1a\x0b\x63\x61tegory_id\"\x91\x01\n\x0f\x43\x61tegoryUpdated\x12\x13\n\x0b\x63\x61tegory_id\x18\x01 \x01(\t\x12\x30\n\x08\x63\x61tegory\x18\x02 \x01(\x0b\x32\x1e.protomesh.catalog.v1.Category:7\xea\xc7\x18\x33\n\x1b\x63\x61talog.category.updated.v1\x12\x07\x43\x41TALOG\x1a\x0b\x63\x61tegory_id\"\xc1\x01\n\x0f\x43\x61tegoryDeleted\x12\x13\n\x0b\x63\x61tegory_id\x18\x01 \x01(\t\x12\x30\n\x08\x63\x61tegory\x18\x02 \x01(\x0b\x32\x1e.protomesh.catalog.v1.Category\x12.\n\ndeleted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:7\xea\xc7\x18\x33\n\x1b\x63\x61talog.category.deleted.v1\x12\x07\x43\x41TALOG\x1a\x0b\x63\x61tegory_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTUPDATED']._serialized_options = b'\352\307\0301\n\032catalog.product.updated.v1\022\007CATALOG\032\nproduct_id'
   _globals['_PRODUCTARCHIVED']._loaded_options = None
   _globals['_PRODUCTARCHIVED']._serialized_options = b'\352\307\0302\n\033catalog.product.archived.v1\022\007CATALOG\032\nproduct_id'
-  _globals['_PRODUCTCREATED']._serialized_start=173
-  _globals['_PRODUCTCREATED']._serialized_end=312
-  _globals['_PRODUCTUPDATED']._serialized_start=315
-  _globals['_PRODUCTUPDATED']._serialized_end=454
-  _globals['_PRODUCTARCHIVED']._serialized_start=457
-  _globals['_PRODUCTARCHIVED']._serialized_end=599
+  _globals['_CATEGORYCREATED']._loaded_options = None
+  _globals['_CATEGORYCREATED']._serialized_options = b'\352\307\0303\n\033catalog.category.created.v1\022\007CATALOG\032\013category_id'
+  _globals['_CATEGORYUPDATED']._loaded_options = None
+  _globals['_CATEGORYUPDATED']._serialized_options = b'\352\307\0303\n\033catalog.category.updated.v1\022\007CATALOG\032\013category_id'
+  _globals['_CATEGORYDELETED']._loaded_options = None
+  _globals['_CATEGORYDELETED']._serialized_options = b'\352\307\0303\n\033catalog.category.deleted.v1\022\007CATALOG\032\013category_id'
+  _globals['_PRODUCTCREATED']._serialized_start=210
+  _globals['_PRODUCTCREATED']._serialized_end=349
+  _globals['_PRODUCTUPDATED']._serialized_start=352
+  _globals['_PRODUCTUPDATED']._serialized_end=491
+  _globals['_PRODUCTARCHIVED']._serialized_start=494
+  _globals['_PRODUCTARCHIVED']._serialized_end=684
+  _globals['_CATEGORYCREATED']._serialized_start=687
+  _globals['_CATEGORYCREATED']._serialized_end=832
+  _globals['_CATEGORYUPDATED']._serialized_start=835
+  _globals['_CATEGORYUPDATED']._serialized_end=980
+  _globals['_CATEGORYDELETED']._serialized_start=983
+  _globals['_CATEGORYDELETED']._serialized_end=1176
 # @@protoc_insertion_point(module_scope)

@@ -313,6 +313,7 @@ IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
 UNTRACED_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 PERSONAL_DATA_FIELD_NUMBER: _builtins.int
+UNVERSIONED_FIELD_NUMBER: _builtins.int
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___Service]
 """Where the service runs. Required on every service."""
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
@@ -338,4 +339,10 @@ in it all the same. Unset: it begins one.
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is a fact that a service publishes."""
 personal_data: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""The field holds personal data: encrypted at rest, exported and erased with its owner, never in a log or a span."""
+"""The field holds personal data: encrypted at rest, exported and erased with its owner, never in a log, a span or an
+event.
+"""
+unversioned: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""The field changes without its resource: a change of it is no new etag and no event, and events leave it out. Such
+as the available units of a product.
+"""
