@@ -64,6 +64,12 @@ function envoy_on_request(handle)
   if if_none_match ~= nil then
     remember(handle, "if_none_match", if_none_match)
   end
+  local message = handle:metadata():get("body")
+  local body = message and handle:body()
+  local fault = body and what_does_not_belong(body:getBytes(0, body:length()), message)
+  if fault then
+    handle:respond({[":status"] = "400"}, fault)
+  end
 end
 
 function envoy_on_response(handle)

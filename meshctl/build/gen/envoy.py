@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, MethodContract
+from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_routes
 from meshctl.edge import placeholders
-from meshctl.build.gen import envoy_errors, envoy_routes
 
 BASE = Path(__file__).resolve().parents[3] / "envoy"
 HEADER = "# Generated from envoy/ and the contracts; do not edit. `meshctl edge` fills in the settings.\n"
@@ -29,7 +29,9 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
             [DEFAULT_MAX_REQUEST_BYTES, *(m.max_request_bytes for m in exposed)]
         ),
         "contract.error_mappers": envoy_errors.mappers(errors),
-        "contract.rest_lua": (base / "rest.lua").read_text(),
+        "contract.rest_lua": "\n".join(
+            (envoy_bodies.table(exposed), *((base / name).read_text() for name in ("json_body.lua", "rest.lua")))
+        ),
     }
     return HEADER + dump(placeholders.fill(yaml.safe_load((base / "edge.yaml").read_text()), values))
 

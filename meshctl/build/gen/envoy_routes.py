@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, HttpBinding, MethodContract
+from meshctl.build.gen import envoy_bodies
 
 TYPE = "type.googleapis.com/envoy.extensions.filters.http."
 # How much longer than the server the edge waits, so that the server's own answer about its deadline arrives.
@@ -75,7 +76,7 @@ def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
     route = _route(method, f"{binding.verb} {binding.path}", match, whole_life=_streams(method))
     deadline = {"header": {"key": "grpc-timeout", "value": f"{int(method.timeout * 1000)}m"}}
     route["request_headers_to_add"] = [{**deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    marks = _rest_marks(method)
+    marks = _rest_marks(binding, method)
     if marks:
         route["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": marks}}
     return route
@@ -144,9 +145,11 @@ def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
     return stages
 
 
-def _rest_marks(method: MethodContract) -> dict[str, str]:
-    """What the Lua filter does to an answer."""
+def _rest_marks(binding: HttpBinding, method: MethodContract) -> dict[str, str]:
+    """What the Lua filter does to a request and its answer."""
     marks = {}
+    if (body := envoy_bodies.message_of(method, binding)) is not None:
+        marks["body"] = body.full_name
     if method.success_status != 200:
         marks["success_status"] = str(method.success_status)
     if method.cache is not None:

@@ -1,0 +1,128 @@
+-- The transcoder drops a field of a JSON body that the message does not have, and cannot be told to refuse it. So this
+-- walks the body along its message, and says what does not belong. MESSAGES (generated from the contracts) holds each
+-- message's fields by both of their JSON names: the message that a field holds, or `true` for what is not looked into.
+-- The fields of a map are whatever they are called: they stand under `*`.
+
+local QUOTE, COLON, COMMA = 0x22, 0x3A, 0x2C
+local OPEN_OBJECT, CLOSE_OBJECT, OPEN_LIST, CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
+local NOT_JSON = "the body is not JSON"
+
+-- The byte at or after `at` that is no blank, and its position.
+local function token(text, at)
+  local position = string.find(text, "[^ \t\r\n]", at)
+  if position == nil then
+    error(NOT_JSON, 0)
+  end
+  return string.byte(text, position), position
+end
+
+-- The position of the quote that ends the string that begins at `at`.
+local function end_of_string(text, at)
+  local position = at
+  repeat
+    position = string.find(text, '["\\]', position + 1)
+    if position == nil then
+      error(NOT_JSON, 0)
+    end
+    local escapes = string.byte(text, position) ~= QUOTE
+    if escapes then
+      position = position + 1
+    end
+  until not escapes
+  return position
+end
+
+-- The position after a value of no interest. Brackets are counted, so that no depth can exhaust the stack.
+local function after_value(text, at)
+  local depth = 0
+  repeat
+    local byte, position = token(text, at)
+    if byte == QUOTE then
+      at = end_of_string(text, position) + 1
+    elseif byte == OPEN_OBJECT or byte == OPEN_LIST then
+      depth = depth + 1
+      at = position + 1
+    elseif byte == CLOSE_OBJECT or byte == CLOSE_LIST then
+      depth = depth - 1
+      at = position + 1
+    elseif depth > 0 and (byte == COMMA or byte == COLON) then
+      at = position + 1
+    else
+      local _, last = string.find(text, "^[%w.+-]+", position)
+      if last == nil then
+        error(NOT_JSON, 0)
+      end
+      at = last + 1
+    end
+  until depth <= 0
+  return at
+end
+
+local walk
+
+-- Walks what stands between the brackets, separated by commas: `item` takes a position and returns the one after it.
+local function walk_items(text, at, closing, item)
+  local byte, position = token(text, at)
+  if byte == closing then
+    return position + 1
+  end
+  while true do
+    byte, position = token(text, item(position))
+    if byte == closing then
+      return position + 1
+    elseif byte ~= COMMA then
+      error(NOT_JSON, 0)
+    end
+    _, position = token(text, position + 1)
+  end
+end
+
+local function walk_object(text, at, message)
+  local fields = MESSAGES[message]
+  return walk_items(text, at, CLOSE_OBJECT, function(position)
+    if string.byte(text, position) ~= QUOTE then
+      error(NOT_JSON, 0)
+    end
+    local last = end_of_string(text, position)
+    local name = string.sub(text, position + 1, last - 1)
+    local holds = fields[name] or fields["*"]
+    if holds == nil then
+      error("there is no field " .. string.sub(name, 1, 64), 0)
+    end
+    local byte, colon = token(text, last + 1)
+    if byte ~= COLON then
+      error(NOT_JSON, 0)
+    end
+    return walk(text, colon + 1, holds)
+  end)
+end
+
+-- The position after the value at `at`, all of whose fields are fields of `message`.
+walk = function(text, at, message)
+  local byte, position = token(text, at)
+  if message == true then
+    return after_value(text, position)
+  elseif byte == OPEN_OBJECT then
+    return walk_object(text, position + 1, message)
+  elseif byte == OPEN_LIST then
+    return walk_items(text, position + 1, CLOSE_LIST, function(item)
+      -- A list in a list is no message, which is the transcoder's to say.
+      return walk(text, item, string.byte(text, item) == OPEN_LIST or message)
+    end)
+  end
+  return after_value(text, position)
+end
+
+-- What is wrong with a body that should be this message; nil when nothing is.
+local function what_does_not_belong(text, message)
+  if not string.find(text, "[^ \t\r\n]") then
+    return nil
+  end
+  local fits, after = pcall(walk, text, 1, message)
+  if not fits then
+    return after
+  elseif string.find(text, "[^ \t\r\n]", after) then
+    return NOT_JSON
+  end
+  return nil
+end
