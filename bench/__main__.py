@@ -8,17 +8,19 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import echo, events, mesh, shop
+from bench import catalog, echo, events, mesh, shop
+from bench.goals import BARE_ECHO, ECHO
+from bench.peers import running
 from bench.report import RESULTS, Figure, Report
 
-PARTS = ("echo", "shop", "events")
+PARTS = ("echo", "shop", "catalog", "events")
 
 
 def main(
     parts: Annotated[
         list[str] | None, typer.Argument(help=f"Which of {', '.join(PARTS)}; all unless named.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of each round.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of each round.")] = 3.0,
     save: Annotated[Path | None, typer.Option(help="Where the figures go as JSON.")] = None,
 ) -> None:
     """Measures, prints ratios, and saves the figures."""
@@ -27,10 +29,14 @@ def main(
     if "echo" in wanted:
         console.print("Echo: bare grpc.aio against the chassis with everything on")
         _echo(report, seconds)
-    if "shop" in wanted:
-        console.print("Shop: the edge against FastAPI, on the same tables")
-        with mesh.running(shop.WORKERS) as running:
-            uvloop.run(shop.measure(running, report, seconds))
+    if "shop" in wanted or "catalog" in wanted:
+        with mesh.running(running.WORKERS) as target:
+            if "shop" in wanted:
+                console.print("Shop: the edge against FastAPI and Fastify, on the same tables")
+                uvloop.run(shop.measure(target, report, console, seconds))
+            if "catalog" in wanted:
+                console.print("Catalog: an import through the edge, and a search that matches much")
+                uvloop.run(catalog.measure(target, report))
     if "events" in wanted:
         console.print("Events: outbox → JetStream → inbox against JetStream alone")
         uvloop.run(events.measure(report))
@@ -42,15 +48,20 @@ def main(
 
 def _echo(report: Report, seconds: float) -> None:
     # Short rounds in turn: as many as it takes for a steady median.
-    found = echo.compare(rounds=max(5, round(seconds * 4)), seconds=0.5)
-    bare = report.add(Figure("echo: bare grpc.aio, plain text", found["bare_per_second"]))
-    mtls = report.add(Figure("echo: bare grpc.aio, mTLS", found["bare_mtls_per_second"]), peer=bare)
-    tuned = report.add(
-        Figure("echo: bare grpc.aio, mTLS, set up likewise", found["bare_tuned_per_second"]), peer=bare
-    )
-    everything = found["chassis_per_second"]
-    for peer in (bare, mtls, tuned):
-        report.add(Figure("echo: chassis, everything on", everything), peer=peer)
+    found = echo.compare(rounds=max(5, round(seconds * 6)), seconds=0.5)
+    sides = {
+        "bare": BARE_ECHO,
+        "bare_mtls": "echo: bare grpc.aio, mTLS",
+        "bare_tuned": "echo: bare grpc.aio, mTLS, set up likewise",
+    }
+    for side, name in sides.items():
+        report.add(Figure(name, found[f"{side}_per_second"]))
+    ratios = {
+        sides["bare"]: found["ratio"],
+        sides["bare_mtls"]: found["ratio_to_mtls"],
+        sides["bare_tuned"]: found["ratio_to_tuned"],
+    }
+    report.add(Figure(ECHO, found["chassis_per_second"]), against=ratios)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ loaded by this same code, so its own cost (about 40 µs a request) is in both fi
 
 import asyncio
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ class LoadResult:
     seconds: float = 0.0
     statuses: dict[int, int] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
+
+    @property
+    def errors(self) -> int:
+        """Answers that are no success."""
+        return sum(count for status, count in self.statuses.items() if not 200 <= status < 300)
 
     @property
     def requests_per_second(self) -> float:
@@ -47,16 +53,20 @@ def request_bytes(
 async def load(
     url: str, requests: Callable[[], bytes], *, connections: int, seconds: float, limit: int | None = None
 ) -> LoadResult:
-    """Loads the server of `url` with what `requests` yields, until the time or the number of requests is reached."""
+    """Loads the server of `url` with what `requests` yields, until the time or the number of requests is reached.
+
+    On Linux each connection comes from an address of its own, so that what one address may do is not measured.
+    """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     result = LoadResult()
     began = time.perf_counter()
     tickets = iter(range(limit)) if limit is not None else itertools.count()
     clients = [_Client(requests, result, began + seconds, tickets) for _ in range(connections)]
-    for client in clients:
+    for number, client in enumerate(clients, start=1):
+        address = (f"127.0.1.{number}", 0) if sys.platform == "linux" else None
         await loop.create_connection(
-            partial(_itself, client), parts.hostname or "127.0.0.1", parts.port or 80
+            partial(_itself, client), parts.hostname or "127.0.0.1", parts.port or 80, local_addr=address
         )
     await asyncio.gather(*(client.done for client in clients))
     result.seconds = time.perf_counter() - began

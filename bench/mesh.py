@@ -21,6 +21,7 @@ from meshctl.mesh.ports import Ports
 ROOT = Path(__file__).parents[1]
 # Enough that the limit on one caller's orders is not what is measured.
 BUYERS = 40
+LOGIN_PATH = "/v1/users/login"
 # All load comes from one address here, and what one address may do is not what is measured either.
 UNLIMITED = {
     "PROTOMESH_EDGE_ADDRESS_REQUESTS_PER_SECOND": "100000",
@@ -39,6 +40,12 @@ class BenchMesh:
     wiring: dict[str, Any]
     product_ids: list[str]
     jwks: str
+
+    def processes(self) -> dict[str, int]:
+        """The process id of everything that the mesh runs, by name."""
+        status = control.ask(self.folder.control, {"command": "status"})
+        named = {"edge": "Envoy", "postgres": "PostgreSQL", "nats": "NATS", "valkey": "Valkey"}
+        return {named.get(state["name"], state["name"]): state["pid"] for state in status}
 
 
 @contextlib.contextmanager
@@ -84,24 +91,28 @@ def _filled(folder: MeshFolder, products: int) -> BenchMesh:
             )
             answer.raise_for_status()
             ids += [result["product_id"] for result in answer.json()["results"]]
-        tokens = [_sign_up(client, number) for number in range(BUYERS)]
+        register_buyers(edge_url)
+        tokens = [_login(client, **credentials(number)) for number in range(BUYERS)]
         jwks = client.get("/.well-known/jwks.json").text
     wiring = control.ask(folder.control, {"command": "wiring"})
     return BenchMesh(folder, edge_url, admin, tokens, wiring, ids, json.dumps(json.loads(jwks)))
 
 
-def _sign_up(client: httpx.Client, number: int) -> str:
-    buyer = {
-        "username": f"buyer{number}",
-        "email": f"buyer{number}@example.com",
-        "password": "measure for measure",
-    }
-    client.post("/v1/users/register", json=buyer).raise_for_status()
-    return _login(client, buyer["email"], buyer["password"])
+def credentials(number: int) -> dict[str, str]:
+    """What a buyer signs in with."""
+    return {"email": f"buyer{number}@example.com", "password": "measure for measure"}
+
+
+def register_buyers(base_url: str) -> None:
+    """Registers all buyers with the mesh or with a peer."""
+    with httpx.Client(base_url=base_url, trust_env=False, timeout=30) as client:
+        for number in range(BUYERS):
+            buyer = {"username": f"buyer{number}", **credentials(number)}
+            client.post("/v1/users/register", json=buyer).raise_for_status()
 
 
 def _login(client: httpx.Client, email: str, password: str) -> str:
-    answer = client.post("/v1/users/login", json={"email": email, "password": password})
+    answer = client.post(LOGIN_PATH, json={"email": email, "password": password})
     answer.raise_for_status()
     return str(answer.json()["access_token"])
 

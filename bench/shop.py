@@ -1,28 +1,28 @@
-"""The edge against a FastAPI service: the same endpoints, the same tables, the same load, in one run.
+"""The edge against FastAPI and Fastify: the same endpoints, the same tables, the same load, in one run.
 
-Each side has the whole machine: two workers of what serves, one after the other, in rounds that alternate. The
-edge's side carries Envoy, JWT, transcoding, mTLS, validation, tracing and the read; the peer's side, bench/peers.
+Each side has the whole machine: two workers of what serves, one side after the other, in rounds that alternate, so
+that a noisy neighbor disturbs all alike. A ratio is the median over the rounds. The edge's side carries Envoy, JWT,
+transcoding, mTLS, validation, tracing and the read; what the peers carry, bench/peers says.
 """
 
-import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
-import socket
 import statistics
-import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from rich.console import Console
+
+from bench import cpu, mesh
+from bench.goals import EDGE, FASTAPI, FASTIFY, LOGIN, ORDER, PRODUCT, PRODUCTS
 from bench.http_load import LoadResult, load, request_bytes
-from bench.mesh import ROOT, BenchMesh
+from bench.mesh import BenchMesh
+from bench.peers import running
 from bench.report import Figure, Report
-from meshctl.mesh.ports import Ports
 
-WORKERS = 2
 CONNECTIONS = 32
 ROUNDS = 3
 
@@ -31,32 +31,94 @@ Requests = Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is measured: its name, and its requests given a base URL."""
+    """What is measured: its name, its requests given a base URL, and the sides that have it."""
 
     name: str
     requests: Callable[[str], Requests]
+    sides: tuple[str, ...] = (EDGE, FASTAPI, FASTIFY)
 
 
-async def measure(mesh: BenchMesh, report: Report, seconds: float) -> None:
-    """Measures every endpoint on both sides."""
-    async with _peer(mesh) as peer_url:
-        sides = {f"edge, {WORKERS} workers": mesh.edge_url, f"FastAPI, {WORKERS} workers": peer_url}
-        for endpoint in _endpoints(mesh):
+@dataclass
+class Side:
+    """Who is measured, the processes that work for it, and what its rounds gave."""
+
+    name: str
+    url: str
+    processes: Mapping[str, int]
+    rounds: list[LoadResult] = field(default_factory=list)
+    cpu_us: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def rates(self) -> list[float]:
+        return [result.requests_per_second for result in self.rounds]
+
+    async def take_turn(self, requests: Requests, seconds: float) -> None:
+        """One round of load."""
+        before = cpu.spent(self.processes)
+        result = await load(self.url, requests, connections=CONNECTIONS, seconds=seconds)
+        self.cpu_us.append(cpu.per_request(before, cpu.spent(self.processes), len(result.latencies)))
+        self.rounds.append(result)
+
+
+async def measure(target: BenchMesh, report: Report, console: Console, seconds: float) -> None:
+    """Measures every endpoint on every side that can run here."""
+    async with contextlib.AsyncExitStack() as peers:
+        found = [await peers.enter_async_context(running.fastapi(target))]
+        if missing := running.why_no_fastify():
+            console.print(missing)
+        else:
+            found.append(await peers.enter_async_context(running.fastify(target)))
+            mesh.register_buyers(found[-1].url)
+        of_mesh = target.processes()
+        urls = {EDGE: (target.edge_url, of_mesh)}
+        for peer in found:
+            urls[peer.name] = (peer.url, {peer.name: peer.pid, "PostgreSQL": of_mesh["PostgreSQL"]})
+        for endpoint in _endpoints(target):
+            sides = [Side(name, *urls[name]) for name in endpoint.sides if name in urls]
             await _compare(endpoint, sides, report, seconds)
 
 
-def _endpoints(mesh: BenchMesh) -> list[Endpoint]:
+async def _compare(endpoint: Endpoint, sides: list[Side], report: Report, seconds: float) -> None:
+    requests = {side.name: endpoint.requests(side.url) for side in sides}
+    for side in sides:
+        await load(side.url, requests[side.name], connections=CONNECTIONS, seconds=1.0)  # warm
+    for _ in range(ROUNDS):
+        for side in sides:
+            await side.take_turn(requests[side.name], seconds)
+    edge, *peers = sides
+    for peer in peers:
+        report.add(_figure(endpoint, peer))
+    report.add(_figure(endpoint, edge), against={_name(endpoint, peer): _share(edge, peer) for peer in peers})
+
+
+def _share(side: Side, peer: Side) -> float:
+    return statistics.median(mine / its for mine, its in zip(side.rates, peer.rates, strict=True))
+
+
+def _name(endpoint: Endpoint, side: Side) -> str:
+    return f"{endpoint.name}: {side.name}"
+
+
+def _figure(endpoint: Endpoint, side: Side) -> Figure:
+    middle = sorted(side.rounds, key=lambda result: result.requests_per_second)[len(side.rounds) // 2]
+    return Figure(
+        _name(endpoint, side),
+        statistics.median(side.rates),
+        p50_ms=middle.percentile_ms(50),
+        p99_ms=middle.percentile_ms(99),
+        errors=sum(result.errors for result in side.rounds),
+        cpu_us=cpu.median(side.cpu_us),
+    )
+
+
+def _endpoints(target: BenchMesh) -> list[Endpoint]:
     # The signed-in forms: on a public RPC the edge would have no token to verify.
-    headers = _signed_in(mesh.admin_token)
-    shuffled = random.Random(7).sample(mesh.product_ids, len(mesh.product_ids))
+    headers = _signed_in(target.admin_token)
+    shuffled = random.Random(7).sample(target.product_ids, len(target.product_ids))
 
     def get(base: str) -> Requests:
-        cycle = itertools.cycle(
-            [
-                request_bytes("GET", f"{base}/v1/products/{product}:any", headers=headers)
-                for product in shuffled
-            ]
-        )
+        paths = (f"{base}/v1/products/{product}:any" for product in shuffled)
+        cycle = itertools.cycle([request_bytes("GET", path, headers=headers) for path in paths])
         return lambda: next(cycle)
 
     def list_of_20(base: str) -> Requests:
@@ -64,7 +126,7 @@ def _endpoints(mesh: BenchMesh) -> list[Endpoint]:
         return lambda: request
 
     def order(base: str) -> Requests:
-        ids, buyers = itertools.cycle(shuffled), itertools.cycle(mesh.tokens)
+        ids, buyers = itertools.cycle(shuffled), itertools.cycle(target.tokens)
 
         def one() -> bytes:
             lines = [{"product_id": next(ids), "quantity": 1}]
@@ -74,72 +136,20 @@ def _endpoints(mesh: BenchMesh) -> list[Endpoint]:
 
         return one
 
+    def login(base: str) -> Requests:
+        bodies = [json.dumps(mesh.credentials(number)).encode() for number in range(mesh.BUYERS)]
+        cycle = itertools.cycle(
+            [request_bytes("POST", f"{base}{mesh.LOGIN_PATH}", body=body) for body in bodies]
+        )
+        return lambda: next(cycle)
+
     return [
-        Endpoint("GET /v1/products/{id}:any", get),
-        Endpoint("GET /v1/products:all?limit=20", list_of_20),
-        Endpoint("POST /v1/orders", order),
+        Endpoint(PRODUCT, get),
+        Endpoint(PRODUCTS, list_of_20),
+        Endpoint(ORDER, order),
+        Endpoint(LOGIN, login, sides=(EDGE, FASTIFY)),
     ]
 
 
 def _signed_in(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
-
-
-async def _compare(endpoint: Endpoint, sides: dict[str, str], report: Report, seconds: float) -> None:
-    runs: dict[str, list[LoadResult]] = {side: [] for side in sides}
-    for side_url in sides.values():
-        await load(side_url, endpoint.requests(side_url), connections=CONNECTIONS, seconds=1.0)  # warm
-    for _ in range(ROUNDS):
-        for side, url in sides.items():
-            result = await load(url, endpoint.requests(url), connections=CONNECTIONS, seconds=seconds)
-            runs[side].append(result)
-    edge, peer = (_figure(f"{endpoint.name}: {side}", results) for side, results in runs.items())
-    report.add(peer)
-    report.add(edge, peer=peer)
-
-
-def _figure(name: str, results: list[LoadResult]) -> Figure:
-    middle = sorted(results, key=lambda result: result.requests_per_second)[len(results) // 2]
-    errors = sum(
-        count for result in results for status, count in result.statuses.items() if not 200 <= status < 300
-    )
-    return Figure(
-        name,
-        statistics.median(result.requests_per_second for result in results),
-        p50_ms=middle.percentile_ms(50),
-        p99_ms=middle.percentile_ms(99),
-        errors=errors,
-    )
-
-
-@contextlib.asynccontextmanager
-async def _peer(mesh: BenchMesh) -> AsyncIterator[str]:
-    port = Ports().take()
-    environment = os.environ | {
-        "BENCH_DATABASE_URL": mesh.wiring["database_urls"]["catalog"],
-        "BENCH_OTLP_ENDPOINT": mesh.wiring["targets"]["observer"],
-        "BENCH_TLS_DIRECTORY": str(mesh.folder.certificates),
-        "BENCH_JWKS": mesh.jwks,
-    }
-    command = (sys.executable, "-m", "uvicorn", "bench.peers.fastapi_shop:app", "--host", "127.0.0.1")
-    options = ("--port", str(port), "--workers", str(WORKERS), "--no-access-log", "--log-level", "warning")
-    process = await asyncio.create_subprocess_exec(*command, *options, cwd=ROOT, env=environment)
-    try:
-        await _listening(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _listening(port: int) -> None:
-    for _ in _attempts():
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        await asyncio.sleep(0.1)
-    raise TimeoutError("The peer did not start.")
-
-
-def _attempts() -> Iterator[int]:
-    return iter(range(300))

@@ -1,0 +1,68 @@
+"""Rows a second that an import brings in through the edge, and a search that matches a sixth of all products."""
+
+import itertools
+import json
+import time
+from typing import Any
+
+from bench.goals import IMPORT, SEARCH
+from bench.http_load import load, request_bytes
+from bench.mesh import BenchMesh
+from bench.report import Figure, Report
+
+PRODUCTS = 200_000
+# As `meshctl import` sends them.
+ROWS_PER_BATCH = 200
+BATCHES_IN_FLIGHT = 4
+# What is in by then is what is searched.
+IMPORT_SECONDS = 60.0
+SEARCHES = 30
+_MATERIALS = ("oak", "walnut", "steel", "linen", "marble", "copper")
+_KINDS = ("chair", "table", "lamp", "shelf", "bowl")
+
+
+async def measure(mesh: BenchMesh, report: Report) -> None:
+    """Imports, then searches."""
+    headers = {"authorization": f"Bearer {mesh.admin_token}"}
+    starts = itertools.count(0, ROWS_PER_BATCH)
+
+    def batch() -> bytes:
+        first = next(starts)
+        body = json.dumps({"rows": [_row(first + number) for number in range(ROWS_PER_BATCH)]}).encode()
+        return request_bytes("POST", f"{mesh.edge_url}/v1/products:batchImport", headers=headers, body=body)
+
+    began = time.process_time()
+    imported = await load(
+        mesh.edge_url,
+        batch,
+        connections=BATCHES_IN_FLIGHT,
+        seconds=IMPORT_SECONDS,
+        limit=PRODUCTS // ROWS_PER_BATCH,
+    )
+    rows = len(imported.latencies) * ROWS_PER_BATCH
+    note = f"{rows:,} rows; {time.process_time() - began:.0f} s of the load's own CPU"
+    report.add(Figure(IMPORT, rows / imported.seconds, "rows/s", errors=imported.errors, note=note))
+
+    search = request_bytes("GET", f"{mesh.edge_url}/v1/products?search=walnut&limit=20")
+    found = await load(mesh.edge_url, lambda: search, connections=1, seconds=30.0, limit=SEARCHES)
+    report.add(
+        Figure(
+            SEARCH,
+            found.requests_per_second,
+            p50_ms=found.percentile_ms(50),
+            p99_ms=found.percentile_ms(99),
+            errors=found.errors,
+            note=f"{rows // len(_MATERIALS):,} of {rows:,} match",
+        )
+    )
+
+
+def _row(number: int) -> dict[str, Any]:
+    material, kind = _MATERIALS[number % len(_MATERIALS)], _KINDS[number % len(_KINDS)]
+    return {
+        "sku": f"IMPORT-{number:06}",
+        "name": f"{material.title()} {kind} {number}",
+        "description": f"A {kind} of {material}, made by hand, number {number} of its series.",
+        "price": {"currency_code": "GBP", "amount_minor": str(500 + number % 5000)},
+        "initial_stock": 10,
+    }
