@@ -1,31 +1,65 @@
-"""Migrations: a service's numbered alembic files, run without a configuration, one run at a time.
+"""Migrations: numbered alembic revisions, those of the chassis's own tables first and then the service's.
 
-By hand: `python -m chassis.data.migrations catalog postgresql://…`.
+Each of the two lines has a version of its own, so that a change to the chassis's tables is one revision in
+`chassis/data/schema` and none in any service. By hand: `python -m chassis.data.migrations catalog postgresql://…`.
 """
 
 import importlib.util
+import io
 import pathlib
 import sys
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from alembic import command
 from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, make_url, text
 from sqlalchemy.engine import Connection
 
+_SCHEMA = pathlib.Path(__file__).with_name("schema")
 # Any number, the same for everybody who migrates the same database.
 _LOCK = 0x70726F746F6D657368 & 0x7FFFFFFFFFFFFFFF
+# Tables that are there without a version were made by the service's own first revision, in their first form.
+_UNVERSIONED = "SELECT to_regclass('outbox') IS NOT NULL AND to_regclass('chassis_version') IS NULL"
+_FIRST = "0001"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Revisions that follow one another: a folder of numbered files, and the table that says how far it was run."""
+
+    folder: pathlib.Path
+    version_table: str = "alembic_version"
+
+    def configuration(self, connection: Connection | None = None) -> Config:
+        """What alembic's commands take."""
+        config = Config(attributes={"connection": connection, "version_table": self.version_table})
+        config.set_main_option("script_location", _escaped(_SCHEMA))
+        config.set_main_option("version_locations", _escaped(self.folder))
+        config.set_main_option("path_separator", "newline")
+        return config
+
+    def scripts(self) -> Iterator[tuple[str, str]]:
+        """Each revision as the name of its file and the SQL that it runs."""
+        config = self.configuration()
+        for revision in ScriptDirectory.from_config(config).walk_revisions():
+            config.output_buffer = buffer = io.StringIO()
+            command.upgrade(config, f"{revision.down_revision or 'base'}:{revision.revision}", sql=True)
+            yield pathlib.Path(revision.path).stem, buffer.getvalue()
+
+
+CHASSIS = Line(_SCHEMA / "migrations", "chassis_version")
 
 
 def upgrade(service: str, database_url: str, versions_dir: pathlib.Path | None = None) -> None:
-    """Brings a database to the newest revision; a second process that does so waits, then finds it done.
+    """Brings a database to the newest revisions; a second process that does so waits, then finds it done.
 
     `versions_dir` is the folder of numbered files, by default the service's `migrations`. Raises LookupError
     when the service has none, and what the database says when it cannot be reached or a revision fails; all
     revisions are one transaction, so that a failed run leaves nothing behind.
     """
-    versions = versions_dir or _versions_of(service)
+    line = Line(versions_dir or _versions_of(service))
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
     with engine.begin() as connection:
         # Held to the end of the transaction, so that a crash cannot leave it locked.
@@ -33,7 +67,10 @@ def upgrade(service: str, database_url: str, versions_dir: pathlib.Path | None =
         # A migration that waits for a table makes everybody behind it wait as well: better that it fails.
         connection.execute(text("SET LOCAL lock_timeout = '5s'"))
         connection.execute(text("SET LOCAL statement_timeout = '10min'"))
-        _run(connection, versions)
+        if connection.scalar(text(_UNVERSIONED)):
+            command.stamp(CHASSIS.configuration(connection), _FIRST)
+        for each in (CHASSIS, line):
+            command.upgrade(each.configuration(connection), "head")
 
 
 def _versions_of(service: str) -> pathlib.Path:
@@ -44,95 +81,8 @@ def _versions_of(service: str) -> pathlib.Path:
     raise LookupError(f"The service {service!r} has no migrations.")
 
 
-def _run(connection: Connection, versions: pathlib.Path) -> None:
-    script = ScriptDirectory(str(versions.parent), version_locations=[str(versions)])
-
-    def revisions(current: Any, _context: Any) -> Any:
-        return script._upgrade_revs("head", current)  # noqa: SLF001 (what alembic's own command does)
-
-    with EnvironmentContext(Config(), script, fn=revisions, destination_rev="head") as environment:
-        environment.configure(connection=connection)
-        environment.run_migrations()
-
-
-class _Operations(Protocol):
-    def execute(self, sqltext: str) -> None: ...
-
-
-def create_chassis_tables(op: _Operations) -> None:
-    """The chassis's tables, for the first revision of a service: `migrations.create_chassis_tables(op)`."""
-    for statement in _TABLES:
-        op.execute(statement)
-
-
-_TABLES = (
-    """
-    CREATE TABLE outbox (
-        position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        id uuid NOT NULL UNIQUE,
-        type text NOT NULL,
-        stream text NOT NULL,
-        subject text NOT NULL,
-        aggregate_type text NOT NULL,
-        aggregate_id text NOT NULL,
-        aggregate_version bigint NOT NULL,
-        payload bytea NOT NULL,
-        trace_context jsonb NOT NULL,
-        previous_id uuid,
-        created_at timestamptz NOT NULL DEFAULT now(),
-        published_at timestamptz
-    )
-    """,
-    "CREATE INDEX outbox_unpublished_idx ON outbox (position) WHERE published_at IS NULL",
-    "CREATE INDEX outbox_subject_idx ON outbox (subject, position)",
-    "CREATE INDEX outbox_published_idx ON outbox (published_at)",
-    """
-    CREATE FUNCTION outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN
-        PERFORM pg_notify('outbox', '');
-        RETURN NULL;
-    END $$
-    """,
-    """
-    CREATE TRIGGER outbox_notify AFTER INSERT ON outbox
-    FOR EACH STATEMENT EXECUTE FUNCTION outbox_notify()
-    """,
-    """
-    CREATE TABLE inbox (
-        consumer text NOT NULL,
-        event_id uuid NOT NULL,
-        outcome text NOT NULL DEFAULT 'handled' CHECK (outcome IN ('handled', 'dead')),
-        handled_at timestamptz NOT NULL DEFAULT now(),
-        PRIMARY KEY (consumer, event_id)
-    )
-    """,
-    "CREATE INDEX inbox_handled_at_idx ON inbox (handled_at)",
-    """
-    CREATE TABLE inbox_failures (
-        consumer text NOT NULL,
-        event_id uuid NOT NULL,
-        aggregate_id text NOT NULL,
-        attempts integer NOT NULL,
-        next_attempt_at timestamptz NOT NULL,
-        error text NOT NULL,
-        PRIMARY KEY (consumer, event_id)
-    )
-    """,
-    """
-    CREATE TABLE idempotency_keys (
-        scope bytea PRIMARY KEY,
-        fingerprint bytea NOT NULL,
-        operation_id uuid NOT NULL,
-        holder uuid NOT NULL,
-        locked_until timestamptz NOT NULL,
-        status_code integer,
-        answer bytea,
-        created_at timestamptz NOT NULL DEFAULT now(),
-        expires_at timestamptz NOT NULL
-    )
-    """,
-    "CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys (expires_at)",
-)
+def _escaped(path: pathlib.Path) -> str:
+    return str(path).replace("%", "%%")  # alembic's settings interpolate
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from chassis.data import migrations
-
 revision = "0001"
 down_revision = None
 
@@ -18,7 +16,6 @@ setweight(to_tsvector('english'::regconfig, name), 'A')
 
 
 def upgrade() -> None:
-    migrations.create_chassis_tables(op)
     create_categories()
     create_products()
     create_stock()

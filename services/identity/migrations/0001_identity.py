@@ -4,8 +4,6 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from chassis.data import migrations
-
 revision = "0001"
 down_revision = None
 
@@ -13,7 +11,6 @@ TIME = sa.TIMESTAMP(timezone=True)
 
 
 def upgrade() -> None:
-    migrations.create_chassis_tables(op)
     create_users()
     create_sessions()
     create_refresh_tokens()

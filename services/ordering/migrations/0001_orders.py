@@ -4,8 +4,6 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from chassis.data import migrations
-
 revision = "0001"
 down_revision = None
 
@@ -25,7 +23,6 @@ FOR EACH ROW EXECUTE FUNCTION notify_order_changed()
 
 
 def upgrade() -> None:
-    migrations.create_chassis_tables(op)
     create_orders()
     create_order_items()
     create_order_transitions()

@@ -3,8 +3,6 @@
 import sqlalchemy as sa
 from alembic import op
 
-from chassis.data import migrations
-
 revision = "0001"
 down_revision = None
 
@@ -13,7 +11,6 @@ ROLES = "role IN ('owner', 'member')"
 
 
 def upgrade() -> None:
-    migrations.create_chassis_tables(op)
     op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
     create_projects()
     create_project_members()
