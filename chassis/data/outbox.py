@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.contract.event_content import published
 from chassis.contract.event_types import event_type
 from chassis.core.identifiers import uuid7
 from chassis.observe import tracing
@@ -45,13 +46,13 @@ class Draft:
 
 
 def draft(event: Message, version: int = 0) -> Draft:
-    """An event as it will be sent, with the trace that it continues.
+    """An event as it will be sent, with the trace that it continues; without personal data (see `published`).
 
     TypeError for a message that is no event, ValueError for one that names no aggregate or is too large.
     """
     kind = event_type(type(event))
     aggregate_id = kind.aggregate_id(event)
-    payload = event.SerializeToString(deterministic=True)
+    payload = published(event).SerializeToString(deterministic=True)
     if len(payload) > MAXIMUM_PAYLOAD_BYTES:
         raise ValueError(
             f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}."

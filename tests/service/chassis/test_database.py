@@ -9,6 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from protomesh.ordering.v1.order_pb2 import Order
+from protomesh.ordering.v1.ordering_events_pb2 import OrderPlaced
 from psycopg_pool import PoolTimeout
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -79,6 +81,13 @@ async def test_a_clean_exit_commits_rows_and_events_together(database: Database)
     row = await scalar(database, "SELECT row(subject, aggregate_type, aggregate_version)::text FROM outbox")
     assert row == "(ordering.order.cancelled.v1.one,ordering.order,7)"
     assert await scalar(database, "SELECT count(*) FROM things") == 1
+
+
+async def test_personal_data_never_enters_the_outbox(database: Database):
+    async with database.unit_of_work() as work:
+        work.publish(OrderPlaced(order_id="one", order=Order(id="one", shipping_note="Ring twice")))
+    payload = await scalar(database, "SELECT payload FROM outbox")
+    assert OrderPlaced.FromString(payload).order == Order(id="one")
 
 
 async def test_who_changes_a_row_that_has_moved_on_is_told_so(database: Database):
