@@ -6,7 +6,7 @@ from uuid import UUID
 from protomesh.identity.v1.auth_service_pb2 import JsonWebKey, JsonWebKeySet, RegisteredUser, SigningKey
 from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked, UserRegistered
 from protomesh.identity.v1.role_service_pb2 import Role
-from protomesh.identity.v1.user_pb2 import Account, CurrentUser, UserReference
+from protomesh.identity.v1.user_pb2 import Account, CurrentUser, PublicProfile, UserReference
 from protomesh.identity.v1.user_pb2 import User as UserMessage
 
 from chassis import contract
@@ -64,6 +64,13 @@ def current_user(user: Row) -> CurrentUser:
 def user_reference(row: Row) -> UserReference:
     """A user as other services see it."""
     return UserReference(id=str(row.id), username=row.username, disabled=row.disabled_at is not None)
+
+
+def public_profile(row: Row) -> PublicProfile:
+    """A user as people see each other who share something."""
+    return PublicProfile(
+        id=str(row.id), username=row.username, first_name=row.first_name, last_name=row.last_name
+    )
 
 
 def role_message(name: str) -> Role:

@@ -19,6 +19,7 @@ _PROFILE: _Columns = (User.id, User.username, User.email, User.first_name, User.
 _ACCOUNT: _Columns = (*_PROFILE, User.role, User.disabled_at, User.created_at, User.updated_at)
 _CREDENTIALS: _Columns = (User.id, User.email, User.password_hash)
 _REFERENCE: _Columns = (User.id, User.username, User.disabled_at)
+_PUBLIC: _Columns = (User.id, User.username, User.first_name, User.last_name)
 _KEY: _Columns = (SigningKey.id, SigningKey.public_key, SigningKey.private_key, SigningKey.signs_from)
 
 # A caller sees themselves; everybody only with the permission, which the servicer knows.
@@ -27,7 +28,9 @@ PROFILE = Query(select(*_PROFILE).where(User.id == bindparam("id"), _VISIBLE))
 ACCOUNT = Query(select(*_ACCOUNT).where(User.id == bindparam("id")))
 CREDENTIALS = Query(select(*_CREDENTIALS).where(User.id == bindparam("id")))
 CREDENTIALS_BY_EMAIL = Query(select(*_CREDENTIALS).where(User.email == bindparam("email")))
-REFERENCES = Query(select(*_REFERENCE).where(User.id == any_(bindparam("ids", type_=ARRAY(Uuid)))))
+_NAMED = User.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+REFERENCES = Query(select(*_REFERENCE).where(_NAMED))
+PUBLIC_PROFILES = Query(select(*_PUBLIC).where(_NAMED))
 
 _PUBLISHED = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())
 PUBLISHED_KEYS = Query(select(*_KEY).where(_PUBLISHED).order_by(SigningKey.signs_from.desc()))

@@ -1,10 +1,13 @@
 """The servicer of UserService."""
 
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from protomesh.identity.v1.user_pb2 import Account, CurrentUser
 from protomesh.identity.v1.user_pb2 import User as UserMessage
 from protomesh.identity.v1.user_service_pb2 import (
+    BatchGetPublicProfilesRequest,
+    BatchGetPublicProfilesResponse,
     BatchGetUsersRequest,
     BatchGetUsersResponse,
     DisableUserRequest,
@@ -16,7 +19,7 @@ from protomesh.identity.v1.user_service_pb2 import (
     UpdateUserRequest,
 )
 
-from chassis.data import Database, containing
+from chassis.data import Database, Query, Row, containing
 from chassis.rpc import Call
 from services.identity import administration, convert, repository, sessions
 from services.identity.model import normal_email, now
@@ -102,11 +105,20 @@ class UserService:
         return convert.account_message(user)
 
     async def BatchGetUsers(self, request: BatchGetUsersRequest, call: Call) -> BatchGetUsersResponse:
-        ids = [UUID(text) for text in request.user_ids]
-        rows = sorted(
-            await self._database.all(repository.REFERENCES, ids=ids), key=lambda row: ids.index(row.id)
-        )
+        rows = await self._in_order(repository.REFERENCES, request.user_ids)
         return BatchGetUsersResponse(users=map(convert.user_reference, rows))
+
+    async def BatchGetPublicProfiles(
+        self, request: BatchGetPublicProfilesRequest, call: Call
+    ) -> BatchGetPublicProfilesResponse:
+        rows = await self._in_order(repository.PUBLIC_PROFILES, request.user_ids)
+        return BatchGetPublicProfilesResponse(profiles=map(convert.public_profile, rows))
+
+    async def _in_order(self, query: Query, user_ids: Iterable[str]) -> Sequence[Row]:
+        """The rows of those users that there are, in the order of their ids."""
+        place = {UUID(text): number for number, text in enumerate(user_ids)}
+        rows = await self._database.all(query, ids=list(place))
+        return sorted(rows, key=lambda row: place[row.id])
 
 
 def _changes(request: UpdateUserRequest) -> dict[str, str]:

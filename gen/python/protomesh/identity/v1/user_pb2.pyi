@@ -236,3 +236,37 @@ class UserReference(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserReference: _TypeAlias = UserReference  # noqa: Y015
+
+@_typing.final
+class PublicProfile(_message.Message):
+    """A user as people see each other who share something, such as a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USERNAME_FIELD_NUMBER: _builtins.int
+    FIRST_NAME_FIELD_NUMBER: _builtins.int
+    LAST_NAME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUIDv7."""
+    username: _builtins.str
+    """The name that the user chose; unique whatever its case."""
+    first_name: _builtins.str
+    """May be empty."""
+    last_name: _builtins.str
+    """May be empty."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        username: _builtins.str = ...,
+        first_name: _builtins.str = ...,
+        last_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_name", b"first_name", "id", b"id", "last_name", b"last_name", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublicProfile: _TypeAlias = PublicProfile  # noqa: Y015

@@ -71,6 +71,11 @@ class UserServiceStub:
                 request_serializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
                 response_deserializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
                 _registered_method=True)
+        self.BatchGetPublicProfiles = channel.unary_unary(
+                '/protomesh.identity.v1.UserService/BatchGetPublicProfiles',
+                request_serializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesRequest.SerializeToString,
+                response_deserializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesResponse.FromString,
+                _registered_method=True)
 
 
 class UserServiceServicer:
@@ -136,6 +141,15 @@ class UserServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetPublicProfiles(self, request, context):
+        """Returns what people may see of each other who share something. The calling service decides who shares what; the
+        email address is never part of it. Ids that nobody has are left out of the answer.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -173,6 +187,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.BatchGetUsers,
                     request_deserializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.FromString,
                     response_serializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.SerializeToString,
+            ),
+            'BatchGetPublicProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetPublicProfiles,
+                    request_deserializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesRequest.FromString,
+                    response_serializer=protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -365,6 +384,33 @@ class UserService:
             '/protomesh.identity.v1.UserService/BatchGetUsers',
             protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersRequest.SerializeToString,
             protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetPublicProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.identity.v1.UserService/BatchGetPublicProfiles',
+            protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesRequest.SerializeToString,
+            protomesh_dot_identity_dot_v1_dot_user__service__pb2.BatchGetPublicProfilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

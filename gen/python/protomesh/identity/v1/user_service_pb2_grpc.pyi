@@ -65,6 +65,11 @@ class UserServiceStub:
     """Answers what other services may know of users. Ids that nobody has are left out of the answer.
     Errors: none of its own.
     """
+    BatchGetPublicProfiles: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetPublicProfilesRequest, _user_service_pb2.BatchGetPublicProfilesResponse]
+    """Returns what people may see of each other who share something. The calling service decides who shares what; the
+    email address is never part of it. Ids that nobody has are left out of the answer.
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
@@ -100,6 +105,11 @@ class UserServiceAsyncStub(UserServiceStub):
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
     """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+    Errors: none of its own.
+    """
+    BatchGetPublicProfiles: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetPublicProfilesRequest, _user_service_pb2.BatchGetPublicProfilesResponse]  # type: ignore[assignment]
+    """Returns what people may see of each other who share something. The calling service decides who shares what; the
+    email address is never part of it. Ids that nobody has are left out of the answer.
     Errors: none of its own.
     """
 
@@ -176,6 +186,17 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.BatchGetUsersResponse, _abc.Awaitable[_user_service_pb2.BatchGetUsersResponse]]:
         """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGetPublicProfiles(
+        self,
+        request: _user_service_pb2.BatchGetPublicProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_service_pb2.BatchGetPublicProfilesResponse, _abc.Awaitable[_user_service_pb2.BatchGetPublicProfilesResponse]]:
+        """Returns what people may see of each other who share something. The calling service decides who shares what; the
+        email address is never part of it. Ids that nobody has are left out of the answer.
         Errors: none of its own.
         """
 
