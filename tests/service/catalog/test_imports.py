@@ -217,7 +217,7 @@ from pathlib import Path
 from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
-from meshctl.session import EdgeSession
+from meshctl.inspect.session import EdgeSession
 
 async def main(file, *login):
     source = Source(Path(file))
