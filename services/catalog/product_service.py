@@ -113,6 +113,8 @@ def _filters(request: ListProductsRequest | ListAllProductsRequest) -> dict[str,
         filters["search"] = repository.search_terms(request.search)
     if request.sku:
         filters["sku"] = normal_sku(request.sku)
+    if request.currency_code:
+        filters["currency_code"] = request.currency_code
     if request.status:
         filters["status"] = convert.product_status(request.status)
     if request.HasField("category_id"):

@@ -52,6 +52,7 @@ _FILTERS = {
     "category_id": Product.category_id.in_(_SUBTREE),
     "status": Product.status == bindparam("status"),
     "for_sale": Product.status == literal_column("'active'"),
+    "currency_code": Product.currency_code == bindparam("currency_code"),
     "min_price_minor": Product.price_minor >= bindparam("min_price_minor"),
     "max_price_minor": Product.price_minor <= bindparam("max_price_minor"),
     "sku": Product.sku == bindparam("sku"),
@@ -60,8 +61,9 @@ _FILTERS = {
 GET_PRODUCT = Query(_PRODUCTS.where(Product.id == bindparam("id")))
 BEST_MATCH = Listing(_PRODUCTS, filters=_FILTERS, order_by=(_RANK.desc(), Product.id.desc()))
 NEWEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.created_at.desc(), Product.id.desc()))
-CHEAPEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.price_minor, Product.id))
-DEAREST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.price_minor.desc(), Product.id.desc()))
+_BY_PRICE = (Product.currency_code, Product.price_minor, Product.id)
+CHEAPEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=_BY_PRICE)
+DEAREST = Listing(_PRODUCTS, filters=_FILTERS, order_by=[column.desc() for column in _BY_PRICE])
 
 _CATEGORIES = select(*Category.__table__.columns)
 GET_CATEGORY = Query(_CATEGORIES.where(Category.id == bindparam("id")))

@@ -14,6 +14,7 @@ import grpc
 import pytest
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
+    ArchiveProductRequest,
     BatchImportProductsRequest,
     ListAllProductsRequest,
     ProductRow,
@@ -64,12 +65,12 @@ async def test_rows_create_what_is_new_change_what_differs_and_leave_the_rest(ca
 async def test_a_field_that_an_import_does_not_bring_stays(catalog: Catalog):
     category = await catalog.new_category()
     sku = word()
-    full = _row(sku, description="Long", category_path=category.path, status=Product.archived)
+    full = _row(sku, description="Long", category_path=category.path, status=Product.draft)
     assert await _outcomes(catalog, full) == ["created"]
     assert await _outcomes(catalog, _row(sku, name="New")) == ["updated"]
     product = await _product(catalog, sku)
     assert (product.name, product.description) == ("New", "Long")
-    assert (product.category_id, product.status) == (category.id, Product.archived)
+    assert (product.category_id, product.status) == (category.id, Product.draft)
     assert await _outcomes(catalog, _row(sku, name="New", description="", category_path="")) == ["updated"]
     product = await _product(catalog, sku)
     assert (product.description, product.category_id) == ("", "")
@@ -85,6 +86,7 @@ async def test_a_bad_row_is_reported_and_stops_no_other(catalog: Catalog):
         _row("").SerializeToString(): "ROW_INVALID",
         _row(word(), 0).SerializeToString(): "ROW_INVALID",
         _row(word(), name="a\x00b").SerializeToString(): "ROW_INVALID",
+        _row(word(), name="\u00a0\u3000").SerializeToString(): "ROW_INVALID",
         _row(word(), initial_stock=-1).SerializeToString(): "ROW_INVALID",
         ProductRow(sku=word(), name="x").SerializeToString(): "ROW_INVALID",
     }
@@ -113,6 +115,20 @@ async def test_a_call_takes_500_rows_and_no_more(catalog: Catalog):
     assert set(await _outcomes(catalog, *rows)) == {"created"}
     for wrong in ([*rows, _row(word())], []):
         assert (await refusal(_send(catalog, wrong))).reason == "VALIDATION_FAILED"
+
+
+async def test_the_largest_rows_that_the_contract_allows_are_taken(catalog: Catalog):
+    rows = [_row(word(), name="🎈" * 200, description="🎈" * 10_000) for _ in range(500)]
+    assert set(await _outcomes(catalog, *rows)) == {"created"}
+
+
+async def test_an_import_leaves_archiving_to_the_rpc_for_it(catalog: Catalog):
+    product = await catalog.new_product()
+    archiving = _row(product.sku, status=Product.archived), _row(word(), status=Product.archived)
+    assert [result.reason for result in await _send(catalog, archiving)] == ["ROW_INVALID", "ROW_INVALID"]
+    await catalog.products.ArchiveProduct(ArchiveProductRequest(id=product.id), metadata=catalog.staff)
+    assert await _outcomes(catalog, _row(product.sku, name="Renamed")) == ["updated"]
+    assert (await _product(catalog, product.sku)).status == Product.archived
 
 
 async def test_only_staff_imports(catalog: Catalog):

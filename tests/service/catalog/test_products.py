@@ -139,6 +139,21 @@ async def test_filters_narrow_and_sorts_order(catalog: Catalog):
     assert await _names(catalog, **of, sort=ListProductsRequest.newest) == ["200", "100", "300"]
 
 
+async def test_prices_are_sorted_within_each_currency(catalog: Catalog):
+    category = await catalog.new_category()
+    for currency, price in (("JPY", 90), ("GBP", 200), ("JPY", 500), ("GBP", 100)):
+        name = f"{currency} {price}"
+        await catalog.new_product(name=name, price_minor=price, currency=currency, category_id=category.id)
+    of = {"category_id": category.id}
+    ascending = ["GBP 100", "GBP 200", "JPY 90", "JPY 500"]
+    assert await _names(catalog, **of, sort=ListProductsRequest.price_ascending) == ascending
+    assert await _names(catalog, **of, sort=ListProductsRequest.price_descending) == ascending[::-1]
+    yen = of | {"currency_code": "JPY"}
+    assert await _names(catalog, **yen, sort=ListProductsRequest.price_ascending) == ["JPY 90", "JPY 500"]
+    assert await _names(catalog, **yen, min_price_minor=100) == ["JPY 500"]
+    assert (await refusal(_list(catalog, currency_code="yen"))).reason == "VALIDATION_FAILED"
+
+
 async def test_a_search_finds_words_their_forms_beginnings_and_skus(catalog: Catalog):
     mark = word()
     hearts = await catalog.new_product(name=f"White hanging hearts {mark}")
@@ -225,6 +240,8 @@ async def test_each_change_is_published_once_and_in_order(catalog: Catalog):
         {"sku": "a\nb"},
         {"sku": "x" * 41},
         {"name": "   "},
+        {"name": "\u00a0"},
+        {"name": "\u2003\u3000\x85"},
         {"name": "a\x00b"},
         {"price_minor": 0},
         {"price_minor": -1},

@@ -61,9 +61,9 @@ class ListProductsRequest(_message.Message):
         newest: ListProductsRequest._Sort.ValueType  # 1
         """The newest first."""
         price_ascending: ListProductsRequest._Sort.ValueType  # 2
-        """The cheapest first."""
+        """The cheapest first, currency by currency: what costs 500 yen is not compared with what costs 300 pence."""
         price_descending: ListProductsRequest._Sort.ValueType  # 3
-        """The dearest first."""
+        """The dearest first, currency by currency."""
 
     class Sort(_Sort, metaclass=_SortEnumTypeWrapper):
         """Orders of the rows."""
@@ -73,9 +73,9 @@ class ListProductsRequest(_message.Message):
     newest: ListProductsRequest.Sort.ValueType  # 1
     """The newest first."""
     price_ascending: ListProductsRequest.Sort.ValueType  # 2
-    """The cheapest first."""
+    """The cheapest first, currency by currency: what costs 500 yen is not compared with what costs 300 pence."""
     price_descending: ListProductsRequest.Sort.ValueType  # 3
-    """The dearest first."""
+    """The dearest first, currency by currency."""
 
     SEARCH_FIELD_NUMBER: _builtins.int
     CATEGORY_ID_FIELD_NUMBER: _builtins.int
@@ -87,6 +87,7 @@ class ListProductsRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     search: _builtins.str
     """Words to look for in name, SKU and description, as in a web search (`"exact words"`, `-without`, `or`); the last
     word may be unfinished. At most 200 characters; empty: all products.
@@ -96,9 +97,9 @@ class ListProductsRequest(_message.Message):
     status: _product_pb2.Product.Status.ValueType
     """Only products with this status: `active`, since those of another status are not listed here. Unset: as `active`."""
     min_price_minor: _builtins.int
-    """Only products that cost at least this much, in minor units."""
+    """Only products that cost at least this much, in minor units of their own currency; `currency_code` says which."""
     max_price_minor: _builtins.int
-    """Only products that cost at most this much, in minor units."""
+    """Only products that cost at most this much, in minor units of their own currency; `currency_code` says which."""
     sku: _builtins.str
     """Only the product with this SKU, in any case of letters."""
     sort: Global___ListProductsRequest.Sort.ValueType
@@ -109,6 +110,8 @@ class ListProductsRequest(_message.Message):
     """Rows of a page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str
     """`next_cursor` of the page before; empty for the first."""
+    currency_code: _builtins.str
+    """Only products priced in this currency, by its ISO 4217 code, such as `GBP`. Empty: in any."""
     def __init__(
         self,
         *,
@@ -122,10 +125,11 @@ class ListProductsRequest(_message.Message):
         page: _builtins.int = ...,
         limit: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "cursor", b"cursor", "limit", b"limit", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor", "page", b"page", "search", b"search", "sku", b"sku", "sort", b"sort", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "currency_code", b"currency_code", "cursor", b"cursor", "limit", b"limit", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor", "page", b"page", "search", b"search", "sku", b"sku", "sort", b"sort", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__category_id: _TypeAlias = _typing.Literal["category_id"]  # noqa: Y015
     _WhichOneofArgType__category_id: _TypeAlias = _typing.Literal["_category_id", b"_category_id"]  # noqa: Y015
@@ -210,6 +214,7 @@ class ListAllProductsRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     search: _builtins.str
     """Words to look for in name, SKU and description, as in a web search (`"exact words"`, `-without`, `or`); the last
     word may be unfinished. At most 200 characters; empty: all products.
@@ -219,9 +224,9 @@ class ListAllProductsRequest(_message.Message):
     status: _product_pb2.Product.Status.ValueType
     """Only products with this status. Unset: with any."""
     min_price_minor: _builtins.int
-    """Only products that cost at least this much, in minor units."""
+    """Only products that cost at least this much, in minor units of their own currency; `currency_code` says which."""
     max_price_minor: _builtins.int
-    """Only products that cost at most this much, in minor units."""
+    """Only products that cost at most this much, in minor units of their own currency; `currency_code` says which."""
     sku: _builtins.str
     """Only the product with this SKU, in any case of letters."""
     sort: Global___ListProductsRequest.Sort.ValueType
@@ -232,6 +237,8 @@ class ListAllProductsRequest(_message.Message):
     """Rows of a page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str
     """`next_cursor` of the page before; empty for the first."""
+    currency_code: _builtins.str
+    """Only products priced in this currency, by its ISO 4217 code, such as `GBP`. Empty: in any."""
     def __init__(
         self,
         *,
@@ -245,10 +252,11 @@ class ListAllProductsRequest(_message.Message):
         page: _builtins.int = ...,
         limit: _builtins.int = ...,
         cursor: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "cursor", b"cursor", "limit", b"limit", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor", "page", b"page", "search", b"search", "sku", b"sku", "sort", b"sort", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_category_id", b"_category_id", "_max_price_minor", b"_max_price_minor", "_min_price_minor", b"_min_price_minor", "category_id", b"category_id", "currency_code", b"currency_code", "cursor", b"cursor", "limit", b"limit", "max_price_minor", b"max_price_minor", "min_price_minor", b"min_price_minor", "page", b"page", "search", b"search", "sku", b"sku", "sort", b"sort", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__category_id: _TypeAlias = _typing.Literal["category_id"]  # noqa: Y015
     _WhichOneofArgType__category_id: _TypeAlias = _typing.Literal["_category_id", b"_category_id"]  # noqa: Y015
@@ -502,7 +510,7 @@ class ProductRow(_message.Message):
     category_path: _builtins.str
     """The path of a category that exists, such as `home/candles`; empty takes the product out of its category."""
     status: _product_pb2.Product.Status.ValueType
-    """The status. A new product without one is `active`."""
+    """`draft` or `active`; archive a product with ArchiveProduct. A new product without one is `active`."""
     initial_stock: _builtins.int
     """Units that are received when the row creates the product; a product that exists keeps its stock."""
     @_builtins.property
