@@ -1,24 +1,20 @@
 """A service's own PostgreSQL: one pool under two paths, the session for writes and prepared reads."""
 
-import select
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg._connection_base import NoticeHandler
 from psycopg.rows import namedtuple_row
-from psycopg_pool import AsyncConnectionPool
-from sqlalchemy import MetaData, NullPool
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from chassis.core.settings import Settings
 from chassis.data import sql_spans
+from chassis.data.pool import Connection, Pool, SessionPool
 from chassis.data.queries import Query, Row
 from chassis.data.unit_of_work import UnitOfWork
 
-CHECKOUT_SECONDS = 1.0
 STATEMENT_MILLISECONDS = 2000
 LOCK_MILLISECONDS = 1000
 IDLE_IN_TRANSACTION_MILLISECONDS = 10_000
@@ -43,17 +39,6 @@ def metadata() -> MetaData:
     return MetaData(naming_convention=_NAMING)
 
 
-class _Connection(AsyncConnection[Any]):
-    """SQLAlchemy hangs its notice logger on a connection at each checkout; a pooled one wants it once."""
-
-    _logs_notices = False
-
-    def add_notice_handler(self, callback: NoticeHandler) -> None:
-        if not self._logs_notices:
-            self._logs_notices = True
-            super().add_notice_handler(callback)
-
-
 class Database:
     """The pool and its two paths. Opening does not wait for PostgreSQL, and a restart of it is survived.
 
@@ -67,24 +52,11 @@ class Database:
         self.name = name
         self._url = url
         self.cursor_secret = cursor_secret.encode()
-        self.pool = AsyncConnectionPool[_Connection](
-            url,
-            connection_class=_Connection,
-            kwargs={"options": _SERVER_SETTINGS, "application_name": name, "autocommit": True},
-            configure=_configure,
-            min_size=min(2, pool_size),
-            max_size=pool_size,
-            timeout=CHECKOUT_SECONDS,
-            # Short, since the pool doubles its pause at each attempt: PostgreSQL is found again within 2 s.
-            reconnect_timeout=2.0,
-            close_returns=True,
-            open=False,
-            name=name,
-        )
+        self.pool = Pool(url, name=name, size=pool_size, options=_SERVER_SETTINGS)
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+psycopg://",
             async_creator=self._transactional,
-            poolclass=NullPool,
+            poolclass=SessionPool,
             # The dialect would ask for the hstore type at its first connection.
             use_native_hstore=False,
             # The text of an exception is logged.
@@ -129,29 +101,24 @@ class Database:
 
     async def all(self, query: Query, **parameters: Any) -> list[Row]:
         """All rows of a query, outside any transaction."""
-        connection = await self._checkout()
-        try:
-            if not connection.autocommit:
-                await connection.set_autocommit(True)
+        async with self.connection() as connection:
             cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
             with sql_spans.span(query.sql) as span:
                 await cursor.execute(query.sql, query.values(parameters), prepare=True)
                 rows = await cursor.fetchall()
                 span.set_rows(len(rows))
-        finally:
-            await self.pool.putconn(connection)
         return query.rows(rows)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A pooled connection in autocommit, for the chassis's own bookkeeping."""
-        connection = await self._checkout()
+        """A pooled connection in autocommit."""
+        connection = await self.pool.take()
         try:
             if not connection.autocommit:
                 await connection.set_autocommit(True)
             yield connection
         finally:
-            await self.pool.putconn(connection)
+            self.pool.give_back(connection)
 
     async def connect(self) -> AsyncConnection[Any]:
         """A connection of its own beside the pool, in autocommit, for who must hold one long, such as LISTEN."""
@@ -165,39 +132,12 @@ class Database:
             keepalives_count=3,
         )
 
-    async def _transactional(self) -> _Connection:
-        connection = await self._checkout()
-        if connection.autocommit:
-            await connection.set_autocommit(False)
+    async def _transactional(self) -> Connection:
+        connection = await self.pool.take()
+        try:
+            if connection.autocommit:
+                await connection.set_autocommit(False)
+        except BaseException:
+            self.pool.give_back(connection)
+            raise
         return connection
-
-    async def _checkout(self) -> _Connection:
-        """A live connection. The pool's own check costs a round trip, and pauses between dead connections."""
-        deadline = time.monotonic() + CHECKOUT_SECONDS
-        while True:
-            connection = await self.pool.getconn(timeout=deadline - time.monotonic())
-            if not _has_news(connection) or await _answers(connection):
-                return connection
-            await self.pool.putconn(connection)  # which replaces it
-
-
-async def _configure(connection: AsyncConnection[Any]) -> None:
-    # The default of 100 would throw statements out that a service of many listings still needs.
-    connection.prepared_max = 500
-
-
-def _has_news(connection: AsyncConnection[Any]) -> bool:
-    """Whether an idle connection's socket has something to read: mostly the news that the server is gone."""
-    if connection.closed:
-        return True
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
-
-
-async def _answers(connection: AsyncConnection[Any]) -> bool:
-    try:
-        await AsyncConnectionPool.check_connection(connection)
-    except Exception:  # noqa: BLE001 (whatever it is, the connection is of no use)
-        return False
-    return True

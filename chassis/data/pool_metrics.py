@@ -10,10 +10,7 @@ _WAITING = Gauge("database_pool_waiting", "Tasks that wait for a connection.", (
 
 def watch_pool(database: Database) -> None:
     """Reports a database's pool at every scrape: connections in use and idle, and who waits for one."""
-
-    def stat(name: str) -> float:
-        return float(database.pool.get_stats().get(name, 0))
-
+    stat = database.pool.stat
     _POOL.labels(database.name, "idle").set_function(lambda: stat("pool_available"))
     _POOL.labels(database.name, "used").set_function(lambda: stat("pool_size") - stat("pool_available"))
     _WAITING.labels(database.name).set_function(lambda: stat("requests_waiting"))

@@ -1,0 +1,152 @@
+"""The pool of connections, and what a connection needs so that no cancellation loses it."""
+
+import asyncio
+import select
+import time
+from typing import Any
+
+from psycopg import AsyncConnection, errors, waiting
+from psycopg._connection_base import NoticeHandler
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from psycopg_pool import AsyncConnectionPool
+from sqlalchemy import NullPool
+from sqlalchemy.pool.base import _ConnectionRecord
+
+CHECKOUT_SECONDS = 1.0
+# How long a server may take to stop a statement whose task was cancelled. One that hangs must not keep the caller
+# waiting beyond its deadline: the connection is given up instead.
+_STOP_SECONDS = 0.05
+
+
+class Pool:
+    """Lends connections. PoolTimeout when none comes within 1 s."""
+
+    def __init__(self, url: str, *, name: str, size: int, options: str) -> None:
+        self._pool = AsyncConnectionPool[Connection](
+            url,
+            connection_class=Connection,
+            kwargs={"options": options, "application_name": name, "autocommit": True},
+            configure=_configure,
+            min_size=min(2, size),
+            max_size=size,
+            timeout=CHECKOUT_SECONDS,
+            # Short, since the pool doubles its pause at each attempt: PostgreSQL is found again within 2 s.
+            reconnect_timeout=2.0,
+            open=False,
+            name=name,
+        )
+        self._returns: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Starts to connect, and returns at once."""
+        await self._pool.open()
+
+    async def close(self) -> None:
+        """Closes what is idle; what is lent closes when it comes back."""
+        await self._pool.close()
+        await asyncio.gather(*self._returns)
+
+    def stat(self, name: str) -> int:
+        """One of the pool's own figures (psycopg_pool's `get_stats`)."""
+        return self._pool.get_stats().get(name, 0)
+
+    async def take(self) -> "Connection":
+        """A live connection, for who gives it back. The pool's own check would cost a round trip."""
+        deadline = time.monotonic() + CHECKOUT_SECONDS
+        while True:
+            connection = await self._pool.getconn(timeout=deadline - time.monotonic())
+            connection.lender = self
+            try:
+                if not _has_news(connection) or await _answers(connection):
+                    return connection
+            except BaseException:
+                self.give_back(connection)
+                raise
+            self.give_back(connection)  # which replaces it
+
+    def give_back(self, connection: "Connection") -> None:
+        """Takes a connection back, in a task of its own: no cancellation can come between."""
+        connection.lender = None
+        task = asyncio.get_running_loop().create_task(self._pool.putconn(connection))
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
+
+
+class Connection(AsyncConnection[Any]):
+    """A connection of a pool. `close` gives it back, for SQLAlchemy, which knows no other end of its use."""
+
+    lender: Pool | None = None
+    _logs_notices = False
+
+    async def close(self) -> None:
+        """Gives it back while it is lent; really closes it otherwise."""
+        if self.lender is not None:
+            self.lender.give_back(self)
+        else:
+            await super().close()
+
+    def add_notice_handler(self, callback: NoticeHandler) -> None:
+        """Takes it once: SQLAlchemy hangs its notice logger on a connection at each checkout."""
+        if not self._logs_notices:
+            self._logs_notices = True
+            super().add_notice_handler(callback)
+
+    async def wait(
+        self,
+        gen: PQGen[Any],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 (psycopg's signature)
+    ) -> Any:
+        """Waits for the server. Cancelled, it has the statement stopped, for a short time and no longer."""
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                await self._stop(gen)
+            raise
+
+    async def _stop(self, gen: PQGen[Any]) -> None:
+        try:
+            await self._try_cancel(timeout=_STOP_SECONDS)
+            await waiting.wait_async(gen, self.pgconn.socket, timeout=_STOP_SECONDS)
+        except errors.QueryCanceled:
+            pass
+        except BaseException as error:
+            # Nobody knows what is still to come on it. The server notices when it wants to answer.
+            self.pgconn.finish()
+            if not isinstance(error, Exception):
+                raise
+
+
+class SessionPool(NullPool):
+    """SQLAlchemy's view of a pool that it does not own: it takes a connection for each session, and closes it.
+
+    A record that connects when it is used, not when it is made, closes its connection too if SQLAlchemy's first
+    questions to a server are cancelled.
+    """
+
+    def _create_connection(self) -> _ConnectionRecord:
+        return _ConnectionRecord(self, connect=False)
+
+
+async def _configure(connection: AsyncConnection[Any]) -> None:
+    # The default of 100 would throw statements out that a service of many listings still needs.
+    connection.prepared_max = 500
+
+
+def _has_news(connection: AsyncConnection[Any]) -> bool:
+    """Whether an idle connection's socket has something to read: mostly the news that the server is gone."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _answers(connection: AsyncConnection[Any]) -> bool:
+    try:
+        await AsyncConnectionPool.check_connection(connection)
+    except Exception:  # noqa: BLE001 (whatever it is, the connection is of no use)
+        return False
+    return True

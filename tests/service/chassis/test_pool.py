@@ -1,0 +1,117 @@
+"""The pool: a call that is cancelled at any await leaves every connection behind it."""
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from chassis.data import Database, Query
+from tests.service.chassis.things import Thing, scalar
+
+THINGS = Query(select(Thing.id))
+Way = Callable[[Database], Coroutine[Any, Any, None]]
+
+
+async def read(database: Database) -> None:
+    await database.all(THINGS)
+
+
+async def write(database: Database) -> None:
+    async with database.unit_of_work() as work:
+        work.add(Thing(name="written"))
+
+
+async def keep_books(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("SELECT 1")
+
+
+async def nothing(database: Database) -> None:
+    """Leaves the pool as it is."""
+
+
+async def have_news(database: Database) -> None:
+    """The server has said something on the idle connection, as when it goes away: it is proved when it is taken."""
+    async with database.connection() as connection:
+        await connection.execute("LISTEN news")
+    async with await database.connect() as other:
+        await other.execute("NOTIFY news")
+
+
+@pytest.mark.parametrize("cancellations", [1, 2])
+@pytest.mark.parametrize("before", [nothing, have_news])
+@pytest.mark.parametrize("way", [read, write, keep_books])
+async def test_a_cancellation_at_any_await_costs_the_pool_no_connection(
+    migrated_url: str, way: Way, before: Way, cancellations: int
+):
+    async def at(place: int, database: Database) -> bool:
+        await before(database)
+        return await cancelled(way(database), place, cancellations)
+
+    await at_every_await(migrated_url, at)
+
+
+@pytest.mark.parametrize("way", [read, write, keep_books])
+async def test_a_cancellation_in_line_for_a_connection_costs_none(migrated_url: str, way: Way):
+    async def at(place: int, database: Database) -> bool:
+        async with database.connection():
+            task = asyncio.ensure_future(cancelled(way(database), place, 1))
+            await asyncio.sleep(0)
+        return await task
+
+    await at_every_await(migrated_url, at)
+
+
+async def at_every_await(url: str, at: Callable[[int, Database], Awaitable[bool]]) -> None:
+    """Has `at` cancel a way at its first await, its second, and so on to its end; the one connection must survive."""
+    async with Database(url, pool_size=1) as database:
+        place = 0
+        while await at(place, database):
+            assert await scalar(database, "SELECT 1") == 1, f"lost at await {place}"
+            place += 1
+        assert place > 0
+    # The first use of a session asks the server for more than the later ones.
+    for place in range(30):
+        async with Database(url, pool_size=1) as fresh:
+            await at(place, fresh)
+            assert await scalar(fresh, "SELECT 1") == 1, f"lost at await {place} of the first use"
+
+
+async def cancelled(coroutine: Coroutine[Any, Any, None], place: int, times: int) -> bool:
+    """Runs a coroutine in a task that is cancelled at that await of it, and the next; whether it came so far."""
+    came: list[int] = []
+    task = asyncio.ensure_future(_driven(coroutine, place, times, came))
+    await asyncio.wait([task])
+    return bool(came)
+
+
+async def _driven(coroutine: Coroutine[Any, Any, None], place: int, times: int, came: list[int]) -> None:
+    await _drive(coroutine, place, times, came)
+
+
+@types.coroutine
+def _drive(
+    coroutine: Coroutine[Any, Any, None], place: int, times: int, came: list[int]
+) -> Generator[Any, None, None]:
+    step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731 (the next step)
+    number = 0
+    while True:
+        try:
+            awaited = step()
+        except StopIteration:
+            return
+        if place <= number < place + times:
+            came.append(number)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        number += 1
+        try:
+            yield awaited
+        except BaseException as error:  # noqa: BLE001 (a cancellation goes where the task waits)
+            step = lambda error=error: coroutine.throw(error)  # noqa: E731
+        else:
+            step = lambda: coroutine.send(None)  # noqa: E731
