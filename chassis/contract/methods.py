@@ -19,7 +19,7 @@ DEFAULT_MAX_REQUEST_BYTES = 1024 * 1024
 ADMIN = "admin"
 ANY_WORKLOAD = "*"
 
-AccessKind = Literal["public", "authenticated", "permission", "internal"]
+AccessKind = Literal["public", "authenticated", "permission", "internal", "self"]
 IdempotencyLevel = Literal["unknown", "no_side_effects", "idempotent"]
 KeySource = Literal["none", "required_header", "optional_header", "request_field"]
 
@@ -45,12 +45,13 @@ class ContractError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call an RPC: its kind, and the permission or the callers when the kind has them."""
+    """Who may call an RPC: its kind, and what the kind has: a permission, callers, the field that names the owner."""
 
     kind: AccessKind
     permission: str = ""
     granted_to: frozenset[str] = frozenset()
     callers: frozenset[str] = frozenset()
+    owner_field: str = ""
 
     @classmethod
     def parse(cls, option: options_pb2.Access) -> "Access | None":
@@ -64,6 +65,9 @@ class Access:
                 return cls("permission", option.permission.name, frozenset(option.permission.granted_to))
             case "internal" if option.internal.callers:
                 return cls("internal", callers=frozenset(option.internal.callers))
+            case "self" if option.self.field and option.self.permission.name:
+                other = option.self.permission
+                return cls("self", other.name, frozenset(other.granted_to), owner_field=option.self.field)
         return None
 
     def admits_workload(self, workload: str) -> bool:
@@ -243,7 +247,7 @@ def permissions() -> Mapping[str, frozenset[str]]:
     """Every permission of the platform, with the built-in roles that grant it besides admin."""
     granted: dict[str, frozenset[str]] = {}
     for access in (method.access for method in platform()):
-        if access is not None and access.kind == "permission":
+        if access is not None and access.permission:
             granted[access.permission] = granted.get(access.permission, frozenset()) | access.granted_to
     return granted
 

@@ -73,6 +73,9 @@ class Call:
 
     # Defaults of the class, since an attribute that is never set costs a call nothing.
     caller = NOBODY
+    # Whether the contract's access is `self`, and the caller holds the permission beside it: what is looked up is then
+    # not scoped to the caller.
+    privileged = False
     # On the clock of `time.monotonic`, which is the event loop's too; the deadline stage sets it.
     deadline = float("inf")
     # How the call ended, and what it failed with; both are known when what `at_end` was given runs.

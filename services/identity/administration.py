@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from protomesh.permissions import IDENTITY_ROLES_ASSIGN
+
 from chassis.core import FailedPrecondition, PermissionDenied
 from chassis.rpc import Caller
 from services.identity.model import PROTECTED_ROLES, User
 
-ASSIGN = "identity.roles.assign"
-
 
 def require_right_over(user: User, caller: Caller) -> None:
     """Raises PermissionDenied ROLE_PROTECTED: power over the powerful is for those who give it."""
-    if user.role in PROTECTED_ROLES and user.id != UUID(caller.user_id) and not caller.may(ASSIGN):
+    if (
+        user.role in PROTECTED_ROLES
+        and user.id != UUID(caller.user_id)
+        and not caller.may(IDENTITY_ROLES_ASSIGN)
+    ):
         raise PermissionDenied(
             "ROLE_PROTECTED",
             "Only an administrator may do this to this account.",

@@ -25,8 +25,6 @@ from services.identity import administration, convert, repository, sessions
 from services.identity.model import normal_email, now
 from services.identity.passwords import Passwords, password_incorrect
 
-READ, WRITE = "identity.users.read", "identity.users.write"
-
 
 class UserService:
     """Users and their profiles."""
@@ -45,7 +43,7 @@ class UserService:
     async def GetUser(self, request: GetUserRequest, call: Call) -> UserMessage:
         caller_id = UUID(call.caller.user_id)
         row = await self._database.one(
-            repository.PROFILE, id=UUID(request.id), caller_id=caller_id, sees_all=call.caller.may(READ)
+            repository.PROFILE, id=UUID(request.id), caller_id=caller_id, sees_all=call.privileged
         )
         if row is None:
             raise repository.user_not_found()
@@ -54,7 +52,7 @@ class UserService:
 
     async def UpdateUser(self, request: UpdateUserRequest, call: Call) -> UserMessage:
         user_id = UUID(request.id)
-        if user_id != UUID(call.caller.user_id) and not call.caller.may(WRITE):
+        if user_id != UUID(call.caller.user_id) and not call.privileged:
             raise repository.user_not_found()
         changes = _changes(request)
         await self._confirm_email(changes.get("email"), request, call)

@@ -1,8 +1,10 @@
 """The rules that every contract keeps, whoever wrote it."""
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf import timestamp_pb2
@@ -13,6 +15,7 @@ from chassis import contract
 from chassis.contract import MethodContract
 from meshctl.build.gen.comments import Comments
 
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = contract.platform()
 # Contracts that others wrote, and that we must speak as they are.
 OURS = [file for file in contract.files() if file.package.startswith("protomesh.")]
@@ -66,9 +69,29 @@ def test_every_rpc_is_either_internal_or_bound_to_rest(method: MethodContract) -
 @each_method
 def test_a_permission_is_dotted_and_granted_to_built_in_roles(method: MethodContract) -> None:
     assert method.access is not None
-    if method.access.kind == "permission":
+    if method.access.permission:
         assert re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", method.access.permission)
         assert method.access.granted_to <= ROLES
+
+
+@each_method
+def test_what_belongs_to_somebody_names_its_owner_in_the_answer(method: MethodContract) -> None:
+    access, answer = method.access, method.descriptor.output_type
+    if access is not None and access.owner_field:
+        rows = answer.fields_by_name["data"].message_type if "data" in answer.fields_by_name else answer
+        assert rows is not None
+        assert access.owner_field in rows.fields_by_name
+
+
+def test_services_name_permissions_by_their_generated_constants() -> None:
+    """A permission in quotes could be misspelled; a name that is not there does not even start."""
+    names, quoted = set(contract.permissions()), set()
+    for path in (ROOT / "services").rglob("*.py"):
+        texts = (
+            node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)
+        )
+        quoted |= {f"{path.name}: {text}" for text in texts if text in names}
+    assert quoted == set()
 
 
 @each_method

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from typing import Any
 
-from chassis.contract.methods import MethodContract
+from chassis.contract.methods import ContractError, MethodContract
 from chassis.core.errors import PermissionDenied, Unauthenticated
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
@@ -21,6 +21,8 @@ def stage(contract: MethodContract) -> Stage | None:
             return _Permission(contract.access.permission)
         case "internal":
             return _Internal(contract)
+        case "self":
+            return _Self(contract)
 
 
 def _authenticated(proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
@@ -62,3 +64,37 @@ class _Internal:
             "This RPC is for other services of the mesh.",
             metadata={"method": self._method},
         )
+
+
+class _Self:
+    """Lets in whoever is signed in: the handler scopes what it looks up to the caller, unless the call is privileged.
+
+    That nobody sees what is another's is looked at once more in the answer.
+    """
+
+    def __init__(self, contract: MethodContract) -> None:
+        assert contract.access is not None
+        self._permission = contract.access.permission
+        self._field = contract.access.owner_field
+        answer = contract.descriptor.output_type
+        self._lists = self._field not in answer.fields_by_name
+        row = answer.fields_by_name["data"].message_type if "data" in answer.fields_by_name else None
+        if self._lists and (row is None or self._field not in row.fields_by_name):
+            raise ContractError(
+                f"{contract.full_name}: no field {self._field!r} of the answer names its owner."
+            )
+
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
+        _demand_token(call)
+        if self._permission in call.caller.permissions:
+            call.privileged = True
+            return proceed(request, call)
+        return self._own(proceed, request, call)
+
+    async def _own(self, proceed: Proceed, request: Any, call: Call) -> Any:
+        answer = await proceed(request, call)
+        if answer is not None:
+            for resource in answer.data if self._lists else (answer,):
+                if getattr(resource, self._field) != call.caller.user_id:
+                    raise RuntimeError(f"{call.method.full_name} was about to show what is another's.")
+        return answer

@@ -46,6 +46,7 @@ def derive(image: Path, fresh: Path) -> None:
     write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
     write(fresh / "docs/reference/options.md", reference.options(comments))
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
+    write(fresh / "gen/python/protomesh/permissions.py", reference.permission_constants(methods))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
     write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
     write(fresh / "docs/reference/settings.md", settings_page.page(ROOT / "services"))

@@ -93,8 +93,10 @@ def _security(method: MethodContract) -> Schema:
     if access is None or access.kind == "public":
         return {"security": []}
     security: Schema = {"security": [{"bearer": []}]}
-    if access.kind == "permission":
+    if access.permission:
         security |= {"x-permission": access.permission, "x-roles": sorted({*access.granted_to, "admin"})}
+    if access.owner_field:
+        security["x-owner"] = access.owner_field
     return security
 
 

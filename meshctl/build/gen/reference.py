@@ -55,6 +55,8 @@ def _access(method: MethodContract) -> str:
             return "everybody who is signed in"
         case "permission":
             return f"permission `{access.permission}`" if access else ""
+        case "self":
+            return f"the caller whom `{access.owner_field}` names, or permission `{access.permission}`" if access else ""
         case "internal":
             return f"internal, for {_codes(access.callers)}" if access else ""
     return "nobody: the contract does not say"
@@ -98,6 +100,18 @@ def permissions(methods: Sequence[MethodContract]) -> str:
             f"| `{method.service.removeprefix('protomesh.')}.{method.name}` | {_access(method)} | {roles} |"
         )
     return "\n".join([*lines, ""])
+
+
+def permission_constants(methods: Sequence[MethodContract]) -> str:
+    """A Python module with a name for each permission, so that a handler that misspells one does not start."""
+    names = sorted({method.access.permission for method in methods if method.access and method.access.permission})
+    lines = ['"""The permissions of the platform. Generated from proto/ by scripts/gen; not edited by hand."""', ""]
+    lines += ["from typing import Final", ""]
+    return "\n".join([*lines, *(f'{_constant(name)}: Final = "{name}"' for name in names), ""])
+
+
+def _constant(permission: str) -> str:
+    return permission.replace(".", "_").upper()
 
 
 def events(files: Sequence[FileDescriptor], comments: Comments) -> str:

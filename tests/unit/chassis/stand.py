@@ -26,6 +26,9 @@ SERVICE = "scratch.v1.ScratchService"
 Thing: Any = message_factory.GetMessageClass(
     contract.service_descriptor(SERVICE).methods_by_name["Open"].input_type
 )
+Things: Any = message_factory.GetMessageClass(
+    contract.service_descriptor(SERVICE).methods_by_name["OwnList"].output_type
+)
 
 KEY_ID = "one"
 KEY = ECKey.generate_key("P-256")
@@ -86,7 +89,10 @@ class Scratch:
         self.workload, self.address = call.caller.workload, call.address
         return request
 
-    Open = Mine = Write = Inner = Anybody = Cached = Small = _echo
+    Open = Mine = Write = Inner = Anybody = Cached = Small = Own = _echo
+
+    async def OwnList(self, request: Any, call: Call) -> Any:
+        return Things(data=[await self._echo(request, call)])
 
     async def Nothing(self, request: Any, call: Call) -> Any:
         return None

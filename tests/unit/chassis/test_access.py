@@ -92,6 +92,32 @@ async def test_a_good_token_names_its_caller(stand: Stand) -> None:
     assert not caller.may("scratch.delete")
 
 
+@pytest.mark.parametrize("rpc", ["Own", "OwnList"])
+async def test_an_owner_sees_what_is_theirs_and_is_not_privileged(stand: Stand, rpc: str) -> None:
+    owner = "11111111-1111-7111-8111-111111111111"
+    assert await reason(method(stand.channel(), rpc)(Thing(text=owner), metadata=bearer(token()))) == ""
+    assert not stand.scratch.call.privileged
+
+
+@pytest.mark.parametrize("rpc", ["Own", "OwnList"])
+async def test_a_handler_that_forgets_to_scope_shows_nobody_what_is_anothers(stand: Stand, rpc: str) -> None:
+    call = method(stand.channel(), rpc)(Thing(text="somebody else"), metadata=bearer(token()))
+    assert await reason(call) == "INTERNAL"
+
+
+@pytest.mark.parametrize("rpc", ["Own", "OwnList"])
+async def test_a_holder_of_the_permission_sees_what_is_anothers(stand: Stand, rpc: str) -> None:
+    held = token(scope="scratch.read_all")
+    call = method(stand.channel(), rpc)(Thing(text="somebody else"), metadata=bearer(held))
+    assert await reason(call) == ""
+    assert stand.scratch.call.privileged
+
+
+@pytest.mark.parametrize("rpc", ["Own", "OwnList"])
+async def test_what_is_somebodys_needs_a_token(stand: Stand, rpc: str) -> None:
+    assert await reason(method(stand.channel(), rpc)(Thing())) == "TOKEN_MISSING"
+
+
 async def test_no_token_is_said_to_be_missing(stand: Stand) -> None:
     assert await reason(method(stand.channel(), "Mine")(Thing())) == "TOKEN_MISSING"
 

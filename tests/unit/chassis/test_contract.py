@@ -32,15 +32,17 @@ def test_a_method_has_what_its_options_say() -> None:
     assert contract.method_at(f"/{SERVICE}/Chat").client_streaming
 
 
-def test_access_is_one_of_four_kinds() -> None:
+def test_access_is_one_of_five_kinds() -> None:
     kinds = {
-        name: contract.method_at(f"/{SERVICE}/{name}").access for name in ("Open", "Mine", "Write", "Inner")
+        name: contract.method_at(f"/{SERVICE}/{name}").access
+        for name in ("Open", "Mine", "Write", "Inner", "Own")
     }
     assert {name: access.kind for name, access in kinds.items() if access} == {
         "Open": "public",
         "Mine": "authenticated",
         "Write": "permission",
         "Inner": "internal",
+        "Own": "self",
     }
 
 

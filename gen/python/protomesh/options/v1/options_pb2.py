@@ -26,31 +26,33 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protomesh/options/v1/options.proto\x12\x14protomesh.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x1d\n\x07Service\x12\x12\n\ndeployable\x18\x01 \x01(\t\"\xa7\x01\n\x06\x41\x63\x63\x65ss\x12\x10\n\x06public\x18\x01 \x01(\x08H\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x36\n\npermission\x18\x03 \x01(\x0b\x32 .protomesh.options.v1.PermissionH\x00\x12\x32\n\x08internal\x18\x04 \x01(\x0b\x32\x1e.protomesh.options.v1.InternalH\x00\x42\x06\n\x04rule\".\n\nPermission\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngranted_to\x18\x02 \x03(\t\"\x1b\n\x08Internal\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\"n\n\tRateLimit\x12\x30\n\x0bper_address\x18\x01 \x01(\x0b\x32\x1b.protomesh.options.v1.Quota\x12/\n\nper_caller\x18\x02 \x01(\x0b\x32\x1b.protomesh.options.v1.Quota\"\x88\x01\n\x05Quota\x12\x10\n\x08requests\x18\x01 \x01(\r\x12-\n\x03per\x18\x02 \x01(\x0e\x32 .protomesh.options.v1.Quota.Unit\">\n\x04Unit\x12\x14\n\x10unit_unspecified\x10\x00\x12\n\n\x06second\x10\x01\x12\n\n\x06minute\x10\x02\x12\x08\n\x04hour\x10\x03\" \n\x05\x43\x61\x63he\x12\x17\n\x0fmax_age_seconds\x18\x01 \x01(\r\"D\n\x05\x45vent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x1a\n\x12\x61ggregate_id_field\x18\x03 \x01(\t*n\n\x0eIdempotencyKey\x12\x1f\n\x1bidempotency_key_unspecified\x10\x00\x12\x13\n\x0frequired_header\x10\x01\x12\x13\n\x0foptional_header\x10\x02\x12\x11\n\rrequest_field\x10\x03:Q\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1d.protomesh.options.v1.Service:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x99\x88\x03 \x01(\x0b\x32\x1c.protomesh.options.v1.Access:L\n\x07timeout\x12\x1e.google.protobuf.MethodOptions\x18\x9a\x88\x03 \x01(\x0b\x32\x19.google.protobuf.Duration:;\n\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\x9b\x88\x03 \x01(\r:U\n\nrate_limit\x12\x1e.google.protobuf.MethodOptions\x18\x9c\x88\x03 \x01(\x0b\x32\x1f.protomesh.options.v1.RateLimit:L\n\x05\x63\x61\x63he\x12\x1e.google.protobuf.MethodOptions\x18\x9d\x88\x03 \x01(\x0b\x32\x1b.protomesh.options.v1.Cache:8\n\x0esuccess_status\x12\x1e.google.protobuf.MethodOptions\x18\x9e\x88\x03 \x01(\r:/\n\x05\x61udit\x12\x1e.google.protobuf.MethodOptions\x18\x9f\x88\x03 \x01(\x08:_\n\x0fidempotency_key\x12\x1e.google.protobuf.MethodOptions\x18\xa0\x88\x03 \x01(\x0e\x32$.protomesh.options.v1.IdempotencyKey:2\n\x08untraced\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x88\x03 \x01(\x08:M\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x1b.protomesh.options.v1.Event:6\n\rpersonal_data\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x89\x03 \x01(\x08:4\n\x0bunversioned\x12\x1d.google.protobuf.FieldOptions\x18\xe2\x89\x03 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protomesh/options/v1/options.proto\x12\x14protomesh.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\x1d\n\x07Service\x12\x12\n\ndeployable\x18\x01 \x01(\t\"\xd3\x01\n\x06\x41\x63\x63\x65ss\x12\x10\n\x06public\x18\x01 \x01(\x08H\x00\x12\x17\n\rauthenticated\x18\x02 \x01(\x08H\x00\x12\x36\n\npermission\x18\x03 \x01(\x0b\x32 .protomesh.options.v1.PermissionH\x00\x12\x32\n\x08internal\x18\x04 \x01(\x0b\x32\x1e.protomesh.options.v1.InternalH\x00\x12*\n\x04self\x18\x05 \x01(\x0b\x32\x1a.protomesh.options.v1.SelfH\x00\x42\x06\n\x04rule\"K\n\x04Self\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x34\n\npermission\x18\x02 \x01(\x0b\x32 .protomesh.options.v1.Permission\".\n\nPermission\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ngranted_to\x18\x02 \x03(\t\"\x1b\n\x08Internal\x12\x0f\n\x07\x63\x61llers\x18\x01 \x03(\t\"n\n\tRateLimit\x12\x30\n\x0bper_address\x18\x01 \x01(\x0b\x32\x1b.protomesh.options.v1.Quota\x12/\n\nper_caller\x18\x02 \x01(\x0b\x32\x1b.protomesh.options.v1.Quota\"\x88\x01\n\x05Quota\x12\x10\n\x08requests\x18\x01 \x01(\r\x12-\n\x03per\x18\x02 \x01(\x0e\x32 .protomesh.options.v1.Quota.Unit\">\n\x04Unit\x12\x14\n\x10unit_unspecified\x10\x00\x12\n\n\x06second\x10\x01\x12\n\n\x06minute\x10\x02\x12\x08\n\x04hour\x10\x03\" \n\x05\x43\x61\x63he\x12\x17\n\x0fmax_age_seconds\x18\x01 \x01(\r\"D\n\x05\x45vent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x1a\n\x12\x61ggregate_id_field\x18\x03 \x01(\t*n\n\x0eIdempotencyKey\x12\x1f\n\x1bidempotency_key_unspecified\x10\x00\x12\x13\n\x0frequired_header\x10\x01\x12\x13\n\x0foptional_header\x10\x02\x12\x11\n\rrequest_field\x10\x03:Q\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1d.protomesh.options.v1.Service:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x99\x88\x03 \x01(\x0b\x32\x1c.protomesh.options.v1.Access:L\n\x07timeout\x12\x1e.google.protobuf.MethodOptions\x18\x9a\x88\x03 \x01(\x0b\x32\x19.google.protobuf.Duration:;\n\x11max_request_bytes\x12\x1e.google.protobuf.MethodOptions\x18\x9b\x88\x03 \x01(\r:U\n\nrate_limit\x12\x1e.google.protobuf.MethodOptions\x18\x9c\x88\x03 \x01(\x0b\x32\x1f.protomesh.options.v1.RateLimit:L\n\x05\x63\x61\x63he\x12\x1e.google.protobuf.MethodOptions\x18\x9d\x88\x03 \x01(\x0b\x32\x1b.protomesh.options.v1.Cache:8\n\x0esuccess_status\x12\x1e.google.protobuf.MethodOptions\x18\x9e\x88\x03 \x01(\r:/\n\x05\x61udit\x12\x1e.google.protobuf.MethodOptions\x18\x9f\x88\x03 \x01(\x08:_\n\x0fidempotency_key\x12\x1e.google.protobuf.MethodOptions\x18\xa0\x88\x03 \x01(\x0e\x32$.protomesh.options.v1.IdempotencyKey:2\n\x08untraced\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x88\x03 \x01(\x08:M\n\x05\x65vent\x12\x1f.google.protobuf.MessageOptions\x18\xfd\x88\x03 \x01(\x0b\x32\x1b.protomesh.options.v1.Event:6\n\rpersonal_data\x12\x1d.google.protobuf.FieldOptions\x18\xe1\x89\x03 \x01(\x08:4\n\x0bunversioned\x12\x1d.google.protobuf.FieldOptions\x18\xe2\x89\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IDEMPOTENCYKEY']._serialized_start=759
-  _globals['_IDEMPOTENCYKEY']._serialized_end=869
+  _globals['_IDEMPOTENCYKEY']._serialized_start=880
+  _globals['_IDEMPOTENCYKEY']._serialized_end=990
   _globals['_SERVICE']._serialized_start=126
   _globals['_SERVICE']._serialized_end=155
   _globals['_ACCESS']._serialized_start=158
-  _globals['_ACCESS']._serialized_end=325
-  _globals['_PERMISSION']._serialized_start=327
-  _globals['_PERMISSION']._serialized_end=373
-  _globals['_INTERNAL']._serialized_start=375
-  _globals['_INTERNAL']._serialized_end=402
-  _globals['_RATELIMIT']._serialized_start=404
-  _globals['_RATELIMIT']._serialized_end=514
-  _globals['_QUOTA']._serialized_start=517
-  _globals['_QUOTA']._serialized_end=653
-  _globals['_QUOTA_UNIT']._serialized_start=591
-  _globals['_QUOTA_UNIT']._serialized_end=653
-  _globals['_CACHE']._serialized_start=655
-  _globals['_CACHE']._serialized_end=687
-  _globals['_EVENT']._serialized_start=689
-  _globals['_EVENT']._serialized_end=757
+  _globals['_ACCESS']._serialized_end=369
+  _globals['_SELF']._serialized_start=371
+  _globals['_SELF']._serialized_end=446
+  _globals['_PERMISSION']._serialized_start=448
+  _globals['_PERMISSION']._serialized_end=494
+  _globals['_INTERNAL']._serialized_start=496
+  _globals['_INTERNAL']._serialized_end=523
+  _globals['_RATELIMIT']._serialized_start=525
+  _globals['_RATELIMIT']._serialized_end=635
+  _globals['_QUOTA']._serialized_start=638
+  _globals['_QUOTA']._serialized_end=774
+  _globals['_QUOTA_UNIT']._serialized_start=712
+  _globals['_QUOTA_UNIT']._serialized_end=774
+  _globals['_CACHE']._serialized_start=776
+  _globals['_CACHE']._serialized_end=808
+  _globals['_EVENT']._serialized_start=810
+  _globals['_EVENT']._serialized_end=878
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,7 @@ class Access(_message.Message):
     AUTHENTICATED_FIELD_NUMBER: _builtins.int
     PERMISSION_FIELD_NUMBER: _builtins.int
     INTERNAL_FIELD_NUMBER: _builtins.int
+    SELF_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Everybody, without a token."""
     authenticated: _builtins.bool
@@ -96,23 +97,58 @@ class Access(_message.Message):
     def internal(self) -> Global___Internal:
         """Only other services of the mesh, by their certificate. Has no route at the edge."""
 
+    @_builtins.property
+    def self(self) -> Global___Self:
+        """The signed-in caller whose own the resource is, or a holder of a permission, who sees and does it for everybody."""
+
     def __init__(
-        self,
+        self_,  # pyright: ignore[reportSelfClsParameterName]
         *,
         public: _builtins.bool = ...,
         authenticated: _builtins.bool = ...,
         permission: Global___Permission | None = ...,
         internal: Global___Internal | None = ...,
+        self: Global___Self | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "internal", b"internal", "permission", b"permission", "public", b"public", "rule", b"rule"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "internal", b"internal", "permission", b"permission", "public", b"public", "rule", b"rule", "self", b"self"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "internal", b"internal", "permission", b"permission", "public", b"public", "rule", b"rule"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authenticated", b"authenticated", "internal", b"internal", "permission", b"permission", "public", b"public", "rule", b"rule", "self", b"self"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["public", "authenticated", "permission", "internal"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["public", "authenticated", "permission", "internal", "self"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
 
 Global___Access: _TypeAlias = Access  # noqa: Y015
+
+@_typing.final
+class Self(_message.Message):
+    """The access of a resource's owner, or of a holder of a permission."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    PERMISSION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field of the answer, or of each row of its `data`, that names the owner, such as `buyer_id`. Handlers scope their
+    queries to the caller, unless `call.privileged` says that the caller holds the permission.
+    """
+    @_builtins.property
+    def permission(self) -> Global___Permission:
+        """What lets somebody else in."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        permission: Global___Permission | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["permission", b"permission"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "permission", b"permission"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Self: _TypeAlias = Self  # noqa: Y015
 
 @_typing.final
 class Permission(_message.Message):
