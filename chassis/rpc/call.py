@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
 import grpc
 
@@ -50,6 +51,11 @@ class Caller:
         """Lets go of the peer, of whom nothing can be read after the call's end."""
         if not isinstance(self._workload, str):
             self._workload = _too_late
+
+    @property
+    def id(self) -> UUID:
+        """The person behind the token, as columns hold them. ValueError when there is none."""
+        return UUID(self.user_id)
 
     def may(self, permission: str) -> bool:
         """Whether the caller's roles grant a permission."""
