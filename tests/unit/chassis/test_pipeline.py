@@ -15,7 +15,19 @@ from chassis.rpc import pipeline
 from chassis.rpc.stages import Admission
 from chassis.service import Service
 from chassis.trust import Revocations, TokenVerifier
-from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, bearer, method, running, token
+from tests.unit.chassis.stand import (
+    SERVICE,
+    Goods,
+    Keys,
+    Scratch,
+    Sheet,
+    Stand,
+    Thing,
+    bearer,
+    method,
+    running,
+    token,
+)
 
 CODE = grpc.StatusCode
 
@@ -47,8 +59,8 @@ def test_the_stages_stand_in_this_order() -> None:
         "caller",
         "access",
         "validation",
-        "idempotency",
         "caching",
+        "idempotency",
     ]
 
 
@@ -230,6 +242,20 @@ async def test_an_answer_that_may_be_cached_says_so(stand: Stand) -> None:
     headers = [dict(await one.initial_metadata()) for one in (first, second, other)]
     assert headers[0]["cache-control"] == "public, max-age=60"
     assert headers[0]["etag"] == headers[1]["etag"] != headers[2]["etag"]
+
+
+async def test_the_etag_of_a_resource_is_the_etag_header_of_its_answer(stand: Stand) -> None:
+    call = method(stand.plain(), "Folder")(Sheet(etag="7"))
+    assert dict(await call.initial_metadata())["etag"] == '"7"'
+    assert (await call).etag == "7"
+
+
+async def test_the_etag_of_what_may_be_cached_changes_with_all_that_is_shown(stand: Stand) -> None:
+    call = method(stand.plain(), "Shelf")
+    calls = [call(Goods(etag="7", stock=stock)) for stock in (3, 3, 2)]
+    shown = [(dict(await one.initial_metadata())["etag"], (await one).etag) for one in calls]
+    assert shown[0] == shown[1] != shown[2]
+    assert all(header == f'"{etag}"' and etag.startswith("7.") for header, etag in shown)
 
 
 async def test_an_audited_call_is_on_record_without_personal_data(stand: Stand, caplog: Any) -> None:
