@@ -33,6 +33,8 @@ Things, Goods, Sheet = (
     contract.method_at(f"/{SERVICE}/{name}").response_class for name in ("OwnList", "Shelf", "Folder")
 )
 
+Part: Any = message_factory.GetMessageClass(Thing.DESCRIPTOR.fields_by_name["parts"].message_type)
+
 KEY_ID = "one"
 KEY = ECKey.generate_key("P-256")
 
