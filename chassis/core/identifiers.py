@@ -25,6 +25,11 @@ def identifier(value: uuid.UUID | str) -> uuid.UUID:
     return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
 
 
+def created_at(value: uuid.UUID) -> float:
+    """When a version 7 UUID was made, in Unix seconds."""
+    return (value.int >> 80) / 1000
+
+
 def _next_tick() -> int:
     """Milliseconds and a 12-bit fraction of one; never the same twice, also when the clock steps back."""
     global _last_tick  # noqa: PLW0603 (one clock for the process)
