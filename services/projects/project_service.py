@@ -56,11 +56,13 @@ class ProjectService:
         project = Project.create(project_id, creator_id, request.name, request.description, Status(status))
         async with self._database.unit_of_work() as work:
             work.add(project)
-            await work.session.flush()  # gives it its first version
-            return work.answer(convert.project_message(project))
+            answer = work.answer(convert.project_message(project))
+        call.set_etag(project.version)
+        return answer
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
         project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
+        call.set_etag(project.version)
         return convert.project_message(project)
 
     async def UpdateProject(self, request: UpdateProjectRequest, call: Call) -> project_pb2.Project:
@@ -68,8 +70,9 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            call.match_etag(project.version, request.etag)
+            call.match_etag(project.version)
             project.change(**convert.changes(request))
+        call.set_etag(project.version)
         return convert.project_message(project)
 
     async def DeleteProject(self, request: DeleteProjectRequest, call: Call) -> Empty:
@@ -77,7 +80,7 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            call.match_etag(project.version, request.etag)
+            call.match_etag(project.version)
             await work.session.delete(project)
         return Empty()
 

@@ -188,7 +188,7 @@ async def test_after_a_crash_the_key_is_held_for_its_lease_and_then_resumed(
         raise Crash
 
     # A process that dies frees nothing.
-    monkeypatch.setattr(shop.stage, "_release_soon", lambda _: None)
+    monkeypatch.setattr(shop.stage, "_release_soon", lambda *_: None)
     with pytest.raises(Crash):
         await shop.call(key, handler=crash)
     with pytest.raises(Aborted, match="IN_FLIGHT"):

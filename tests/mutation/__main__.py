@@ -1,0 +1,136 @@
+"""`scripts/mutate` breaks the chassis one small change at a time, and lists the changes that no test notices.
+
+It works on a copy of the tree. A sample is drawn by a seed, so that a run can be repeated; it ends when its time is up.
+Exit code 1 when a mutant survives that docs/mutation.md does not list with a reason.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.reach import PYTEST, SUITES, Reach
+
+ROOT = Path(__file__).parents[2]
+LISTED = ROOT / "docs" / "mutation.md"
+# A mutant that hangs is noticed too: by tests that take this much longer than they did.
+_PATIENCE, _AT_LEAST_SECONDS = 4.0, 30.0
+
+
+def main() -> int:
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        trees = [_copy(Path(folder) / str(number)) for number in range(options.jobs)]
+        reach = Reach.measure(trees[0], options.suites)
+        mutants = [
+            mutant
+            for path in sorted((trees[0] / "chassis").rglob(options.files))
+            for mutant in mutants_of(trees[0], path)
+        ]
+        random.Random(options.seed).shuffle(mutants)
+        survivors = _survivors(trees, reach, mutants, time.monotonic() + 60 * options.minutes)
+    known = LISTED.read_text()
+    new = [mutant for mutant in survivors if mutant.name not in known]
+    for mutant in new:
+        print(f"not listed: {mutant.name} (line {mutant.line})")
+    return 1 if new else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=30, help="when to stop, after the first run of the tests"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="which sample is drawn")
+    parser.add_argument(
+        "--files", default="*.py", help="pattern of the files to mutate, such as 'idempotency*.py'"
+    )
+    parser.add_argument("--suites", nargs="+", default=SUITES, help="the tests that must notice")
+    return parser.parse_args()
+
+
+def _copy(tree: Path) -> Path:
+    """Copies the tree as git knows it, with changes that are not committed."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+def _survivors(trees: Sequence[Path], reach: Reach, mutants: Sequence[Mutant], until: float) -> list[Mutant]:
+    """The mutants that no test noticed, or reaches; each tree is given the next one as soon as it is free."""
+    outcomes: Counter[str] = Counter()
+    survivors = []
+    left = iter([(mutant, reach.tests(mutant.path, mutant.line)) for mutant in mutants])
+    taking = threading.Lock()
+
+    def work(tree: Path) -> None:
+        while time.monotonic() < until:
+            with taking:
+                mutant, tests = next(left, (None, []))
+            if mutant is None:
+                return
+            outcome = _outcome(tree, mutant, tests, reach.seconds(tests)) if tests else "unreached"
+            with taking:
+                outcomes[outcome] += 1
+                if outcome != "killed":
+                    survivors.append(mutant)
+                    print(f"{outcome}: {mutant.name} (line {mutant.line}, {len(tests)} tests)", flush=True)
+
+    with ThreadPoolExecutor(len(trees)) as workers:
+        list(workers.map(work, trees))
+    found = ", ".join(f"{count} {name}" for name, count in outcomes.items())
+    print(f"{len(mutants)} mutants, {outcomes.total()} tried: {found}")
+    return survivors
+
+
+def _outcome(tree: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -> str:
+    path = tree / mutant.path
+    before = path.read_text()
+    path.write_text(mutant.code)
+    try:
+        return "survived" if _pass(tree, tests, _AT_LEAST_SECONDS + _PATIENCE * seconds) else "killed"
+    finally:
+        path.write_text(before)
+
+
+def _pass(tree: Path, tests: Sequence[str], seconds: float) -> bool:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        [*PYTEST, *tests], cwd=tree, env=environment, start_new_session=True, **quiet
+    ) as run:
+        try:
+            return run.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            # With what the tests started, such as PostgreSQL.
+            _end_group(run.pid)
+
+
+def _end_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGTERM)
+        time.sleep(0.2)
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
