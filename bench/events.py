@@ -24,7 +24,7 @@ from sqlalchemy import text
 from bench.goals import EVENTS as EVENTS_GOAL
 from bench.report import Figure, Report
 from chassis.data import Database, UnitOfWork, upgrade
-from chassis.events import Broker, Consumer, Relay
+from chassis.events import Broker, Consumer, Envelope, Relay
 from tests import parts
 
 EVENTS = 6000
@@ -79,7 +79,7 @@ async def _through(postgres_url: str, nats_url: str) -> float:
     async with _database(postgres_url) as database, Broker(nats_url) as broker:
         handled, done = 0, asyncio.Event()
 
-        async def handle(event: Any, work: UnitOfWork) -> None:
+        async def handle(event: Any, _: Envelope, work: UnitOfWork) -> None:
             nonlocal handled
             await work.execute(text("SELECT 1"))
             handled += 1
@@ -93,7 +93,7 @@ async def _through(postgres_url: str, nats_url: str) -> float:
                 async with database.unit_of_work() as work:
                     work.publish(event)
 
-        consumer = Consumer(database, broker, name="bench", event_class=OrderPlaced, handler=handle)
+        consumer = Consumer(database, broker, name="bench", handlers={OrderPlaced: handle})
         async with _running(Relay(database, broker, "bench").run, consumer.run):
             began = time.perf_counter()
             await asyncio.gather(*(write() for _ in range(WRITERS)))

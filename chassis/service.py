@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,18 +17,19 @@ from protomesh.options.v1 import options_pb2
 
 from chassis import process
 from chassis.contract import methods
+from chassis.contract.event_types import event_type
 from chassis.contract.methods import ContractError, MethodContract
 from chassis.core.settings import Settings
 from chassis.core.tasks import Worker, background, first
 from chassis.data import idempotency_keys, pool_metrics, retention
 from chassis.data.database import Database
-from chassis.data.unit_of_work import UnitOfWork
 from chassis.events import inbox, relay
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
 from chassis.events.delivery import Policy
 from chassis.events.relay import Relay
 from chassis.events.revocations import RevocationFeed
+from chassis.events.transaction import Handle
 from chassis.observe import exporter, logs, metrics
 from chassis.rpc import pipeline
 from chassis.rpc.channels import MeshChannel
@@ -47,7 +48,6 @@ _DATABASE_PAUSE_SECONDS = 0.5
 _GARBAGE = 200
 
 Compose = Callable[["Service"], Awaitable[None]]
-Handle = Callable[[Any, UnitOfWork], Awaitable[None]]
 
 
 class StartError(Exception):
@@ -65,7 +65,7 @@ class Service:
         # Identity puts its own keys here; everybody else fetches them from identity.
         self.token_keys: KeySource = identity_keys(self.mesh)
         self._servicers: list[tuple[dict[str, MethodContract], object]] = []
-        self._subscriptions: list[tuple[str, type[Message], Handle]] = []
+        self._subscriptions: dict[str, Mapping[type[Message], Handle]] = {}
         self._workers: list[Worker] = []
 
     @cached_property
@@ -84,9 +84,20 @@ class Service:
         _check(name, served, servicer)
         self._servicers.append((served, servicer))
 
-    def subscribe(self, durable: str, event: type[Message], handle: Handle) -> None:
-        """Has `handle(event, work)` called for each event, in one transaction with the event's inbox row."""
-        self._subscriptions.append((durable, event, handle))
+    def subscribe(self, durable: str, handlers: Mapping[type[Message], Handle]) -> None:
+        """Has `handle(event, envelope, work)` called for each event, in one transaction with the event's inbox row.
+
+        Events of one aggregate come in order, across the types of a subscription. ContractError for a message that
+        is not an event, or a name that is taken.
+        """
+        if durable in self._subscriptions:
+            raise ContractError(f"There are two subscriptions of the name {durable}.")
+        for message in handlers:
+            try:
+                event_type(message)
+            except TypeError as error:
+                raise ContractError(str(error)) from None
+        self._subscriptions[durable] = handlers
 
     def background(self, worker: Worker) -> None:
         """Runs `worker()` beside the server; it is cancelled at the drain, and its failure ends the process."""
@@ -139,10 +150,8 @@ class Service:
 
     def _consumers(self, database: Database, broker: Broker) -> Iterator[Worker]:
         policy = Policy(self.settings.event_attempts, self.settings.event_backoff_seconds)
-        for name, event_class, handle in self._subscriptions:
-            yield Consumer(
-                database, broker, name=name, event_class=event_class, handler=handle, policy=policy
-            ).run
+        for name, handlers in self._subscriptions.items():
+            yield Consumer(database, broker, name=name, handlers=handlers, policy=policy).run
 
     async def _until_reachable(self, until: asyncio.Event) -> None:
         """Waits for the database to answer: a service that could only fail wants no calls."""

@@ -1,5 +1,6 @@
 """Policy, read from the descriptors: methods and their options, and the types of events."""
 
+from chassis.contract.descriptors import reachable
 from chassis.contract.event_content import published
 from chassis.contract.event_types import DEAD_LETTERS, all_event_types, event_type, stream_subjects
 from chassis.contract.methods import (
@@ -38,6 +39,7 @@ __all__ = [
     "permissions_of",
     "platform",
     "published",
+    "reachable",
     "register",
     "service_config",
     "service_descriptor",

@@ -8,6 +8,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
+from chassis.contract.descriptors import reachable
+
 Event = TypeVar("Event", bound=Message)
 
 
@@ -32,16 +34,7 @@ def untold(field: FieldDescriptor) -> bool:
 
 @functools.cache
 def _tells_too_much(message: Descriptor) -> bool:
-    return any(untold(field) for part in _parts(message, set()) for field in part.fields)
-
-
-def _parts(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
-    if message.full_name not in seen:
-        seen.add(message.full_name)
-        yield message
-        for field in message.fields:
-            if field.message_type is not None:
-                yield from _parts(field.message_type, seen)
+    return any(untold(field) for part in reachable(message) for field in part.fields)
 
 
 def _leave_out(message: Message) -> None:

@@ -110,6 +110,8 @@ class MethodContract:
     client_streaming: bool
     server_streaming: bool
     descriptor: MethodDescriptor
+    # Whether others wrote the contract, so that it has none of our options.
+    foreign: bool
 
     @property
     def cache(self) -> int | None:
@@ -155,6 +157,7 @@ def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = N
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
         descriptor=method,
+        foreign=not options.HasExtension(options_pb2.access),
     )
 
 

@@ -20,6 +20,16 @@ def uuid7() -> uuid.UUID:
     return uuid.UUID(int=_VERSION_AND_VARIANT | milliseconds << 80 | counter << 64 | random)
 
 
+def identifier(value: uuid.UUID | str) -> uuid.UUID:
+    """An identifier as columns hold it, from its text in a message. ValueError when it is none."""
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
+
+
+def created_at(value: uuid.UUID) -> float:
+    """When a version 7 UUID was made, in Unix seconds."""
+    return (value.int >> 80) / 1000
+
+
 def _next_tick() -> int:
     """Milliseconds and a 12-bit fraction of one; never the same twice, also when the clock steps back."""
     global _last_tick  # noqa: PLW0603 (one clock for the process)

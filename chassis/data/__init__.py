@@ -4,16 +4,25 @@ from chassis.data import cursor, database, idempotency_keys, listings, migration
 from chassis.data.database import Database, metadata
 from chassis.data.listings import Listing, Page, window
 from chassis.data.migrations import upgrade
+from chassis.data.models import Model, Resource
 from chassis.data.queries import Query, Row, containing
+from chassis.data.refusals import Refusal, Refusals
+from chassis.data.scoped import CALLER, Scoped
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.data.versions import Versioned
 
 __all__ = [
+    "CALLER",
     "Database",
     "Listing",
+    "Model",
     "Page",
     "Query",
+    "Refusal",
+    "Refusals",
+    "Resource",
     "Row",
+    "Scoped",
     "UnitOfWork",
     "Versioned",
     "containing",

@@ -3,31 +3,39 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf.message import Message
-from sqlalchemy import bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB
+from psycopg.types.json import Jsonb
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.contract.event_content import published
 from chassis.contract.event_types import event_type
 from chassis.core.identifiers import uuid7
+from chassis.data import prepared
 from chassis.observe import tracing
 
 # Under the broker's limit of 1 MiB for a message with its headers. What is larger belongs in object storage.
 MAXIMUM_PAYLOAD_BYTES = 512 * 1024
 RETENTION_DAYS = 7
 
-# PostgreSQL gives `position` after the changed rows were locked, so it follows the order of an aggregate's
-# changes whatever the clocks say. `previous_id` is the link by which consumers keep that order.
-_INSERT = text("""
+# PostgreSQL gives `position` after the changed rows were locked, so it follows the order of an aggregate's changes
+# whatever the clocks say. `previous` holds the last event of each type about the aggregate: what the row before it had,
+# and that row itself. By it consumers keep the order, whichever of the types they subscribe to.
+_INSERT = """
     INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
-                        trace_context, previous_id)
-    VALUES (:id, :type, :stream, :subject, :aggregate_type, :aggregate_id, :aggregate_version, :payload,
-            :trace_context,
-            (SELECT earlier.id FROM outbox earlier WHERE earlier.subject = :subject
-             ORDER BY earlier.position DESC LIMIT 1))
-    """).bindparams(bindparam("trace_context", type_=JSONB))
+                        trace_context, previous)
+    SELECT id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload, trace_context,
+           coalesce((SELECT earlier.previous || jsonb_build_object(earlier.type, earlier.id) FROM outbox earlier
+                     WHERE earlier.aggregate_type = draft.aggregate_type AND earlier.aggregate_id = draft.aggregate_id
+                     ORDER BY earlier.position DESC LIMIT 1), '{}') || previous
+    FROM unnest(%(id)s::uuid[], %(type)s::text[], %(stream)s::text[], %(subject)s::text[], %(aggregate_type)s::text[],
+                %(aggregate_id)s::text[], %(aggregate_version)s::bigint[], %(payload)s::bytea[],
+                %(trace_context)s::jsonb[], %(previous)s::jsonb[])
+        WITH ORDINALITY AS draft (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
+                                  trace_context, previous, number)
+    ORDER BY number
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,24 @@ def draft(event: Message, version: int = 0) -> Draft:
 
 
 async def write(session: AsyncSession, drafts: Sequence[Draft]) -> None:
-    """Inserts events, in order; a trigger wakes the relays when the transaction commits."""
+    """Inserts events, in order, by one statement."""
+    if not drafts:
+        return
+    columns: dict[str, list[Any]] = {
+        name: [getattr(event, name) for event in drafts] for name in Draft.__slots__
+    }
+    columns["trace_context"] = [Jsonb(event.trace_context) for event in drafts]
+    columns["previous"] = [Jsonb(previous) for previous in _previous_within(drafts)]
+    await prepared.execute(session, _INSERT, columns)
+
+
+def _previous_within(drafts: Sequence[Draft]) -> list[dict[str, str]]:
+    """For each event, the last of each type before it about its aggregate: the statement sees none of its own rows."""
+    last: dict[tuple[str, str], dict[str, str]] = {}
+    previous = []
     for event in drafts:
-        # One by one, so that an event sees the one before it as its previous.
-        await session.execute(_INSERT, {name: getattr(event, name) for name in Draft.__slots__})
+        aggregate = (event.aggregate_type, event.aggregate_id)
+        before = last.get(aggregate, {})
+        previous.append(before)
+        last[aggregate] = {**before, event.type: str(event.id)}
+    return previous

@@ -86,6 +86,16 @@ class UnitOfWork:
         """Has a new entity inserted."""
         self.session.add(entity)
 
+    async def save(self, entity: object) -> None:
+        """Writes a new or changed entity now: its version moves on, and a constraint that it breaks is told here."""
+        self.session.add(entity)
+        await self.session.flush()
+
+    async def delete(self, entity: object) -> None:
+        """Deletes an entity now."""
+        await self.session.delete(entity)
+        await self.session.flush()
+
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement in the transaction."""
         return await self.session.execute(statement, parameters)

@@ -3,13 +3,16 @@
 from chassis.events import dead_letters, inbox, relay
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
-from chassis.events.delivery import Policy
+from chassis.events.delivery import Envelope, Policy
 from chassis.events.relay import Relay, republish
 from chassis.events.revocations import RevocationFeed
+from chassis.events.transaction import Handle
 
 __all__ = [
     "Broker",
     "Consumer",
+    "Envelope",
+    "Handle",
     "Policy",
     "Relay",
     "RevocationFeed",

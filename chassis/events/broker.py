@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Self
+from typing import Self
 
 import nats
 import nats.errors
@@ -23,6 +23,10 @@ DUPLICATE_WINDOW = timedelta(minutes=2)
 EVENTS_KEPT = timedelta(days=14)
 DEAD_LETTERS_KEPT = timedelta(days=90)
 _RECONNECT_SECONDS = 0.5
+# JetStream's own number for a cluster that has no leader yet.
+_CLUSTER_UNAVAILABLE = 10008
+# What the client itself refuses to send.
+_REFUSALS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError)
 
 
 class Broker:
@@ -129,12 +133,8 @@ async def _note(error: Exception) -> None:
     logger.debug("Broker: %s", error)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether an error says that the broker cannot be reached now, rather than that something is wrong."""
-    kinds: tuple[Any, ...] = (
-        nats.errors.Error,
-        nats.js.errors.ServiceUnavailableError,
-        nats.js.errors.NoStreamResponseError,
-        OSError,
-    )
-    return isinstance(error, kinds)
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the broker cannot be reached now, rather than that it refuses something."""
+    if isinstance(error, nats.js.errors.APIError):
+        return error.err_code == _CLUSTER_UNAVAILABLE
+    return isinstance(error, nats.errors.Error) and not isinstance(error, _REFUSALS)

@@ -10,7 +10,7 @@ from nats.js.api import RawStreamMsg
 
 from chassis.contract.event_types import DEAD_LETTERS, DEAD_SUBJECT
 from chassis.events.broker import Broker
-from chassis.events.delivery import REPLAY_HEADER, Delivery
+from chassis.events.delivery import PREVIOUS_HEADER, REPLAY_HEADER, Delivery
 
 # Headers of a dead letter that are not the event's own.
 _OWN = (
@@ -46,7 +46,8 @@ async def bury(broker: Broker, delivery: Delivery, consumer: str, attempts: int,
     """Puts an event among the dead letters; returns once it is on disk there."""
     headers = {
         **{name: value for name, value in delivery.headers.items() if name != REPLAY_HEADER},
-        "Nats-Msg-Id": f"{consumer}/{delivery.stream}/{delivery.sequence}",
+        # Another one when a replay fails again, and when a stream that was lost counts from 1 again.
+        "Nats-Msg-Id": f"{consumer}/{delivery.event_id}/{delivery.sequence}",
         "mesh-consumer": consumer,
         "mesh-stream": delivery.stream,
         "mesh-subject": delivery.subject,
@@ -89,7 +90,7 @@ async def replay(broker: Broker, sequence: int) -> DeadLetter:
     no such letter.
     """
     letter = await show(broker, sequence)
-    kept = {name: value for name, value in letter.headers.items() if name not in (*_OWN, "mesh-previous-id")}
+    kept = {name: value for name, value in letter.headers.items() if name not in (*_OWN, PREVIOUS_HEADER)}
     # Its place in the order is past; and the broker must not take it for a duplicate.
     headers = {**kept, "Nats-Msg-Id": f"replay/{uuid.uuid4()}", REPLAY_HEADER: letter.consumer}
     await broker.publish(letter.stream, letter.subject, letter.payload, headers)

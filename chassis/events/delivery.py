@@ -1,39 +1,77 @@
 """One delivery of an event: what its headers say, how it is answered, and how often it is tried."""
 
+import datetime as dt
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 from nats.aio.msg import Msg
 
+from chassis.contract.event_types import EventType
+
 REPLAY_HEADER = "mesh-replay-for"
+PREVIOUS_HEADER = "mesh-previous"
+VERSION_HEADER = "mesh-aggregate-version"
+
+# `ordering.order` and the id of one.
+Aggregate = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How a consumer works and how long it tries. Durations are seconds.
 
-    `backoff` holds the pauses after the first, second … failed attempt; the last one repeats.
+    `backoff` holds the pauses after the first, second … failed attempt; the last one repeats. Up to `concurrency`
+    transactions run at once, each with up to `batch` events of different aggregates.
     """
 
     attempts: int = 10
     backoff: tuple[float, ...] = (1, 5, 30, 120, 600)
     concurrency: int = 4
+    batch: int = 50
     acknowledge_within: float = 30
     handle_within: float = 60
     drain_within: float = 10
 
-    def pause(self, attempts: int) -> float:
-        """How long to wait after so many failed attempts."""
-        return self.backoff[min(attempts, len(self.backoff)) - 1]
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a handler is told beside the event, the same at every attempt.
+
+    `aggregate_version` is the aggregate's after the change, 0 when it has none: a projection can refuse by it to go
+    back. `occurred_at` is when the change was made. `traceparent` names the trace that it belongs to (W3C).
+    """
+
+    event_id: uuid.UUID
+    event_type: str
+    aggregate_id: str
+    aggregate_version: int
+    occurred_at: dt.datetime
+    traceparent: str
 
 
 class Delivery:
-    """A message from a stream, read as an event."""
+    """A message from a stream, read as an event of a type."""
 
-    def __init__(self, message: Msg) -> None:
+    __slots__ = (
+        "aggregate",
+        "data",
+        "deliveries",
+        "event_id",
+        "fresh",
+        "headers",
+        "message",
+        "replay_for",
+        "sequence",
+        "stream",
+        "subject",
+        "type",
+    )
+
+    def __init__(self, message: Msg, kind: EventType) -> None:
         self.message = message
+        self.type = kind
         self.headers: Mapping[str, str] = message.headers or {}
         self.subject: str = message.subject
         self.data: bytes = message.data
@@ -41,26 +79,51 @@ class Delivery:
         self.stream: str = metadata.stream
         self.sequence: int = metadata.sequence.stream
         self.deliveries: int = metadata.num_delivered
-        self.event_id = self._uuid("ce-id") or uuid.uuid5(
-            uuid.NAMESPACE_URL, f"{self.stream}/{self.sequence}"
-        )
-        self.previous_id = self._uuid("mesh-previous-id")
+        # Whether nothing is known against it; the consumer knows better when it has put it back itself.
+        self.fresh = self.deliveries == 1
+        self.event_id = _uuid(self.headers.get("ce-id", "")) or self._id_of_place()
         self.replay_for = self.headers.get(REPLAY_HEADER, "")
-        self.aggregate_id = self.subject.rpartition(".")[2]
+        self.aggregate: Aggregate = (kind.aggregate_type, self.subject.rpartition(".")[2])
 
-    def _uuid(self, header: str) -> uuid.UUID | None:
+    def _id_of_place(self) -> uuid.UUID:
+        """An id for a message that has none; with its time, since a stream that was lost counts from 1 again."""
+        stored_at = self.message.metadata.timestamp.isoformat()
+        return uuid.uuid5(uuid.NAMESPACE_URL, f"{self.stream}/{self.sequence}/{stored_at}")
+
+    @property
+    def aggregate_id(self) -> str:
+        """What the event is about."""
+        return self.aggregate[1]
+
+    def envelope(self) -> Envelope:
+        """What the handler is told."""
+        return Envelope(
+            event_id=self.event_id,
+            event_type=self.type.name,
+            aggregate_id=self.aggregate_id,
+            aggregate_version=int(self.headers.get(VERSION_HEADER, "0")),
+            occurred_at=self._occurred_at(),
+            traceparent=self.headers.get("traceparent", ""),
+        )
+
+    def _occurred_at(self) -> dt.datetime:
         try:
-            return uuid.UUID(self.headers.get(header, ""))
-        except ValueError:
-            return None
+            return dt.datetime.fromisoformat(self.headers["ce-time"])
+        except (KeyError, ValueError):
+            return self.message.metadata.timestamp
+
+    def previous(self) -> dict[str, uuid.UUID]:
+        """The last event of each type before this one about its aggregate, by the type's name."""
+        found = json.loads(self.headers.get(PREVIOUS_HEADER, "{}"))
+        return {kind: uuid.UUID(event_id) for kind, event_id in found.items()}
 
     async def acknowledge(self) -> None:
         """It is handled; JetStream forgets it for this consumer."""
         await self.message.ack()
 
-    async def later(self, delay: timedelta) -> None:
+    async def later(self, seconds: float) -> None:
         """Has it delivered again after a while."""
-        await self.message.nak(delay=max(delay.total_seconds(), 0.001))
+        await self.message.nak(delay=max(seconds, 0.001))
 
     async def working(self) -> None:
         """Keeps JetStream from delivering it again while it is being handled."""
@@ -69,3 +132,10 @@ class Delivery:
     async def give_up(self) -> None:
         """It will not be delivered again."""
         await self.message.term()
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

@@ -1,60 +1,88 @@
 """The inbox: what a consumer has handled, what it is failing at, and what has to wait for that."""
 
+import asyncio
+import time
 import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from psycopg.rows import namedtuple_row
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chassis.core import identifiers
+from chassis.data import prepared
 from chassis.data.database import Database
+from chassis.events.delivery import Policy
 
-# More than streams keep (broker.EVENTS_KEPT), so that whatever can be delivered again is known.
+# More than streams keep (streams.EVENTS_KEPT), so that whatever can be delivered again is known.
 RETENTION_DAYS = 30
+# Bookkeeping that takes longer than this meets a database that does not answer.
+_ANSWER_SECONDS = 5.0
+_LONGEST_ERROR = 500
+_DAY_SECONDS = 86_400.0
+
 _PURGE = f"""
     DELETE FROM inbox WHERE (consumer, event_id) IN (SELECT consumer, event_id FROM inbox
         WHERE handled_at < now() - interval '{RETENTION_DAYS} days' LIMIT 1000)
     """  # noqa: S608 (constants of ours)
-_LONGEST_ERROR = 500
 
-# One statement: is the event's turn come, and if so, is it new? A replayed event is new when it is on record as dead.
-_TAKE = text("""
-    WITH turn AS (
-        SELECT CAST(:previous_id AS uuid) IS NULL OR EXISTS (
-            SELECT FROM inbox WHERE consumer = :consumer AND event_id = CAST(:previous_id AS uuid)) AS come
+# One statement for many events: which of them have to wait for a predecessor, and which of the others are new? A
+# replayed event is new when it is on record as dead.
+_TAKE = """
+    WITH waiting AS (
+        SELECT DISTINCT follower.event_id
+        FROM unnest(%(followers)s::uuid[], %(predecessors)s::uuid[]) AS follower (event_id, predecessor)
+        WHERE NOT EXISTS (
+            SELECT FROM inbox WHERE consumer = %(consumer)s AND inbox.event_id = follower.predecessor)
+    ), turn AS (
+        SELECT event_id FROM unnest(%(events)s::uuid[]) AS event (event_id)
+        WHERE event_id NOT IN (SELECT event_id FROM waiting) ORDER BY event_id
+    ), recovered AS (
+        DELETE FROM inbox_failures USING turn
+        WHERE inbox_failures.consumer = %(consumer)s AND inbox_failures.event_id = turn.event_id
     ), taken AS (
-        INSERT INTO inbox (consumer, event_id)
-        SELECT :consumer, CAST(:event_id AS uuid) FROM turn WHERE come
+        INSERT INTO inbox (consumer, event_id) SELECT %(consumer)s, event_id FROM turn
         ON CONFLICT (consumer, event_id) DO UPDATE SET outcome = 'handled', handled_at = now()
-            WHERE inbox.outcome = 'dead' AND CAST(:replayed AS boolean)
-        RETURNING 1
+            WHERE inbox.outcome = 'dead' AND inbox.event_id = ANY(%(replayed)s::uuid[])
+        RETURNING event_id
     )
-    SELECT come, EXISTS (SELECT FROM taken) AS taken FROM turn
-    """)
-_RECOVERED = text("DELETE FROM inbox_failures WHERE consumer = :consumer AND event_id = :event_id")
-# The earliest time at which something earlier of the same aggregate, or the event itself, is tried again.
-_PENDING = """
+    SELECT event_id, true AS taken FROM taken UNION ALL SELECT event_id, false FROM waiting
+    """
+_LEAVE = "DELETE FROM inbox WHERE consumer = %(consumer)s AND event_id = ANY(%(events)s::uuid[])"
+_FAILURE = """
     SELECT attempts, error, extract(epoch FROM next_attempt_at - now())::float8 AS seconds
     FROM inbox_failures WHERE consumer = %(consumer)s AND event_id = %(event_id)s
     """
+# The earliest time at which an event that fails of this aggregate is tried again.
 _HELD_UP = """
     SELECT extract(epoch FROM min(next_attempt_at) - now())::float8 AS seconds
     FROM inbox_failures WHERE consumer = %(consumer)s AND aggregate_id = %(aggregate_id)s
     """
+# Attempts are added up here, since several processes may have had the event in hand.
 _FAIL = """
-    INSERT INTO inbox_failures (consumer, event_id, aggregate_id, attempts, next_attempt_at, error)
-    VALUES (%(consumer)s, %(event_id)s, %(aggregate_id)s, %(attempts)s, now() + %(delay)s, %(error)s)
+    INSERT INTO inbox_failures AS failure (consumer, event_id, aggregate_id, attempts, next_attempt_at, error)
+    VALUES (%(consumer)s, %(event_id)s, %(aggregate_id)s, %(count)s,
+            now() + make_interval(secs => (%(backoff)s::float8[])[1]), %(error)s)
     ON CONFLICT (consumer, event_id) DO UPDATE
-    SET attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at, error = excluded.error
+    SET attempts = failure.attempts + %(count)s, error = excluded.error,
+        next_attempt_at = now() + make_interval(
+            secs => (%(backoff)s::float8[])[least(failure.attempts + %(count)s, cardinality(%(backoff)s::float8[]))])
+    RETURNING attempts, error, extract(epoch FROM next_attempt_at - now())::float8 AS seconds
+    """
+_WITHDRAW = """
+    UPDATE inbox_failures SET attempts = attempts - 1, next_attempt_at = now()
+    WHERE consumer = %(consumer)s AND event_id = ANY(%(events)s::uuid[])
     """
 _BURY = """
     WITH buried AS (DELETE FROM inbox_failures WHERE consumer = %(consumer)s AND event_id = %(event_id)s)
     INSERT INTO inbox (consumer, event_id, outcome) VALUES (%(consumer)s, %(event_id)s, 'dead')
     ON CONFLICT (consumer, event_id) DO NOTHING
     """
-_KNOWN = "SELECT 1 FROM inbox WHERE consumer = %(consumer)s AND event_id = %(event_id)s"
+_MISSING = """
+    SELECT event_id FROM unnest(%(events)s::uuid[]) AS event (event_id)
+    WHERE NOT EXISTS (SELECT FROM inbox WHERE consumer = %(consumer)s AND inbox.event_id = event.event_id)
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,70 +96,89 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Whether an event's turn has come, and whether it is new to the consumer."""
+    """Of the events asked for: those that are new, and those that wait for a predecessor. The rest are duplicates."""
 
-    turn: bool
-    new: bool
+    new: frozenset[uuid.UUID]
+    waiting: frozenset[uuid.UUID]
 
 
 class Inbox:
-    """The records of one consumer, in the database that its effects are in."""
+    """The records of one consumer, in the database that its effects are in.
+
+    Calls that stand outside the effects' transaction raise TimeoutError when the database does not answer.
+    """
 
     def __init__(self, database: Database, consumer: str) -> None:
         self._database = database
         self._consumer = consumer
 
     async def take(
-        self, session: AsyncSession, event_id: uuid.UUID, previous_id: uuid.UUID | None, *, replayed: bool
+        self,
+        session: AsyncSession,
+        predecessors: Mapping[uuid.UUID, Collection[uuid.UUID]],
+        replayed: Collection[uuid.UUID] = (),
     ) -> Taken:
-        """Notes in the effects' transaction that the event is handled, if it is its turn and it is new."""
+        """Notes in the effects' transaction that events are handled: those whose predecessors are, and that are new."""
+        pairs = [(event, before) for event, earlier in predecessors.items() for before in earlier]
         values = {
             "consumer": self._consumer,
-            "event_id": event_id,
-            "previous_id": previous_id,
-            "replayed": replayed,
+            "events": list(predecessors),
+            "followers": [follower for follower, _ in pairs],
+            "predecessors": [before for _, before in pairs],
+            "replayed": list(replayed),
         }
-        row = (await session.execute(_TAKE, values)).one()
-        return Taken(turn=row.come, new=row.taken)
+        rows = await (await prepared.execute(session, _TAKE, values)).fetchall()
+        return Taken(
+            frozenset(event for event, taken in rows if taken),
+            frozenset(event for event, taken in rows if not taken),
+        )
 
-    async def recovered(self, session: AsyncSession, event_id: uuid.UUID) -> None:
-        """Forgets in the effects' transaction that the event had failed."""
-        await session.execute(_RECOVERED, {"consumer": self._consumer, "event_id": event_id})
+    async def leave(self, session: AsyncSession, events: Collection[uuid.UUID]) -> None:
+        """Takes events back out of the same transaction, to be handled in another."""
+        await prepared.execute(session, _LEAVE, {"consumer": self._consumer, "events": list(events)})
 
     async def failure(self, event_id: uuid.UUID) -> Failure | None:
         """How the event has failed so far."""
-        row = await self._one(_PENDING, event_id=event_id)
-        return None if row is None else Failure(row.attempts, row.seconds, row.error)
+        rows = await self._rows(_FAILURE, event_id=event_id)
+        return Failure(rows[0].attempts, rows[0].seconds, rows[0].error) if rows else None
 
     async def held_up(self, aggregate_id: str) -> float | None:
         """Seconds until an event that fails of this aggregate is tried again; None when none fails."""
-        row = await self._one(_HELD_UP, aggregate_id=aggregate_id)
-        return None if row is None else row.seconds
+        [row] = await self._rows(_HELD_UP, aggregate_id=aggregate_id)
+        return None if row.seconds is None else float(row.seconds)
 
-    async def knows(self, event_id: uuid.UUID) -> bool:
-        """Whether the event was handled, or given up."""
-        return await self._one(_KNOWN, event_id=event_id) is not None
+    async def missing(self, events: Collection[uuid.UUID]) -> list[uuid.UUID]:
+        """Those of the events that were neither handled nor given up."""
+        rows = await self._rows(_MISSING, events=list(events)) if events else []
+        return [row.event_id for row in rows]
 
     async def fail(
-        self, event_id: uuid.UUID, aggregate_id: str, attempts: int, delay: timedelta, error: str
-    ) -> None:
-        """Puts an attempt on record, and when the next is due."""
-        values = {"aggregate_id": aggregate_id, "attempts": attempts, "delay": delay}
-        await self._run(_FAIL, event_id=event_id, error=error[:_LONGEST_ERROR], **values)
+        self, event_id: uuid.UUID, aggregate_id: str, error: str, policy: Policy, *, count: int = 1
+    ) -> Failure:
+        """Puts `count` attempts on record: 0 for one that is on record already and now has its error."""
+        values = {"aggregate_id": aggregate_id, "count": count, "backoff": list(policy.backoff)}
+        [row] = await self._rows(_FAIL, event_id=event_id, error=error[:_LONGEST_ERROR], **values)
+        return Failure(row.attempts, row.seconds, row.error)
+
+    async def withdraw(self, events: Collection[uuid.UUID]) -> None:
+        """Takes an attempt off the record that an outage has cut short."""
+        if events:
+            await self._rows(_WITHDRAW, events=list(events))
 
     async def bury(self, event_id: uuid.UUID) -> None:
         """Notes that the event was given up, so that those behind it go on."""
-        await self._run(_BURY, event_id=event_id)
+        await self._rows(_BURY, event_id=event_id)
 
-    async def _one(self, statement: str, **values: Any) -> Any:
-        async with self._database.connection() as connection:
+    async def _rows(self, statement: str, **values: Any) -> list[Any]:
+        async with asyncio.timeout(_ANSWER_SECONDS), self._database.connection() as connection:
             cursor = connection.cursor(row_factory=namedtuple_row)
             await cursor.execute(statement, {"consumer": self._consumer, **values})
-            return await cursor.fetchone()
+            return await cursor.fetchall() if cursor.description else []
 
-    async def _run(self, statement: str, **values: Any) -> None:
-        async with self._database.connection() as connection:
-            await connection.execute(statement, {"consumer": self._consumer, **values})
+
+def may_be_forgotten(event_id: uuid.UUID) -> bool:
+    """Whether an event is so old that the inbox may no longer know it; then no stream has it any more either."""
+    return identifiers.created_at(event_id) < time.time() - (RETENTION_DAYS - 1) * _DAY_SECONDS
 
 
 async def purge(database: Database) -> int:

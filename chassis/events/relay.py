@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from chassis.core.tasks import checkpoint
 from chassis.data import outbox
 from chassis.data.database import Database
 from chassis.events.broker import Broker
+from chassis.events.delivery import PREVIOUS_HEADER, VERSION_HEADER
 from chassis.observe import tracing
 
 logger = logging.getLogger(__name__)
@@ -37,8 +39,8 @@ _LOCK = 0x6F7574626F78
 
 _TURN = "SELECT pg_try_advisory_xact_lock(%s)"
 _TAKE = """
-    SELECT position, id, type, stream, subject, aggregate_id, aggregate_version, payload, trace_context,
-           previous_id, created_at
+    SELECT position, id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
+           trace_context, previous, created_at
     FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT %s FOR UPDATE SKIP LOCKED
     """
 _MARK = "UPDATE outbox SET published_at = now() WHERE position = ANY(%s)"
@@ -133,10 +135,10 @@ class Relay:
         return len(published)
 
     async def _send(self, rows: Sequence[Any]) -> tuple[list[int], BaseException | None]:
-        """Sends concurrently, but of one subject one after the other, and none behind one that failed."""
-        lines: dict[str, deque[Any]] = {}
+        """Sends concurrently, but of one aggregate one after the other, and none behind one that failed."""
+        lines: dict[tuple[str, str], deque[Any]] = {}
         for row in rows:
-            lines.setdefault(row.subject, deque()).append(row)
+            lines.setdefault((row.aggregate_type, row.aggregate_id), deque()).append(row)
         published: list[int] = []
         results = await asyncio.gather(
             *(self._send_line(line, published) for line in lines.values()), return_exceptions=True
@@ -171,11 +173,11 @@ class Relay:
             "ce-subject": row.aggregate_id,
             "ce-time": row.created_at.isoformat(),
             "content-type": "application/protobuf",
-            "mesh-aggregate-version": str(row.aggregate_version),
+            VERSION_HEADER: str(row.aggregate_version),
             **tracing.trace_headers(),
         }
-        if row.previous_id is not None:
-            headers["mesh-previous-id"] = str(row.previous_id)
+        if row.previous:
+            headers[PREVIOUS_HEADER] = json.dumps(row.previous)
         return headers
 
     async def _measure(self) -> None:

@@ -1,10 +1,11 @@
-"""A durable subscription: pulls an event type's deliveries from JetStream, whatever becomes of the connection."""
+"""A durable subscription: pulls deliveries of event types from JetStream, whatever becomes of the connection."""
 
 import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 
 import nats.errors
 import nats.js.errors
@@ -27,20 +28,23 @@ _HEARTBEAT, _NO_MESSAGES, _PULL_ENDED = "100", "404", "408"
 
 
 class Subscription:
-    """A consumer in JetStream by name, which all processes of a service share.
+    """A consumer in JetStream by name, for types of one stream, which all processes of a service share.
 
     The client library's own `fetch` waits for a whole batch; here every message is taken as it comes.
     """
 
-    def __init__(self, broker: Broker, kind: EventType, name: str, acknowledge_within: float) -> None:
+    def __init__(
+        self, broker: Broker, stream: str, types: Sequence[EventType], name: str, acknowledge_within: float
+    ) -> None:
         self._broker = broker
-        self._kind = kind
+        self._stream = stream
         self._name = name
+        self._types = {kind.subject: kind for kind in types}
         # A dot is syntax in a consumer's name.
         self.durable = name.replace(".", "-")
         self._config = ConsumerConfig(
             durable_name=self.durable,
-            filter_subject=kind.filter,
+            filter_subjects=sorted(kind.filter for kind in types),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=acknowledge_within,
             # Attempts are counted in the inbox: a delivery that only has to wait for its turn is none.
@@ -54,11 +58,11 @@ class Subscription:
         while True:
             checkpoint()
             try:
-                await self._broker.ensure_stream(self._kind.stream)
-                await jetstream.add_consumer(self._kind.stream, self._config)
+                await self._broker.ensure_stream(self._stream)
+                await jetstream.add_consumer(self._stream, self._config)
                 async with contextlib.aclosing(self._pulled(room)) as messages:
                     async for message in messages:
-                        yield Delivery(message)
+                        yield Delivery(message, self._types[message.subject.rpartition(".")[0]])
             except Exception as error:  # noqa: BLE001 (a subscription outlives every failure)
                 logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -101,26 +105,33 @@ class Subscription:
                 raise TimeoutError
 
     def _next_subject(self) -> str:
-        return f"$JS.API.CONSUMER.MSG.NEXT.{self._kind.stream}.{self.durable}"
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.durable}"
 
     async def lag(self) -> int:
         """Events that are not handled yet. Raises what NATS raises."""
-        info = await (await self._broker.ready()).consumer_info(self._kind.stream, self.durable)
+        info = await (await self._broker.ready()).consumer_info(self._stream, self.durable)
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
-    async def predecessor_is_coming(self, delivery: Delivery) -> bool:
-        """Whether the event before a delivery's is in the stream, and not acknowledged. Raises what NATS raises."""
+    async def is_coming(self, delivery: Delivery, predecessors: Collection[uuid.UUID]) -> bool:
+        """Whether one of the events before a delivery's is in the stream, and not acknowledged.
+
+        Raises what NATS raises.
+        """
         jetstream = await self._broker.ready()
-        floor = (await jetstream.consumer_info(delivery.stream, self.durable)).ack_floor
-        sequence = floor.stream_seq + 1 if floor is not None else 1
-        while sequence < delivery.sequence:
-            try:
-                found = await jetstream.get_msg(delivery.stream, sequence, delivery.subject, next=True)
-            except nats.js.errors.NotFoundError:
-                return False
-            if (found.headers or {}).get("ce-id") == str(delivery.previous_id):
-                return (found.seq or 0) < delivery.sequence
-            sequence = (found.seq or sequence) + 1
+        floor = (await jetstream.consumer_info(self._stream, self.durable)).ack_floor
+        first = floor.stream_seq + 1 if floor is not None else 1
+        wanted = {str(event_id) for event_id in predecessors}
+        for kind in self._types.values():
+            subject = kind.subject_of(delivery.aggregate_id)
+            sequence = first
+            while sequence < delivery.sequence:
+                try:
+                    found = await jetstream.get_msg(self._stream, sequence, subject, next=True)
+                except nats.js.errors.NotFoundError:
+                    break
+                if (found.headers or {}).get("ce-id") in wanted:
+                    return (found.seq or 0) < delivery.sequence
+                sequence = (found.seq or sequence) + 1
         return False
 
 

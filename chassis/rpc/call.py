@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
 import grpc
 
@@ -50,6 +51,11 @@ class Caller:
         """Lets go of the peer, of whom nothing can be read after the call's end."""
         if not isinstance(self._workload, str):
             self._workload = _too_late
+
+    @property
+    def id(self) -> UUID:
+        """The person behind the token, as columns hold them. ValueError when there is none."""
+        return UUID(self.user_id)
 
     def may(self, permission: str) -> bool:
         """Whether the caller's roles grant a permission."""
@@ -139,17 +145,15 @@ class Call:
         """Adds a header to the answer (lower-case key). Must be called before a stream's first message."""
         self.headers = (*self.headers, (key, value))
 
-    def set_etag(self, version: int) -> None:
-        """Adds the `etag` header of a resource that is at this version."""
-        self.set_header("etag", f'"{version}"')
-
     def match_etag(self, version: int, etag: str = "") -> None:
         """Lets a change pass that was made on this version, by the request's `etag` or the `if-match` header.
 
         Aborted ETAG_MISMATCH otherwise. A caller who sent neither, or `*`, means whatever version there is.
         """
-        meant = etag or self.metadata.get("if-match", "").removeprefix("W/").strip('"')
-        if meant not in ("", "*", str(version)):
+        sent = etag or self.metadata.get("if-match", "")
+        # What follows a dot tells states of the same version apart, such as a product's stock.
+        meant = {each.strip().removeprefix("W/").strip('"').partition(".")[0] for each in sent.split(",")}
+        if meant.isdisjoint(("", "*", str(version))):
             raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")
 
 

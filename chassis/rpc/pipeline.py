@@ -94,14 +94,14 @@ STEPS: Sequence[Step] = (
         "Before idempotency, so that a request that is no good takes no key.",
     ),
     Step(
+        "caching",
+        lambda contract, _: caching.stage(contract),
+        "Around idempotency, so that an answer that is repeated has the same headers; it looks at the answer.",
+    ),
+    Step(
         "idempotency",
         _idempotency,
         "After access, so that a stored answer goes only to whom it was given; before the handler, which it replaces.",
-    ),
-    Step(
-        "caching",
-        lambda contract, _: caching.stage(contract),
-        "Innermost, since it looks at the handler's answer.",
     ),
 )
 

@@ -16,8 +16,8 @@ from chassis.trust.certificates import Certificates
 
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-# The least pause between a client's pings: half of what our own channels and Envoy send.
-_PING_INTERVAL_MS = 15_000
+# The least pause between a client's pings: half of what our own channels leave.
+_PING_INTERVAL_MS = 1_000
 _CONNECTION_AGE_MS = 30 * 60 * 1000
 _CONNECTION_GRACE_MS = 30 * 1000
 

@@ -13,7 +13,7 @@ async def compose(service: Service) -> None:
     service.serve("protomesh.catalog.v1.CategoryService", CategoryService(service.database))
     service.serve("protomesh.catalog.v1.ProductService", ProductService(service.database))
     service.serve("protomesh.catalog.v1.InventoryService", InventoryService(service.database))
-    service.subscribe("catalog.release_stock", OrderCancelled, subscribers.release_stock)
+    service.subscribe("catalog.release_stock", {OrderCancelled: subscribers.release_stock})
 
 
 if __name__ == "__main__":

@@ -72,5 +72,7 @@ class CategoryService:
     async def DeleteCategory(self, request: DeleteCategoryRequest, call: Call) -> Empty:
         async with self._database.unit_of_work() as work:
             await repository.lock_category_tree(work)
-            await repository.delete_category(work, UUID(request.id))
+            category = await repository.category(work, request.id)
+            call.match_etag(category.version, request.etag)
+            await repository.delete_category(work, category)
         return Empty()

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     cast,
-    delete,
     func,
     literal_column,
     select,
@@ -134,8 +133,8 @@ async def save_category(work: UnitOfWork, entity: Category) -> None:
         await work.session.flush()
 
 
-async def delete_category(work: UnitOfWork, id: UUID) -> None:
-    """Deletes a category. NotFound CATEGORY_NOT_FOUND; FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
+async def delete_category(work: UnitOfWork, entity: Category) -> None:
+    """Deletes a category. FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
     refusals = {
         "categories_parent_id_fkey": FailedPrecondition(
             "CATEGORY_HAS_CHILDREN", "There are categories below it."
@@ -143,9 +142,8 @@ async def delete_category(work: UnitOfWork, id: UUID) -> None:
         "products_category_id_fkey": FailedPrecondition("CATEGORY_IN_USE", "Products hang in it."),
     }
     async with _refusing(refusals):
-        gone = await work.execute(delete(Category).where(Category.id == id).returning(Category.id))
-    if gone.first() is None:
-        raise category_not_found()
+        await work.session.delete(entity)
+        await work.session.flush()
 
 
 async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:

@@ -36,6 +36,7 @@ def _profile(user: User | Row) -> dict[str, str]:
         "email": user.email,
         "first_name": user.first_name,
         "last_name": user.last_name,
+        "etag": str(user.version),
     }
 
 

@@ -31,6 +31,7 @@ class RoleService:
         async with self._database.unit_of_work() as work:
             administrators = await repository.lock_administrators(work)
             user = await repository.lock_user(work, UUID(request.id))
+            call.match_etag(user.version, request.etag)
             if role != ADMIN:
                 administration.require_another(administrators, user)
             if user.change(role=role):

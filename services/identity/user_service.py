@@ -37,7 +37,6 @@ class UserService:
         row = await self._database.one(repository.ACCOUNT, id=UUID(call.caller.user_id))
         if row is None:
             raise repository.user_not_found()
-        call.set_etag(row.version)
         return convert.current_user(row)
 
     async def GetUser(self, request: GetUserRequest, call: Call) -> UserMessage:
@@ -47,7 +46,6 @@ class UserService:
         )
         if row is None:
             raise repository.user_not_found()
-        call.set_etag(row.version)
         return convert.user_message(row)
 
     async def UpdateUser(self, request: UpdateUserRequest, call: Call) -> UserMessage:
@@ -60,9 +58,8 @@ class UserService:
             async with self._database.unit_of_work() as work:
                 user = await repository.lock_user(work, user_id)
                 administration.require_right_over(user, call.caller)
-                call.match_etag(user.version)
+                call.match_etag(user.version, request.etag)
                 user.change(**changes)
-        call.set_etag(user.version)
         return convert.user_message(user)
 
     async def _confirm_email(self, email: str | None, request: UpdateUserRequest, call: Call) -> None:

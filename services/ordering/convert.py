@@ -73,6 +73,7 @@ def _without_lines(row: Row | Order) -> order_pb2.Order:
         shipping_note=row.shipping_note,
         reason=row.reason,
         version=row.version,
+        etag=str(row.version),
         created_at=timestamp(row.created_at),
         updated_at=timestamp(row.updated_at),
     )

@@ -18,6 +18,7 @@ def project_message(project: Any) -> Project:
         owner_id=str(project.owner_id),
         created_at=timestamp(project.created_at),
         updated_at=timestamp(project.updated_at),
+        etag=str(project.version),
     )
 
 

@@ -56,13 +56,11 @@ class ProjectService:
         project = Project.create(project_id, creator_id, request.name, request.description, Status(status))
         async with self._database.unit_of_work() as work:
             work.add(project)
-            answer = work.answer(convert.project_message(project))
-        call.set_etag(project.version)
-        return answer
+            await work.session.flush()  # gives it its first version
+            return work.answer(convert.project_message(project))
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
         project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
-        call.set_etag(project.version)
         return convert.project_message(project)
 
     async def UpdateProject(self, request: UpdateProjectRequest, call: Call) -> project_pb2.Project:
@@ -70,9 +68,8 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            call.match_etag(project.version)
+            call.match_etag(project.version, request.etag)
             project.change(**convert.changes(request))
-        call.set_etag(project.version)
         return convert.project_message(project)
 
     async def DeleteProject(self, request: DeleteProjectRequest, call: Call) -> Empty:
@@ -80,7 +77,7 @@ class ProjectService:
         async with self._database.unit_of_work() as work:
             project = await repository.lock(work, UUID(request.id), caller_id)
             project.require_owner(caller_id)
-            call.match_etag(project.version)
+            call.match_etag(project.version, request.etag)
             await work.session.delete(project)
         return Empty()
 

@@ -120,3 +120,15 @@ async def test_no_rpc_takes_a_field_that_it_does_not_know(stand: EdgeStand, meth
         )
         assert response.status_code == 400
         assert "bogus" in response.json()["message"]
+
+
+@pytest.mark.parametrize("escape", ["\\ud800", "\\udc00", "\\ud800\\ud800", "a\\udfffb"])
+async def test_a_lone_surrogate_never_reaches_a_service_as_text(stand: EdgeStand, escape: str) -> None:
+    response = await place(stand, f'{{"shipping_note": "{escape}"}}')
+    assert (response.status_code, response.json()["code"]) == (400, 3), response.text
+    assert stand.upstream.received == []
+
+
+async def test_a_pair_of_surrogates_is_one_character(stand: EdgeStand) -> None:
+    await place(stand, '{"shipping_note": "\\ud83d\\ude00"}')
+    assert stand.upstream.received[-1].request.shipping_note == "😀"

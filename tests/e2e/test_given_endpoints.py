@@ -23,8 +23,11 @@ def shape(value: Any) -> Any:
     return [shape(inner) for inner in value] if isinstance(value, list) else type(value)
 
 
-PROJECT = dict.fromkeys(("id", "name", "description", "status", "owner_id", "created_at", "updated_at"), str)
-USER = dict.fromkeys(("id", "username", "email", "first_name", "last_name"), str)
+# What is given, and the etag that every resource has that can be changed.
+PROJECT = dict.fromkeys(
+    ("id", "name", "description", "status", "owner_id", "created_at", "updated_at", "etag"), str
+)
+USER = dict.fromkeys(("id", "username", "email", "first_name", "last_name", "etag"), str)
 
 
 async def test_a_script_signs_up_signs_in_and_keeps_its_profile(mesh: Mesh) -> None:

@@ -1,6 +1,6 @@
 """Validation: a handler never sees a request that breaks its contract."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any
 
 import protovalidate
@@ -8,9 +8,10 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor
 
 from chassis.contract.methods import MethodContract
-from chassis.core.errors import InvalidArgument
+from chassis.core.errors import InvalidArgument, Violation
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
+from chassis.rpc.stages.text import nul_finder
 
 _validator = protovalidate.Validator()
 
@@ -31,6 +32,7 @@ class _Look:
         # What is too large for every RPC of the server never comes here.
         self._measures = self._limit < receive_limit
         self._has_rules = has_rules(contract.descriptor.input_type)
+        self._nuls = None if contract.foreign else nul_finder(contract.descriptor.input_type)
 
     def at_one(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         self._at(request)
@@ -49,6 +51,8 @@ class _Look:
             raise InvalidArgument("REQUEST_MALFORMED", "The request is not a message of this RPC.")
         if self._measures and request.ByteSize() > self._limit:
             raise InvalidArgument("REQUEST_TOO_LARGE", f"The request is larger than {self._limit} bytes.")
+        if self._nuls is not None and (found := self._nuls(request)):
+            raise _broken([(path, "must not hold a NUL character") for path in found])
         if self._has_rules:
             try:
                 _validator.validate(request)
@@ -59,6 +63,10 @@ class _Look:
 def _invalid(error: protovalidate.ValidationError) -> InvalidArgument:
     found = validate_pb2.Violations.FromString(error.to_proto().to_binary()).violations
     violations = [(_path(violation.field), violation.message or violation.rule_id) for violation in found]
+    return _broken(violations)
+
+
+def _broken(violations: Sequence[Violation]) -> InvalidArgument:
     return InvalidArgument("VALIDATION_FAILED", "The request breaks its contract.", violations=violations)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from chassis.contract import HttpBinding, MethodContract
+from chassis.contract import HttpBinding, MethodContract, reachable
 
 # JSON has forms of its own for these, which are the transcoder's to read.
 _OPAQUE = ("google.protobuf.", "google.api.")
@@ -23,18 +23,10 @@ def message_of(method: MethodContract, binding: HttpBinding) -> Descriptor | Non
 def table(methods: Iterable[MethodContract]) -> str:
     """`local MESSAGES = {…}`: by message, then by both JSON names of a field, what the field holds."""
     roots = (message_of(method, binding) for method in methods for binding in method.http)
-    messages = {found.full_name: found for root in roots if root is not None for found in _within(root, {})}
+    found = (part for root in roots if root is not None for part in reachable(root))
+    messages = {part.full_name: part for part in found if not part.full_name.startswith(_OPAQUE)}
     lines = (f'["{name}"] = {{{", ".join(_fields(message))}}},' for name, message in sorted(messages.items()))
     return "\n  ".join(("local MESSAGES = {", *lines)) + "\n}\n"
-
-
-def _within(message: Descriptor, seen: dict[str, Descriptor]) -> Iterable[Descriptor]:
-    if message.full_name not in seen:
-        seen[message.full_name] = message
-        for field in message.fields:
-            if (held := _held(field)) is not None:
-                _within(held, seen)
-    return seen.values()
 
 
 def _held(field: FieldDescriptor) -> Descriptor | None:

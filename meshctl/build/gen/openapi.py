@@ -146,10 +146,10 @@ def _headers(method: MethodContract, comments: Comments) -> Iterator[Schema]:
             "description": text,
             "schema": key,
         }
-    if "ETAG_MISMATCH" in comments.errors(method.full_name):
+    if "etag" in method.descriptor.input_type.fields_by_name:
         text = "The ETag that was read; what was changed since is left alone."
         yield {"name": "if-match", "in": "header", "description": text, "schema": {"type": "string"}}
-    if method.cache is not None:
+    if _shows_etag(method):
         text = "The ETag that is held; 304 when it still holds."
         yield {"name": "if-none-match", "in": "header", "description": text, "schema": {"type": "string"}}
 
@@ -172,7 +172,7 @@ def _responses(method: MethodContract, binding: HttpBinding, schemas: Schemas, c
     if method.idempotency_key in ("required_header", "optional_header"):
         statuses.add(409)
     responses: Schema = {str(method.success_status): _success(method, binding, schemas)}
-    if method.cache is not None:
+    if _shows_etag(method):
         responses["304"] = {"description": "What the client holds still holds."}
     for status in sorted(statuses):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
@@ -190,10 +190,21 @@ def _success(method: MethodContract, binding: HttpBinding, schemas: Schemas) -> 
         return {"description": "Server-sent events, each with a message.", "content": content}
     media = "*/*" if answer.get("format") == "binary" else "application/json"
     success: Schema = {"description": "The answer.", "content": {media: {"schema": answer}}}
-    if method.cache is not None:
-        headers = {"ETag": {"schema": {"type": "string"}}, "Cache-Control": {"schema": {"type": "string"}}}
-        success["headers"] = headers
-    return success
+    headers = {
+        **({"ETag": {"schema": {"type": "string"}}} if method.cache is not None or _has_etag(method) else {}),
+        **({"Cache-Control": {"schema": {"type": "string"}}} if method.cache is not None else {}),
+    }
+    return success | ({"headers": headers} if headers else {})
+
+
+def _has_etag(method: MethodContract) -> bool:
+    return "etag" in method.descriptor.output_type.fields_by_name
+
+
+def _shows_etag(method: MethodContract) -> bool:
+    """Whether a client that holds the answer can ask for it again without getting it."""
+    reads = method.idempotency_level == "no_side_effects" and not method.server_streaming
+    return reads and (method.cache is not None or _has_etag(method))
 
 
 def _plain(path: str) -> str:

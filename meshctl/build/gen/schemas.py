@@ -7,6 +7,7 @@ from buf.validate import validate_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from chassis.contract import reachable
 from meshctl.build.gen.bounds import Schema, allowed_names, bounds, rules_of
 from meshctl.build.gen.comments import Comments
 
@@ -43,7 +44,7 @@ class Schemas:
     def __init__(self, comments: Comments, requests: Iterable[Descriptor]) -> None:
         self.components: dict[str, Schema] = {}
         self._comments = comments
-        self._inputs = {name for request in requests for name in _reachable(request, set())}
+        self._inputs = {part.full_name for request in requests for part in reachable(request)}
 
     def reference(self, message: Descriptor) -> Schema:
         """A `$ref` to the component of a message, or the schema itself where JSON has a form of its own for it."""
@@ -109,12 +110,3 @@ class Schemas:
 def _map_entry(field: FieldDescriptor) -> Descriptor | None:
     message = field.message_type
     return message if message is not None and message.GetOptions().map_entry else None
-
-
-def _reachable(message: Descriptor, seen: set[str]) -> set[str]:
-    if message.full_name not in seen:
-        seen.add(message.full_name)
-        for field in message.fields:
-            if field.message_type is not None:
-                _reachable(field.message_type, seen)
-    return seen

@@ -4,8 +4,9 @@ import asyncio
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import grpc
 import psycopg
@@ -24,8 +25,11 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.core import from_rpc
 from chassis.data import Database
+from chassis.events import Envelope
 from services.catalog import subscribers
 from tests.service.catalog.conftest import Catalog, new_id, refusal
+
+ENVELOPE = Envelope(uuid4(), OrderCancelled.DESCRIPTOR.full_name, "", 1, datetime.now(UTC), "")
 
 
 async def _commit(catalog: Catalog, order_id: str) -> Reservation:
@@ -168,7 +172,7 @@ async def test_a_cancelled_order_gives_its_stock_back_however_often_it_is_told(c
     async with Database(catalog.mesh.database_url("catalog")) as database:
         for order_id in (held, held, late):
             async with database.unit_of_work() as work:
-                await subscribers.release_stock(OrderCancelled(order_id=order_id), work)
+                await subscribers.release_stock(OrderCancelled(order_id=order_id), ENVELOPE, work)
     assert _numbers(await catalog.stock(product.id)) == (3, 0, 0, 3)
     assert (await refusal(catalog.reserve(late, (product.id, 1)))).reason == "RESERVATION_CLOSED"
 

@@ -7,13 +7,13 @@ import sys
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database, UnitOfWork
-from chassis.events import Broker, Consumer, Policy
+from chassis.events import Broker, Consumer, Envelope, Policy
 from tests.service.chassis.things import Thing
 
 POLICY = Policy(attempts=3, backoff=(0.05,), acknowledge_within=0.3)
 
 
-async def _handle(event: OrderCancelled, work: UnitOfWork) -> None:
+async def _handle(event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
     if event.reason == "deadly":
         os._exit(7)
     work.add(Thing(name=event.reason))
@@ -21,9 +21,7 @@ async def _handle(event: OrderCancelled, work: UnitOfWork) -> None:
 
 async def _main(database_url: str, nats_url: str, name: str) -> None:
     async with Database(database_url) as database, Broker(nats_url) as broker:
-        await Consumer(
-            database, broker, name=name, event_class=OrderCancelled, handler=_handle, policy=POLICY
-        ).run()
+        await Consumer(database, broker, name=name, handlers={OrderCancelled: _handle}, policy=POLICY).run()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Events from the outbox to the inbox: delivery, order, failure, dead letters, replay, one trace."""
 
 import asyncio
+import json
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled, OrderPlaced
 from protomesh.type.v1.money_pb2 import Money
 from sqlalchemy import text
 
 from chassis.contract import event_type, stream_subjects
+from chassis.core.identifiers import uuid7
 from chassis.data import Database, UnitOfWork, retention
-from chassis.events import Broker, Consumer, Policy, Relay, dead_letters, inbox, relay, republish
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters, inbox, relay, republish
 from chassis.observe import Recorder, tracing
 from tests.service.chassis.conftest import running
 from tests.service.chassis.things import Thing, happened, scalar
@@ -35,7 +37,7 @@ class Subscriber:
         self.broken: set[str] = set()
         self.changed = asyncio.Condition()
 
-    async def handle(self, event: OrderCancelled, work: UnitOfWork) -> None:
+    async def handle(self, event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
         self.attempts[event.reason] += 1
         work.add(Thing(name=event.reason))
         await work.session.flush()
@@ -47,8 +49,7 @@ class Subscriber:
             self.database,
             self.broker,
             name=self.name,
-            event_class=OrderCancelled,
-            handler=self.handle,
+            handlers={OrderCancelled: self.handle},
             policy=policy,
         )
 
@@ -188,12 +189,87 @@ async def test_a_poison_event_holds_up_its_own_aggregate_only_and_ends_among_the
     assert await subscriber.handled() == ["other"]
     await eventually(lambda: _has_handled(subscriber, 2))
     assert await subscriber.handled() == ["other", "behind"]
-    assert subscriber.attempts == {"poison": 3, "behind": 1, "other": 1}
     [letter] = await letters(broker, subscriber.name)
     assert (letter.consumer, letter.attempts, letter.aggregate_id) == (subscriber.name, 3, "sick")
     assert letter.error == "RuntimeError: cannot handle poison at all"
     assert OrderCancelled.FromString(letter.payload).reason == "poison"
     assert await scalar(database, "SELECT count(*) FROM inbox_failures") == 0
+
+
+class Journal:
+    """A subscription to several types, which notes what it is told and can be told to fail."""
+
+    def __init__(self, database: Database, broker: Broker) -> None:
+        self.told: list[tuple[Message, Envelope]] = []
+        self.failing: dict[type[Message], list[Exception]] = {}
+        self.arrived = asyncio.Event()
+        self.consumer = Consumer(
+            database,
+            broker,
+            name=f"journal.{uuid.uuid4().hex[:8]}",
+            handlers={OrderPlaced: self.handle, OrderCancelled: self.handle},
+            policy=QUICK,
+        )
+
+    async def handle(self, event: Message, envelope: Envelope, work: UnitOfWork) -> None:
+        if errors := self.failing.get(type(event)):
+            raise errors.pop(0)
+        self.told.append((event, envelope))
+        self.arrived.set()
+
+    async def until(self, count: int) -> None:
+        """Waits until so many events were handled."""
+        while len(self.told) < count:
+            self.arrived.clear()
+            await self.arrived.wait()
+
+
+@pytest.mark.usefixtures("relay")
+async def test_events_of_one_aggregate_are_handled_in_order_across_their_types(
+    database: Database, broker: Broker
+):
+    journal = Journal(database, broker)
+    journal.failing[OrderPlaced] = [RuntimeError("not now")]
+    async with running(journal.consumer), asyncio.timeout(15):
+        await publish(database, OrderPlaced(order_id="one"))
+        await publish(database, happened("one"))
+        await journal.until(2)
+    assert [type(event) for event, _ in journal.told] == [OrderPlaced, OrderCancelled]
+
+
+@pytest.mark.usefixtures("relay")
+async def test_order_across_types_holds_within_one_unit_of_work_and_over_several_workers(
+    database: Database, broker: Broker
+):
+    journal, other = Journal(database, broker), Journal(database, broker)
+    other.consumer = journal.consumer
+    journal.failing[OrderPlaced] = [RuntimeError("not now") for _ in range(3)]
+    async with running(journal.consumer), asyncio.timeout(15):
+        for _ in range(5):
+            order = str(uuid.uuid4())
+            await publish(database, OrderPlaced(order_id=order), happened(order), OrderPlaced(order_id=order))
+        await journal.until(15)
+    handled = defaultdict(list)
+    for event, envelope in journal.told:
+        handled[envelope.aggregate_id].append(type(event))
+    assert list(handled.values()) == [[OrderPlaced, OrderCancelled, OrderPlaced]] * 5
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_handler_is_told_id_type_aggregate_version_time_and_trace(database: Database, broker: Broker):
+    journal = Journal(database, broker)
+    async with running(journal.consumer), asyncio.timeout(15):
+        with tracing.span("request"):
+            trace_id = tracing.trace_id()
+            async with database.unit_of_work() as work:
+                work.publish(happened("one"), version=7)
+        await journal.until(1)
+    [(_, envelope)] = journal.told
+    assert envelope.event_id == await scalar(database, "SELECT id FROM outbox")
+    assert envelope.event_type == "protomesh.ordering.v1.OrderCancelled"
+    assert (envelope.aggregate_id, envelope.aggregate_version) == ("one", 7)
+    assert envelope.occurred_at == await scalar(database, "SELECT created_at FROM outbox")
+    assert trace_id in envelope.traceparent
 
 
 @pytest.mark.usefixtures("relay", "consumer")
@@ -241,7 +317,7 @@ async def test_a_dead_letter_does_not_say_which_row_was_refused(
 ):
     subscriber = Subscriber(database, broker, f"refused.{uuid.uuid4().hex[:8]}")
 
-    async def handle(event: OrderCancelled, work: UnitOfWork) -> None:
+    async def handle(event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
         insert = text("INSERT INTO things (id, name, rank) VALUES (gen_random_uuid(), :name, NULL)")
         await work.session.execute(insert, {"name": "ada@example.com"})
 
@@ -275,7 +351,10 @@ async def test_an_event_whose_predecessor_will_never_come_is_handled(
         "ORDERING",
         "ordering.order.cancelled.v1.one",
         happened("one", "orphan").SerializeToString(),
-        {"ce-id": str(uuid.uuid4()), "mesh-previous-id": str(uuid.uuid4())},
+        {
+            "ce-id": str(uuid7()),
+            "mesh-previous": json.dumps({OrderCancelled.DESCRIPTOR.full_name: str(uuid7())}),
+        },
     )
     async with running(subscriber.consumer()):
         await eventually(lambda: _has_handled(subscriber, 1))
@@ -380,7 +459,7 @@ async def test_what_is_past_its_keeping_time_is_deleted(database: Database, subs
 async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Broker):
     started, go_on = asyncio.Event(), asyncio.Event()
 
-    async def handle(event: Any, work: UnitOfWork) -> None:
+    async def handle(event: Any, _: Envelope, work: UnitOfWork) -> None:
         started.set()
         await go_on.wait()
         work.add(Thing(name=event.reason))
@@ -390,8 +469,7 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
         database,
         broker,
         name=slow_name,
-        event_class=OrderCancelled,
-        handler=handle,
+        handlers={OrderCancelled: handle},
         policy=QUICK,
     )
     async with running(Relay(database, broker, "things")):

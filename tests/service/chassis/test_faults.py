@@ -15,7 +15,7 @@ import pytest
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database, UnitOfWork, migrations
-from chassis.events import Broker, Consumer, Policy, Relay, dead_letters
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters
 from meshctl.mesh.parts import nats as nats_part
 from meshctl.mesh.parts import postgres
 from meshctl.mesh.ports import Ports
@@ -35,7 +35,7 @@ class Stand:
         self.postgres, self.nats = postgres_, nats_
         self.database, self.broker = database, broker
 
-    async def handle(self, event: OrderCancelled, work: UnitOfWork) -> None:
+    async def handle(self, event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
         # No check whether it is there: a second effect would be a second row.
         work.add(Thing(name=event.order_id))
 
@@ -47,8 +47,7 @@ class Stand:
             self.database,
             self.broker,
             name=name,
-            event_class=OrderCancelled,
-            handler=self.handle,
+            handlers={OrderCancelled: self.handle},
             policy=PATIENT,
         )
 
@@ -174,7 +173,7 @@ async def test_a_relay_that_dies_between_acknowledgement_and_mark_sends_the_even
 async def test_another_worker_takes_over_what_a_dead_one_had_in_hand(stand: Stand):
     taken = asyncio.Event()
 
-    async def hang(_: OrderCancelled, work: UnitOfWork) -> None:
+    async def hang(_: OrderCancelled, __: Envelope, work: UnitOfWork) -> None:
         work.add(Thing(name="must be rolled back"))
         await work.session.flush()
         taken.set()
@@ -184,8 +183,7 @@ async def test_another_worker_takes_over_what_a_dead_one_had_in_hand(stand: Stan
         stand.database,
         stand.broker,
         name="things.copy",
-        event_class=OrderCancelled,
-        handler=hang,
+        handlers={OrderCancelled: hang},
         policy=Policy(acknowledge_within=1, drain_within=0),
     )
     dying = asyncio.create_task(dead.run())

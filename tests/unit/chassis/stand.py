@@ -26,9 +26,14 @@ SERVICE = "scratch.v1.ScratchService"
 Thing: Any = message_factory.GetMessageClass(
     contract.service_descriptor(SERVICE).methods_by_name["Open"].input_type
 )
-Things: Any = message_factory.GetMessageClass(
-    contract.service_descriptor(SERVICE).methods_by_name["OwnList"].output_type
+Things: Any
+Goods: Any
+Sheet: Any
+Things, Goods, Sheet = (
+    contract.method_at(f"/{SERVICE}/{name}").response_class for name in ("OwnList", "Shelf", "Folder")
 )
+
+Part: Any = message_factory.GetMessageClass(Thing.DESCRIPTOR.fields_by_name["parts"].message_type)
 
 KEY_ID = "one"
 KEY = ECKey.generate_key("P-256")
@@ -89,7 +94,7 @@ class Scratch:
         self.workload, self.address = call.caller.workload, call.address
         return request
 
-    Open = Mine = Write = Inner = Anybody = Cached = Small = Own = _echo
+    Open = Mine = Write = Inner = Anybody = Cached = Small = Own = Shelf = Folder = _echo
 
     async def OwnList(self, request: Any, call: Call) -> Any:
         return Things(data=[await self._echo(request, call)])

@@ -18,12 +18,12 @@ def call(**metadata: str) -> Call:
     return Call(method, {name.replace("_", "-"): value for name, value in metadata.items()})
 
 
-@pytest.mark.parametrize("sent", ["", "*", '"7"', 'W/"7"', "7"])
+@pytest.mark.parametrize("sent", ["", "*", '"7"', 'W/"7"', "7", '"7.a1b2"', '"6", "7.a1b2"'])
 def test_a_change_of_the_version_that_was_read_passes(sent: str) -> None:
     call(if_match=sent).match_etag(7)
 
 
-@pytest.mark.parametrize("sent", ['"6"', '"77"', "seven"])
+@pytest.mark.parametrize("sent", ['"6"', '"77"', "seven", '"6.7"', '"5", "6"'])
 def test_a_change_of_another_version_is_refused(sent: str) -> None:
     with pytest.raises(Aborted, match="ETAG_MISMATCH"):
         call(if_match=sent).match_etag(7)
@@ -43,12 +43,6 @@ def test_what_was_left_for_the_end_runs_once_the_last_first_and_knows_the_outcom
     ending.end(grpc.StatusCode.NOT_FOUND)
     ending.end(grpc.StatusCode.OK)
     assert ran == [("inner", grpc.StatusCode.NOT_FOUND), ("outer", grpc.StatusCode.NOT_FOUND)]
-
-
-def test_an_etag_is_sent_in_quotes() -> None:
-    answering = call()
-    answering.set_etag(7)
-    assert list(answering.headers) == [("etag", '"7"')]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,33 @@ async def test_no_call_fails_when_an_endpoint_drains(certificate_directory: Any)
         assert sum(await asyncio.gather(*loads)) > 0
 
 
+async def test_a_draining_endpoint_gets_no_new_call_while_it_still_serves(certificate_directory: Any) -> None:
+    """Its health says so, and the channel watches that."""
+    async with (
+        running(certificate_directory) as one,
+        running(certificate_directory, drain_wait_seconds=3) as two,
+    ):
+        call = method(
+            one.channel(targets={"scratch": f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"}), "Open"
+        )
+        async with asyncio.timeout(10):
+            while not two.scratch.asked.is_set():
+                await call(Thing())
+        two.stop.set()
+        async with asyncio.timeout(3):
+            while await reached(two, call):
+                pass
+        assert not two.ended.is_set()
+
+
+async def reached(stand: Stand, call: Any) -> bool:
+    """Whether a few calls in a row reach an endpoint."""
+    stand.scratch.asked.clear()
+    for _ in range(10):
+        await call(Thing())
+    return stand.scratch.asked.is_set()
+
+
 async def test_a_server_of_another_name_is_not_talked_to(stand: Stand) -> None:
     wrong = stand.channel("edge", targets={"scratch": f"ipv4:127.0.0.1:{stand.port}"})
     wrong._upstream("scratch")._deployable = "catalog"

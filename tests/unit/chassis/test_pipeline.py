@@ -15,7 +15,20 @@ from chassis.rpc import pipeline
 from chassis.rpc.stages import Admission
 from chassis.service import Service
 from chassis.trust import Revocations, TokenVerifier
-from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, bearer, method, running, token
+from tests.unit.chassis.stand import (
+    SERVICE,
+    Goods,
+    Keys,
+    Part,
+    Scratch,
+    Sheet,
+    Stand,
+    Thing,
+    bearer,
+    method,
+    running,
+    token,
+)
 
 CODE = grpc.StatusCode
 
@@ -47,8 +60,8 @@ def test_the_stages_stand_in_this_order() -> None:
         "caller",
         "access",
         "validation",
-        "idempotency",
         "caching",
+        "idempotency",
     ]
 
 
@@ -114,6 +127,43 @@ async def test_a_conversation_goes_both_ways(stand: Stand) -> None:
         yield Thing(text="two")
 
     assert [thing.text async for thing in method(stand.channel(), "Chat")(said())] == ["ONE", "TWO"]
+
+
+@pytest.mark.parametrize(
+    ("request_of", "field"),
+    [
+        (lambda: Thing(text="a\0b"), "text"),
+        (lambda: Thing(pin="\0"), "pin"),
+        (lambda: Thing(parts=[Part(), Part(email="\0")]), "parts[1].email"),
+        (lambda: Thing(labels={"a": "\0"}), "labels['a']"),
+        (lambda: Thing(labels={"\0": "a"}), "labels"),
+        (lambda: Thing(names=["a", "\0"]), "names[1]"),
+    ],
+)
+async def test_a_nul_is_refused_in_every_string(stand: Stand, request_of: Any, field: str) -> None:
+    error = errors.from_rpc(await failure(method(stand.channel(), "Open")(request_of())))
+    assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "VALIDATION_FAILED")
+    assert error.violations == ((field, "must not hold a NUL character"),)
+
+
+async def test_a_zero_byte_that_is_no_text_passes(stand: Stand) -> None:
+    request = Thing(parts=[Part(weights=[0, 0], share=0.5)], text="no NUL here")
+    assert await method(stand.channel(), "Open")(request) == request
+
+
+async def test_each_message_of_a_client_stream_is_free_of_nul(stand: Stand) -> None:
+    call = method(stand.channel(), "Chat")(iter([Thing(text="a"), Thing(text="\0")]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        _ = [message async for message in call]
+    assert errors.reason_of(caught.value) == "VALIDATION_FAILED"
+
+
+@pytest.mark.parametrize("text", [b"\xed\xa0\x80", b"\xff", b"\xc0\x80"])
+async def test_text_that_is_not_utf_8_is_no_message(stand: Stand, text: bytes) -> None:
+    path = f"/{SERVICE}/Open"
+    call = raw(stand)(path, lambda data: data, lambda data: data)(b"\x0a" + bytes([len(text)]) + text)
+    error = errors.from_rpc(await failure(call))
+    assert (error.code, error.reason) == (CODE.INVALID_ARGUMENT, "REQUEST_MALFORMED")
 
 
 async def test_a_broken_rule_names_its_field(stand: Stand) -> None:
@@ -230,6 +280,20 @@ async def test_an_answer_that_may_be_cached_says_so(stand: Stand) -> None:
     headers = [dict(await one.initial_metadata()) for one in (first, second, other)]
     assert headers[0]["cache-control"] == "public, max-age=60"
     assert headers[0]["etag"] == headers[1]["etag"] != headers[2]["etag"]
+
+
+async def test_the_etag_of_a_resource_is_the_etag_header_of_its_answer(stand: Stand) -> None:
+    call = method(stand.plain(), "Folder")(Sheet(etag="7"))
+    assert dict(await call.initial_metadata())["etag"] == '"7"'
+    assert (await call).etag == "7"
+
+
+async def test_the_etag_of_what_may_be_cached_changes_with_all_that_is_shown(stand: Stand) -> None:
+    call = method(stand.plain(), "Shelf")
+    calls = [call(Goods(etag="7", stock=stock)) for stock in (3, 3, 2)]
+    shown = [(dict(await one.initial_metadata())["etag"], (await one).etag) for one in calls]
+    assert shown[0] == shown[1] != shown[2]
+    assert all(header == f'"{etag}"' and etag.startswith("7.") for header, etag in shown)
 
 
 async def test_an_audited_call_is_on_record_without_personal_data(stand: Stand, caplog: Any) -> None:

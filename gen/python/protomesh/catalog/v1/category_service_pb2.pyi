@@ -243,7 +243,9 @@ class UpdateCategoryRequest(_message.Message):
     position: _builtins.int
     """Where it stands among its siblings, lowest first; 0 to 100,000."""
     etag: _builtins.str
-    """The etag that was read; a category that was changed since is left alone. Empty: not checked."""
+    """The etag that was read; a category that was changed since is left alone. Empty: the `if-match` header is
+    taken, and without one it is not checked.
+    """
     def __init__(
         self,
         *,
@@ -284,16 +286,22 @@ class DeleteCategoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The category."""
+    etag: _builtins.str
+    """The etag that was read; a category that was changed since is left alone. Empty: the `if-match` header is taken, and
+    without one it is not checked.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

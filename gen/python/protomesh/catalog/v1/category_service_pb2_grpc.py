@@ -116,7 +116,8 @@ class CategoryServiceServicer:
 
     def DeleteCategory(self, request, context):
         """Deletes a category that nothing hangs on.
-        Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE.
+        Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE; ABORTED
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,8 @@ class CategoryServiceStub:
     """
     DeleteCategory: _grpc.UnaryUnaryMultiCallable[_category_service_pb2.DeleteCategoryRequest, _empty_pb2.Empty]
     """Deletes a category that nothing hangs on.
-    Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE.
+    Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE; ABORTED
+    ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
@@ -87,7 +88,8 @@ class CategoryServiceAsyncStub(CategoryServiceStub):
     """
     DeleteCategory: _aio.UnaryUnaryMultiCallable[_category_service_pb2.DeleteCategoryRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a category that nothing hangs on.
-    Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE.
+    Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE; ABORTED
+    ETAG_MISMATCH.
     """
 
 class CategoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,7 +152,8 @@ class CategoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a category that nothing hangs on.
-        Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE.
+        Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE; ABORTED
+        ETAG_MISMATCH.
         """
 
 def add_CategoryServiceServicer_to_server(servicer: CategoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -84,8 +84,8 @@ class Product(_message.Message):
     in_stock: _builtins.bool
     """Whether at least one unit can be ordered now."""
     etag: _builtins.str
-    """Changes with every change of the product (not of its stock); send it back with an update to be told when somebody
-    else was faster.
+    """Changes with every change; send it back with an update to be told when somebody else was faster. What follows its dot
+    changes with the stock, which no update minds.
     """
     @_builtins.property
     def price(self) -> _money_pb2.Money:

@@ -116,19 +116,25 @@ class AssignRoleRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The user."""
     role: _user_pb2.Account.Role.ValueType
     """The role."""
+    etag: _builtins.str
+    """The etag that was read; an account that was changed since is left alone. Empty: the `if-match` header is taken, and
+    without one it is not checked.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         role: _user_pb2.Account.Role.ValueType = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "id", b"id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,7 @@ class RoleServiceServicer:
     def AssignRole(self, request, context):
         """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
         role that the user has changes nothing.
-        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

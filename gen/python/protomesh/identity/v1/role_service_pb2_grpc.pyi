@@ -41,7 +41,7 @@ class RoleServiceStub:
     AssignRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.AssignRoleRequest, _user_pb2.Account]
     """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
     role that the user has changes nothing.
-    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
@@ -56,7 +56,7 @@ class RoleServiceAsyncStub(RoleServiceStub):
     AssignRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.AssignRoleRequest, _user_pb2.Account]  # type: ignore[assignment]
     """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
     role that the user has changes nothing.
-    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR.
+    Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
     """
 
 class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,7 +80,7 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_pb2.Account, _abc.Awaitable[_user_pb2.Account]]:
         """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
         role that the user has changes nothing.
-        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR.
+        Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
         """
 
 def add_RoleServiceServicer_to_server(servicer: RoleServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

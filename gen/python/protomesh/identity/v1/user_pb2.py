@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protomesh/identity/v1/user.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"l\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\"\xe3\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x10\n\x08\x64isabled\x18\x07 \x01(\x08\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05\x61\x64min\x10\x01\x12\t\n\x05staff\x10\x02\x12\x0c\n\x08\x63ustomer\x10\x03\x12\x0b\n\x07service\x10\x04\"\x9b\x02\n\x0b\x43urrentUser\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x13\n\x0bpermissions\x18\x07 \x03(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\rUserReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"`\n\rPublicProfile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x18\n\nfirst_name\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protomesh/identity/v1/user.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"z\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xf1\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x10\n\x08\x64isabled\x18\x07 \x01(\x08\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"M\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05\x61\x64min\x10\x01\x12\t\n\x05staff\x10\x02\x12\x0c\n\x08\x63ustomer\x10\x03\x12\x0b\n\x07service\x10\x04\"\xa9\x02\n\x0b\x43urrentUser\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x13\n\x0bpermissions\x18\x07 \x03(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"?\n\rUserReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"`\n\rPublicProfile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x18\n\nfirst_name\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,15 +56,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLICPROFILE'].fields_by_name['last_name']._loaded_options = None
   _globals['_PUBLICPROFILE'].fields_by_name['last_name']._serialized_options = b'\210\316\030\001'
   _globals['_USER']._serialized_start=128
-  _globals['_USER']._serialized_end=236
-  _globals['_ACCOUNT']._serialized_start=239
-  _globals['_ACCOUNT']._serialized_end=594
-  _globals['_ACCOUNT_ROLE']._serialized_start=517
-  _globals['_ACCOUNT_ROLE']._serialized_end=594
-  _globals['_CURRENTUSER']._serialized_start=597
-  _globals['_CURRENTUSER']._serialized_end=880
-  _globals['_USERREFERENCE']._serialized_start=882
-  _globals['_USERREFERENCE']._serialized_end=945
-  _globals['_PUBLICPROFILE']._serialized_start=947
-  _globals['_PUBLICPROFILE']._serialized_end=1043
+  _globals['_USER']._serialized_end=250
+  _globals['_ACCOUNT']._serialized_start=253
+  _globals['_ACCOUNT']._serialized_end=622
+  _globals['_ACCOUNT_ROLE']._serialized_start=545
+  _globals['_ACCOUNT_ROLE']._serialized_end=622
+  _globals['_CURRENTUSER']._serialized_start=625
+  _globals['_CURRENTUSER']._serialized_end=922
+  _globals['_USERREFERENCE']._serialized_start=924
+  _globals['_USERREFERENCE']._serialized_end=987
+  _globals['_PUBLICPROFILE']._serialized_start=989
+  _globals['_PUBLICPROFILE']._serialized_end=1085
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class UpdateUserRequest(_message.Message):
     FIRST_NAME_FIELD_NUMBER: _builtins.int
     LAST_NAME_FIELD_NUMBER: _builtins.int
     CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The user."""
     username: _builtins.str
@@ -83,6 +84,10 @@ class UpdateUserRequest(_message.Message):
     """At most 100 characters, none of them a control character; empty clears it."""
     current_password: _builtins.str
     """Needed when the email address changes."""
+    etag: _builtins.str
+    """The etag that was read; a user that was changed since is left alone. Empty: the `if-match` header is taken, and
+    without one it is not checked.
+    """
     def __init__(
         self,
         *,
@@ -92,10 +97,11 @@ class UpdateUserRequest(_message.Message):
         first_name: _builtins.str | None = ...,
         last_name: _builtins.str | None = ...,
         current_password: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "_username", b"_username", "email", b"email", "first_name", b"first_name", "last_name", b"last_name", "username", b"username"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "_username", b"_username", "current_password", b"current_password", "email", b"email", "first_name", b"first_name", "id", b"id", "last_name", b"last_name", "username", b"username"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_email", b"_email", "_first_name", b"_first_name", "_last_name", b"_last_name", "_username", b"_username", "current_password", b"current_password", "email", b"email", "etag", b"etag", "first_name", b"first_name", "id", b"id", "last_name", b"last_name", "username", b"username"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__email: _TypeAlias = _typing.Literal["email"]  # noqa: Y015
     _WhichOneofArgType__email: _TypeAlias = _typing.Literal["_email", b"_email"]  # noqa: Y015

@@ -83,7 +83,7 @@ class UserServiceServicer:
     """
 
     def GetMe(self, request, context):
-        """Answers the caller's own account and what it may do. The answer's `etag` header names its version.
+        """Answers the caller's own account and what it may do.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -91,7 +91,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Answers a user: oneself, or anybody with `identity.users.read`. The answer's `etag` header names its version.
+        """Answers a user: oneself, or anybody with `identity.users.read`.
         Errors: NOT_FOUND USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -99,8 +99,8 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an `if-match`
-        header, only when it names the user's version. The answer's `etag` header names the new one.
+        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
+        only the user that was read is changed.
         Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
         PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
         ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.

@@ -35,16 +35,16 @@ class UserServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UserServiceAsyncStub: ...
     GetMe: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetMeRequest, _user_pb2.CurrentUser]
-    """Answers the caller's own account and what it may do. The answer's `etag` header names its version.
+    """Answers the caller's own account and what it may do.
     Errors: none of its own.
     """
     GetUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]
-    """Answers a user: oneself, or anybody with `identity.users.read`. The answer's `etag` header names its version.
+    """Answers a user: oneself, or anybody with `identity.users.read`.
     Errors: NOT_FOUND USER_NOT_FOUND.
     """
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]
-    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an `if-match`
-    header, only when it names the user's version. The answer's `etag` header names the new one.
+    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
+    only the user that was read is changed.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
     PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -77,16 +77,16 @@ class UserServiceAsyncStub(UserServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMe: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetMeRequest, _user_pb2.CurrentUser]  # type: ignore[assignment]
-    """Answers the caller's own account and what it may do. The answer's `etag` header names its version.
+    """Answers the caller's own account and what it may do.
     Errors: none of its own.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Answers a user: oneself, or anybody with `identity.users.read`. The answer's `etag` header names its version.
+    """Answers a user: oneself, or anybody with `identity.users.read`.
     Errors: NOT_FOUND USER_NOT_FOUND.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an `if-match`
-    header, only when it names the user's version. The answer's `etag` header names the new one.
+    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
+    only the user that was read is changed.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
     PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -122,7 +122,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetMeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.CurrentUser, _abc.Awaitable[_user_pb2.CurrentUser]]:
-        """Answers the caller's own account and what it may do. The answer's `etag` header names its version.
+        """Answers the caller's own account and what it may do.
         Errors: none of its own.
         """
 
@@ -132,7 +132,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Answers a user: oneself, or anybody with `identity.users.read`. The answer's `etag` header names its version.
+        """Answers a user: oneself, or anybody with `identity.users.read`.
         Errors: NOT_FOUND USER_NOT_FOUND.
         """
 
@@ -142,8 +142,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an `if-match`
-        header, only when it names the user's version. The answer's `etag` header names the new one.
+        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
+        only the user that was read is changed.
         Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
         PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
         ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.

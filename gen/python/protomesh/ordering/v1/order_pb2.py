@@ -27,7 +27,7 @@ from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protomesh/ordering/v1/order.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xf1\x03\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\x33\n\x06status\x18\x03 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12/\n\x05lines\x18\x04 \x03(\x0b\x32 .protomesh.ordering.v1.OrderLine\x12\'\n\x05total\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x1b\n\rshipping_note\x18\x06 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x06reason\x18\x07 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07history\x18\x0b \x03(\x0b\x32&.protomesh.ordering.v1.OrderTransition\"_\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07placing\x10\x01\x12\x13\n\x0fpending_payment\x10\x02\x12\x0c\n\x08rejected\x10\x03\x12\r\n\tcancelled\x10\x04\"\xa8\x01\n\tOrderLine\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x05\x12,\n\nunit_price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12,\n\nline_total\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.Money\"\x9c\x01\n\x0fOrderTransition\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x33\n\x06status\x18\x02 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12\x13\n\x06reason\x18\x03 \x01(\tB\x03\x80\x01\x01\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protomesh/ordering/v1/order.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xff\x03\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\x33\n\x06status\x18\x03 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12/\n\x05lines\x18\x04 \x03(\x0b\x32 .protomesh.ordering.v1.OrderLine\x12\'\n\x05total\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x1b\n\rshipping_note\x18\x06 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x06reason\x18\x07 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07history\x18\x0b \x03(\x0b\x32&.protomesh.ordering.v1.OrderTransition\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\"_\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07placing\x10\x01\x12\x13\n\x0fpending_payment\x10\x02\x12\x0c\n\x08rejected\x10\x03\x12\r\n\tcancelled\x10\x04\"\xa8\x01\n\tOrderLine\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x05\x12,\n\nunit_price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12,\n\nline_total\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.Money\"\x9c\x01\n\x0fOrderTransition\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x33\n\x06status\x18\x02 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12\x13\n\x06reason\x18\x03 \x01(\tB\x03\x80\x01\x01\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,11 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERTRANSITION'].fields_by_name['reason']._loaded_options = None
   _globals['_ORDERTRANSITION'].fields_by_name['reason']._serialized_options = b'\200\001\001'
   _globals['_ORDER']._serialized_start=161
-  _globals['_ORDER']._serialized_end=658
-  _globals['_ORDER_STATUS']._serialized_start=563
-  _globals['_ORDER_STATUS']._serialized_end=658
-  _globals['_ORDERLINE']._serialized_start=661
-  _globals['_ORDERLINE']._serialized_end=829
-  _globals['_ORDERTRANSITION']._serialized_start=832
-  _globals['_ORDERTRANSITION']._serialized_end=988
+  _globals['_ORDER']._serialized_end=672
+  _globals['_ORDER_STATUS']._serialized_start=577
+  _globals['_ORDER_STATUS']._serialized_end=672
+  _globals['_ORDERLINE']._serialized_start=675
+  _globals['_ORDERLINE']._serialized_end=843
+  _globals['_ORDERTRANSITION']._serialized_start=846
+  _globals['_ORDERTRANSITION']._serialized_end=1002
 # @@protoc_insertion_point(module_scope)

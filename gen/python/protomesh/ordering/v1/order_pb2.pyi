@@ -69,6 +69,7 @@ class Order(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     buyer_id: _builtins.str
@@ -81,6 +82,8 @@ class Order(_message.Message):
     """Why the order was rejected (an error reason such as `OUT_OF_STOCK`) or cancelled (free words); empty otherwise."""
     version: _builtins.int
     """Counts the changes of status from 1."""
+    etag: _builtins.str
+    """Changes with every change."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderLine]:
         """What was ordered, each product once."""
@@ -115,10 +118,11 @@ class Order(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___OrderTransition] | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "created_at", b"created_at", "history", b"history", "id", b"id", "lines", b"lines", "reason", b"reason", "shipping_note", b"shipping_note", "status", b"status", "total", b"total", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "created_at", b"created_at", "etag", b"etag", "history", b"history", "id", b"id", "lines", b"lines", "reason", b"reason", "shipping_note", b"shipping_note", "status", b"status", "total", b"total", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,6 +150,7 @@ class UpdateProjectRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The project."""
     name: _builtins.str
@@ -158,6 +159,10 @@ class UpdateProjectRequest(_message.Message):
     """Its new description, at most 5,000 characters, lines may break; empty clears it."""
     status: _project_pb2.Project.Status.ValueType
     """Where it stands now."""
+    etag: _builtins.str
+    """The etag that was read; a project that was changed since is left alone. Empty: the `if-match` header is taken, and
+    without one it is not checked.
+    """
     def __init__(
         self,
         *,
@@ -165,10 +170,11 @@ class UpdateProjectRequest(_message.Message):
         name: _builtins.str | None = ...,
         description: _builtins.str | None = ...,
         status: _project_pb2.Project.Status.ValueType | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_name", b"_name", "_status", b"_status", "description", b"description", "name", b"name", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_name", b"_name", "_status", b"_status", "description", b"description", "id", b"id", "name", b"name", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_name", b"_name", "_status", b"_status", "description", b"description", "etag", b"etag", "id", b"id", "name", b"name", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -192,16 +198,22 @@ class DeleteProjectRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The project."""
+    etag: _builtins.str
+    """The etag that was read; a project that was changed since is left alone. Empty: the `if-match` header is taken, and
+    without one it is not checked.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

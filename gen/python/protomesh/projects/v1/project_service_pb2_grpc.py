@@ -103,7 +103,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProject(self, request, context):
-        """Answers a project, with its version in the `ETag` header.
+        """Answers a project.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,7 +111,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes what is sent and leaves the rest; owners only. With an `If-Match` header, only that version is changed.
+        """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
         Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -40,11 +40,11 @@ class ProjectServiceStub:
     CreateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_pb2.Project]
     """Creates a project; the caller becomes its first owner."""
     GetProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_pb2.Project]
-    """Answers a project, with its version in the `ETag` header.
+    """Answers a project.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
     """
     UpdateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_pb2.Project]
-    """Changes what is sent and leaves the rest; owners only. With an `If-Match` header, only that version is changed.
+    """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
     Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _empty_pb2.Empty]
@@ -81,11 +81,11 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     CreateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
     """Creates a project; the caller becomes its first owner."""
     GetProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
-    """Answers a project, with its version in the `ETag` header.
+    """Answers a project.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
     """
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
-    """Changes what is sent and leaves the rest; owners only. With an `If-Match` header, only that version is changed.
+    """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
     Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -137,7 +137,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.GetProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.Project, _abc.Awaitable[_project_pb2.Project]]:
-        """Answers a project, with its version in the `ETag` header.
+        """Answers a project.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
         """
 
@@ -147,7 +147,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.UpdateProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.Project, _abc.Awaitable[_project_pb2.Project]]:
-        """Changes what is sent and leaves the rest; owners only. With an `If-Match` header, only that version is changed.
+        """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
         Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
         """
 

@@ -1,0 +1,86 @@
+"""What tables are declared on: one base for all services, and the columns that every resource has."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+from uuid import UUID
+
+from google.protobuf.message import Message
+from sqlalchemy import BigInteger, DateTime, Text, Uuid
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from chassis.contract import mapping
+from chassis.core.identifiers import identifier
+from chassis.data.database import metadata
+
+
+class Model(DeclarativeBase):
+    """A table. Its constraints and indexes stand in the migrations.
+
+    `values` and `sent` read a request as values for the columns of the same names: text becomes a UUID where the column
+    is one, and an empty text NULL. A field that has no column is named in `without`, or is a TypeError: a request that
+    says something must not lose it.
+    """
+
+    metadata = metadata()
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        str: Text(),
+        int: BigInteger(),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+    @classmethod
+    def values(cls, request: Message, *, without: Collection[str] = ()) -> dict[str, Any]:
+        """All that a request says, for a new row."""
+        return cls._columns(mapping.values(request), request, without)
+
+    @classmethod
+    def sent(cls, request: Message, *, without: Collection[str] = ()) -> dict[str, Any]:
+        """What a partial update changes: its optional fields that were sent, and full lists."""
+        return cls._columns(mapping.sent(request), request, without)
+
+    @classmethod
+    def _columns(cls, said: dict[str, Any], request: Message, without: Collection[str]) -> dict[str, Any]:
+        columns = cls.__table__.columns
+        found: dict[str, Any] = {}
+        for name, value in said.items():
+            if name in without:
+                continue
+            if name not in columns:
+                raise TypeError(
+                    f"{request.DESCRIPTOR.full_name}.{name} has no column in {cls.__tablename__}."
+                )
+            identifies = isinstance(columns[name].type, Uuid)
+            found[name] = value if not identifies else identifier(value) if value else None
+        return found
+
+
+class Resource(Model):
+    """A row with an identity and a version, which is its ETag; a change that was made on an old version fails."""
+
+    __abstract__ = True
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
+
+    @classmethod
+    def new(cls, id: UUID | str, **values: Any) -> Self:
+        """A row that is not written yet, at its first version."""
+        now = datetime.now(UTC)
+        return cls(id=identifier(id), version=1, created_at=now, updated_at=now, **values)
+
+    def change(self, **values: Any) -> bool:
+        """Sets what differs; whether anything did. The version moves on when the change is written."""
+        different = {name: value for name, value in values.items() if getattr(self, name) != value}
+        for name, value in different.items():
+            setattr(self, name, value)
+        if different:
+            self.updated_at = datetime.now(UTC)
+        return bool(different)

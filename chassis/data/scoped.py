@@ -1,0 +1,75 @@
+"""Rows that somebody may see: each statement carries the scope in its WHERE, and what is outside it does not exist."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Uuid, bindparam, select
+
+from chassis.core.errors import NotFound
+from chassis.core.identifiers import identifier
+from chassis.data.database import Database
+from chassis.data.listings import Expression, Listing, Page
+from chassis.data.models import Resource
+from chassis.data.queries import Query, Row
+from chassis.data.unit_of_work import UnitOfWork
+
+Entity = TypeVar("Entity", bound=Resource)
+
+# Who asks; a scope compares with it: `Note.owner_id == CALLER`.
+CALLER = bindparam("caller_id", type_=Uuid)
+_ID = bindparam("id", type_=Uuid)
+
+
+class Scoped(Generic[Entity]):
+    """Gets, lists and locks the rows of a model that are within a caller's scope; define it once, at import.
+
+    `scope` is the condition, on `CALLER`. A row outside it is answered like one that is not there: NotFound with
+    `reason`. A list is ordered newest first unless `order_by` says otherwise; its `filters` are a Listing's.
+    """
+
+    def __init__(
+        self,
+        model: type[Entity],
+        scope: ColumnElement[bool],
+        *,
+        reason: str,
+        message: str,
+        order_by: Sequence[Expression] = (),
+        filters: Mapping[str, ColumnElement[bool]] | None = None,
+    ) -> None:
+        self._reason, self._message = reason, message
+        mine = select(*model.__table__.columns).where(scope)
+        newest = (model.created_at.desc(), model.id.desc())
+        self._get = Query(mine.where(model.id == _ID))
+        self._list = Listing(mine, order_by=order_by or newest, filters=filters)
+        self._lock = select(model).where(model.id == _ID, scope).with_for_update(of=model, key_share=True)
+
+    async def get(self, database: Database, id: UUID | str, caller_id: UUID) -> Row:
+        """A row of the caller's."""
+        row = await database.one(self._get, id=identifier(id), caller_id=caller_id)
+        if row is None:
+            raise self.missing()
+        return row
+
+    async def fetch(
+        self, database: Database, request: Any, caller_id: UUID, filters: Mapping[str, Any] | None = None
+    ) -> Page:
+        """A page of the caller's rows; see Listing.fetch."""
+        return await self._list.fetch(database, request, filters=filters, scope={"caller_id": caller_id})
+
+    async def lock(self, work: UnitOfWork, id: UUID | str, caller_id: UUID) -> Entity:
+        """A row of the caller's as an entity, held until the work ends. Nobody waits for a row that is not theirs.
+
+        A scope that asks other tables holds as of the statement's start: what may have changed while it waited for the
+        row must be asked again.
+        """
+        found = await work.execute(self._lock, {"id": identifier(id), "caller_id": caller_id})
+        entity: Entity | None = found.scalar_one_or_none()
+        if entity is None:
+            raise self.missing()
+        return entity
+
+    def missing(self) -> NotFound:
+        """The one answer for a row that is not there and for one that the caller may not see."""
+        return NotFound(self._reason, self._message)

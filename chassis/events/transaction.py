@@ -1,0 +1,125 @@
+"""Handlers, run in one transaction with the inbox rows of their events."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.trace import Span, SpanKind
+
+from chassis.data.database import Database
+from chassis.data.unit_of_work import UnitOfWork
+from chassis.events.delivery import Delivery, Envelope
+from chassis.events.inbox import Inbox, Taken, may_be_forgotten
+from chassis.observe import tracing
+
+Handle = Callable[[Any, Envelope, UnitOfWork], Awaitable[None]]
+
+# A transaction that has lasted so long takes no further event.
+_BATCH_SECONDS = 0.25
+# More than a database that answers needs, to write the inbox and to cancel a statement.
+_ANSWER_SECONDS, _CANCEL_SECONDS = 5.0, 2.0
+
+
+class HandlerError(Exception):
+    """A handler has failed at a delivery; the cause is what it raised."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(delivery.event_id)
+        self.delivery = delivery
+
+
+class InboxError(Exception):
+    """The inbox could not be written, which says nothing about any event."""
+
+
+class Transactions:
+    """The handlers of one consumer by the type of their events."""
+
+    def __init__(
+        self, database: Database, inbox: Inbox, consumer: str, handlers: Mapping[str, Handle]
+    ) -> None:
+        self._database = database
+        self._inbox = inbox
+        self._consumer = consumer
+        self._handlers = handlers
+
+    def predecessors(self, delivery: Delivery) -> list[uuid.UUID]:
+        """The events of this consumer that must be handled, or given up, before this one."""
+        previous = () if delivery.replay_for else delivery.previous().items()
+        return [
+            event_id
+            for kind, event_id in previous
+            if kind in self._handlers and not may_be_forgotten(event_id)
+        ]
+
+    async def run(
+        self, batch: Sequence[Delivery], *, handle_within: float, in_turn: bool = False
+    ) -> dict[Delivery, str]:
+        """Handles deliveries of different aggregates: `handled`, `duplicate` or `waiting` for a predecessor.
+
+        What there was no time for is not in the result. Each handler has `handle_within` seconds. `in_turn` says that
+        no predecessor will come any more. Raises HandlerError, InboxError, and what a commit raises; then none of them
+        has had an effect.
+        """
+        if len(batch) == 1:
+            with self._span(batch[0]):
+                return await self._run(batch, handle_within, in_turn=in_turn)
+        with tracing.span("process batch", SpanKind.CONSUMER, {"messaging.batch.message_count": len(batch)}):
+            return await self._run(batch, handle_within)
+
+    async def _run(
+        self, batch: Sequence[Delivery], handle_within: float, *, in_turn: bool = False
+    ) -> dict[Delivery, str]:
+        until = time.monotonic() + _BATCH_SECONDS
+        outcomes: dict[Delivery, str] = {}
+        async with self._database.unit_of_work() as work:
+            taken = await self._take(work, batch, in_turn=in_turn)
+            for delivery in batch:
+                if delivery.event_id in taken.waiting:
+                    outcomes[delivery] = "waiting"
+                elif delivery.event_id not in taken.new:
+                    outcomes[delivery] = "duplicate"
+                elif delivery is batch[0] or time.monotonic() < until:
+                    with self._span(delivery) if len(batch) > 1 else contextlib.nullcontext():
+                        await self._handle(delivery, work, handle_within)
+                    outcomes[delivery] = "handled"
+            if left := taken.new.difference(delivery.event_id for delivery in outcomes):
+                await self._inbox.leave(work.session, left)
+        return outcomes
+
+    async def _take(self, work: UnitOfWork, batch: Sequence[Delivery], *, in_turn: bool) -> Taken:
+        predecessors = {each.event_id: [] if in_turn else self.predecessors(each) for each in batch}
+        replayed = [each.event_id for each in batch if each.replay_for]
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._inbox.take(work.session, predecessors, replayed)
+        except Exception as error:
+            raise InboxError from error
+
+    async def _handle(self, delivery: Delivery, work: UnitOfWork, within: float) -> None:
+        event = delivery.type.message_class.FromString(delivery.data)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(within):
+                await self._handlers[delivery.type.name](event, delivery.envelope(), work)
+                # Here, so that a row that is refused is this event's failure.
+                await work.session.flush()
+        except Exception as error:
+            if time.monotonic() - began > within + _CANCEL_SECONDS:
+                # Its statement could not even be cancelled: not the handler hangs, but the database.
+                raise InboxError from error
+            raise HandlerError(delivery) from error
+
+    def _span(self, delivery: Delivery) -> "contextlib.AbstractContextManager[Span]":
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.destination.name": delivery.subject,
+            "messaging.message.id": str(delivery.event_id),
+            "messaging.consumer.group.name": self._consumer,
+        }
+        return tracing.span(
+            f"process {delivery.type.name}", SpanKind.CONSUMER, attributes, parent=delivery.headers
+        )
