@@ -109,7 +109,6 @@ def _outcome(tree: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -
 
 
 def _pass(tree: Path, tests: Sequence[str], seconds: float) -> bool:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         [*PYTEST, *tests], cwd=tree, env=environment, start_new_session=True, **quiet

@@ -34,7 +34,7 @@ OPERATORS = (
 )
 
 
-class DeleteStatement(Operator):  # type: ignore[misc] # the library has no types
+class DeleteStatement(Operator):
     """Leaves a statement out: a call, an assignment to an attribute, a raise, a return of nothing."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
