@@ -45,8 +45,9 @@ def _largest_value(field: FieldDescriptor, rules: validate_pb2.FieldRules, above
         return BYTES_OF_A_UUID
     if rules.string.HasField("max_len"):
         return rules.string.max_len * BYTES_OF_A_CHARACTER
-    bounded = rules.bytes if field.type == FieldDescriptor.TYPE_BYTES else rules.string
-    return bounded.max_bytes if bounded.HasField("max_bytes") else UNBOUNDED
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return rules.bytes.max_len if rules.bytes.HasField("max_len") else UNBOUNDED
+    return rules.string.max_bytes if rules.string.HasField("max_bytes") else UNBOUNDED
 
 
 def test_the_limit_of_an_import_is_what_its_rows_may_come_to_and_hardly_more() -> None:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutation.mutants import Mutant, mutants_of
-from tests.mutation.reach import PYTEST, SUITES, Reach
+from tests.mutation.reach import PYTEST, SUITES, Reach, environment
 
 ROOT = Path(__file__).parents[2]
 LISTED = ROOT / "docs" / "mutation.md"
@@ -109,9 +109,14 @@ def _outcome(tree: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -
 
 
 def _pass(tree: Path, tests: Sequence[str], seconds: float) -> bool:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
-        [*PYTEST, *tests], cwd=tree, env=environment, start_new_session=True, **quiet
+        [*PYTEST, *tests],
+        cwd=tree,
+        env=environment(tree),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as run:
         try:
             return run.wait(seconds) == 0

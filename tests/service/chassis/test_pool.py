@@ -3,6 +3,7 @@
 import asyncio
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ async def _driven(coroutine: Coroutine[Any, Any, None], place: int, times: int, 
 def _drive(
     coroutine: Coroutine[Any, Any, None], place: int, times: int, came: list[int]
 ) -> Generator[Any, None, None]:
-    step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731 (the next step)
+    step: Callable[[], Any] = partial(coroutine.send, None)
     number = 0
     while True:
         try:
@@ -112,6 +113,6 @@ def _drive(
         try:
             yield awaited
         except BaseException as error:  # noqa: BLE001 (a cancellation goes where the task waits)
-            step = lambda error=error: coroutine.throw(error)  # noqa: E731
+            step = partial(coroutine.throw, error)
         else:
-            step = lambda: coroutine.send(None)  # noqa: E731
+            step = partial(coroutine.send, None)
