@@ -51,6 +51,9 @@ class _Keys:
     async def key(self, kid: str) -> ECKey | None:
         return self._key if kid == KEY_ID else None
 
+    async def run(self) -> None:
+        """It never changes."""
+
 
 class _Echo:
     async def Echo(self, request: Any, call: Any) -> Any:

@@ -37,12 +37,16 @@ from chassis.rpc.identity_keys import identity_keys
 from chassis.rpc.server import ListenError, Server
 from chassis.rpc.stages.admission import Admission
 from chassis.trust.certificates import CertificateError, Certificates
+from chassis.trust.keys import KeySource
 from chassis.trust.revocations import Revocations
-from chassis.trust.tokens import KeySource, TokenVerifier
+from chassis.trust.tokens import TokenVerifier
 
 logger = logging.getLogger(__name__)
 
 _DATABASE_PAUSE_SECONDS = 0.5
+# How long a start waits for the revocations of before; then it serves without, since whoever stops a broker must not
+# stop every restart with it (docs/decisions/serving-without-revocations.md).
+REVOCATIONS_SECONDS = 5.0
 # New objects between two looks for cycles. grpc.aio leaves some with each call; collected soon, while there are few,
 # they keep the memory that calls work in small enough for the processor's caches.
 _GARBAGE = 200
@@ -62,6 +66,7 @@ class Service:
         self.certificates = Certificates.of(settings)
         self.mesh = MeshChannel(settings, self.certificates)
         self.revocations = Revocations()
+        self._revocation_feed = RevocationFeed(self.revocations)
         # Identity puts its own keys here; everybody else fetches them from identity.
         self.token_keys: KeySource = identity_keys(self.mesh)
         self._servicers: list[tuple[dict[str, MethodContract], object]] = []
@@ -120,6 +125,7 @@ class Service:
             gc.set_threshold(_GARBAGE)
             async with background(workers) as failed:
                 await self._until_reachable(until)
+                await self._until_informed()
                 await server.serving(True)
                 ready(server.port)
                 logger.info("Serving on port %d.", server.port)
@@ -128,7 +134,7 @@ class Service:
 
     async def _workers_with_parts(self, parts: contextlib.AsyncExitStack) -> list[Worker]:
         """Opens database and broker, to be closed with `parts`, and lists what runs beside the server."""
-        workers = list(self._workers)
+        workers = [self.token_keys.run, *self._workers]
         database = self.__dict__.get("database")
         if database is not None:
             await parts.enter_async_context(database)
@@ -142,7 +148,7 @@ class Service:
         broker = await parts.enter_async_context(
             Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
         )
-        workers.append(partial(RevocationFeed(self.revocations).follow, broker))
+        workers.append(partial(self._revocation_feed.follow, broker))
         if database is not None:
             workers.append(Relay(database, broker, self.settings.service).run)
             workers.extend(self._consumers(database, broker))
@@ -165,6 +171,14 @@ class Service:
                 await asyncio.sleep(_DATABASE_PAUSE_SECONDS)
             else:
                 return
+
+    async def _until_informed(self) -> None:
+        """Waits, for a while, until those sessions are known that ended before the start."""
+        if self.settings.nats_url and not await self._revocation_feed.caught_up(REVOCATIONS_SECONDS):
+            logger.warning(
+                "NATS does not answer. Serving all the same: tokens of sessions that ended within the last "
+                "10 minutes are taken for good until NATS is back."
+            )
 
     def _handlers(self) -> dict[str, Any]:
         parts = self._parts()

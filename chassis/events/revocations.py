@@ -1,12 +1,13 @@
 """Revocations: every process hears within moments that sessions have ended, and forgets their tokens."""
 
 import asyncio
+import contextlib
 import datetime
+import functools
 import logging
 from typing import Any
 
 import nats.errors
-import nats.js.errors
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
@@ -23,43 +24,86 @@ logger = logging.getLogger(__name__)
 _EVENT = "protomesh.identity.v1.SessionsRevoked"
 _SUBJECT = "identity.sessions.revoked.v1.>"
 _STREAM = "IDENTITY"
-# How long a subscription may be silent before it is looked at; below the 5 s in which a revocation must be known.
-_SILENCE_SECONDS = 3.0
+# How long a subscription may be silent before it is looked at; with the pause after an error it stays below the 5 s
+# in which a revocation must be known.
+_SILENCE_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
+# How far before the last event a new subscription begins. Hearing an event again changes nothing, and the servers of
+# a cluster do not agree to the millisecond.
+_OVERLAP = datetime.timedelta(minutes=1)
 
 
 class RevocationFeed:
-    """Keeps a process's revocations up to date by identity's events."""
+    """Keeps a process's revocations up to date by identity's events: in their order, and without a gap."""
 
     def __init__(self, revocations: Revocations) -> None:
         self._revocations = revocations
+        self._heard_until = datetime.datetime.fromtimestamp(0, datetime.UTC)
+        self._deaf = False
+        # Set once every event is known that was there when the process started.
+        self._caught_up = asyncio.Event()
+
+    async def caught_up(self, within: float) -> bool:
+        """Waits until the events of before are known, `within` seconds at the most; whether they are."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._caught_up.wait()
+        return self._caught_up.is_set()
 
     async def follow(self, broker: Broker) -> None:
         """Reads identity's events until cancelled, from as far back as matters, whatever becomes of NATS."""
-        jetstream = await broker.ready()
         while True:
             try:
+                jetstream = await broker.ready()
                 await broker.ensure_stream(_STREAM)
                 await self._read(jetstream)
-            except (nats.errors.Error, nats.js.errors.Error, OSError) as error:
-                logger.debug("Revocations are not heard: %s", error)
-            # What was heard before is heard again, which changes nothing.
+            except Exception as error:  # noqa: BLE001 (whatever it is, sessions go on ending)
+                self._tell(error)
+            checkpoint()
             await asyncio.sleep(_RETRY_SECONDS)
 
+    def _tell(self, error: Exception) -> None:
+        if not self._deaf:
+            logger.warning(
+                "Revocations are not heard (%s): the tokens of sessions that end now stay good for their life.",
+                type(error).__name__,
+            )
+        self._deaf = True
+
     async def _read(self, jetstream: JetStreamContext) -> None:
-        """Applies events for as long as the consumer exists; one in memory goes with NATS."""
-        subscription = await jetstream.subscribe(_SUBJECT, stream=_STREAM, config=_consumer())
+        """Applies events for as long as none is missing; the consumer is in memory, and goes with NATS."""
+        subscription = await jetstream.subscribe(_SUBJECT, stream=_STREAM, config=self._consumer())
         try:
+            heard = 0
+            backlog = await _sent(subscription, and_to_come=True)
+            self._deaf = False
             while True:
+                if heard >= backlog:
+                    self._caught_up.set()
                 checkpoint()
                 try:
                     message = await subscription.next_msg(timeout=_SILENCE_SECONDS)
                 except nats.errors.TimeoutError:
-                    await subscription.consumer_info()
+                    # What was on its way when a connection broke was sent, and never came.
+                    if await _sent(subscription) > heard:
+                        return
                     continue
+                if message.metadata.sequence.consumer != heard + 1:
+                    return
+                heard += 1
                 self._apply(message.data)
+                self._heard_until = message.metadata.timestamp
         finally:
             await subscription.unsubscribe()
+
+    def _consumer(self) -> ConsumerConfig:
+        """By time and not by sequence, since a stream that was lost and rebuilt counts from 1 again."""
+        matters = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=REMEMBERED_SECONDS)
+        return ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_TIME,
+            opt_start_time=max(matters, self._heard_until - _OVERLAP),
+            ack_policy=AckPolicy.NONE,
+        )
 
     def _apply(self, data: bytes) -> None:
         try:
@@ -70,13 +114,14 @@ class RevocationFeed:
         self._revocations.revoke(event.user_id, event.session_ids, event.revoked_at.ToNanoseconds() / 1e9)
 
 
-def _consumer() -> ConsumerConfig:
-    since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=REMEMBERED_SECONDS)
-    return ConsumerConfig(
-        deliver_policy=DeliverPolicy.BY_START_TIME, opt_start_time=since, ack_policy=AckPolicy.NONE
-    )
+async def _sent(subscription: JetStreamContext.PushSubscription, *, and_to_come: bool = False) -> int:
+    """How many events NATS has sent to a consumer; with those that it had yet to send."""
+    info = await subscription.consumer_info()
+    sent = info.delivered.consumer_seq if info.delivered else 0
+    return sent + (info.num_pending or 0 if and_to_come else 0)
 
 
+@functools.cache
 def _event_class() -> Any:
     """By name, since the chassis knows no domain's generated code."""
     methods.files()

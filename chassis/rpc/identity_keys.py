@@ -7,7 +7,7 @@ from google.protobuf import json_format
 
 from chassis.contract import methods
 from chassis.rpc.channels import MeshChannel
-from chassis.trust.tokens import FetchedKeys
+from chassis.trust.keys import FetchedKeys
 
 _GET_KEYS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
 

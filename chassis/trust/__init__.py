@@ -1,8 +1,9 @@
 """Whom a process trusts: certificates, access tokens, and the sessions that were revoked."""
 
-from chassis.trust import tokens
+from chassis.trust import keys, tokens
 from chassis.trust.certificates import Certificates
+from chassis.trust.keys import FetchedKeys, KeySource
 from chassis.trust.revocations import Revocations
-from chassis.trust.tokens import FetchedKeys, TokenVerifier
+from chassis.trust.tokens import TokenVerifier
 
-__all__ = ["Certificates", "FetchedKeys", "Revocations", "TokenVerifier", "tokens"]
+__all__ = ["Certificates", "FetchedKeys", "KeySource", "Revocations", "TokenVerifier", "keys", "tokens"]

@@ -23,7 +23,6 @@ async def compose(service: Service) -> None:
     service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
     service.serve("protomesh.identity.v1.RoleService", RoleService(database))
     service.token_keys = keys
-    service.background(keys.run)
     service.background(lambda: expiry.run(database))
 
 

@@ -19,6 +19,7 @@ from chassis import contract
 from chassis.core import Settings, Worker, errors
 from chassis.rpc import Call, MeshChannel
 from chassis.service import Service
+from chassis.trust import KeySource
 from tests import protos
 
 FILES = protos.compiled("scratch.proto", pathlib.Path(__file__).with_name("scratch.proto").read_text())
@@ -49,6 +50,9 @@ class Keys:
     async def key(self, kid: str) -> ECKey | None:
         self.asked += 1
         return self.keys.get(kid)
+
+    async def run(self) -> None:
+        """They never change."""
 
 
 def token(
@@ -199,13 +203,16 @@ class Stand:
 
 @asynccontextmanager
 async def running(
-    directory: pathlib.Path | None, workers: Sequence[Worker] = (), **settings: Any
+    directory: pathlib.Path | None,
+    workers: Sequence[Worker] = (),
+    token_keys: KeySource | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Stand]:
     """The service, until the block ends."""
     values: dict[str, Any] = {"service": "scratch", "port": 0, "tls_directory": directory}
     values |= {"drain_wait_seconds": 0} | settings
     service, scratch, keys = Service(Settings(**values)), Scratch(), Keys()
-    service.token_keys = keys
+    service.token_keys = token_keys or keys
     service.serve(SERVICE, scratch)
     for worker in workers:
         service.background(worker)

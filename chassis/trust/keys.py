@@ -1,0 +1,94 @@
+"""The public keys that access tokens are verified with: identity's, kept fresh beside the calls that need them."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from joserfc.jwk import ECKey
+
+from chassis.core import errors
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 300.0
+# An unknown key may be a forger's; it must not make every forged token a call to identity.
+UNKNOWN_KEY_SECONDS = 5.0
+# Shorter than any call's deadline, so that a caller who waits for the first keys still hears why there are none.
+FETCH_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+
+FetchKeys = Callable[[], Awaitable[Iterable[Mapping[str, Any]]]]
+
+
+class KeySource(Protocol):
+    """Where the public keys come from that tokens are signed with."""
+
+    async def key(self, kid: str) -> ECKey | None:
+        """The key of this id, or None when there is none. Unavailable when that cannot be known now."""
+
+    async def run(self) -> None:
+        """Keeps the keys fresh beside the server; ends by cancellation, or at once when there is nothing to do."""
+
+
+class FetchedKeys:
+    """Identity's published keys: fetched by `run`, one fetch at a time, and never within a caller's call.
+
+    While identity is away the keys in hand stay good, and whoever asks for another one is refused at once.
+    """
+
+    def __init__(self, fetch: FetchKeys) -> None:
+        self._fetch = fetch
+        self._keys: dict[str, ECKey] = {}
+        self._fetched_at = float("-inf")
+        self._away = False
+        self._wanted = asyncio.Event()
+        # Set, and replaced, at the end of each fetch.
+        self._fetched = asyncio.Event()
+
+    async def key(self, kid: str) -> ECKey | None:
+        """The key of this id; waits for the fetch that is to show whether there is one. Unavailable without one."""
+        if kid not in self._keys and not self._fresh():
+            if not self._away:
+                self._wanted.set()
+                await self._fetched.wait()
+            if self._away:
+                raise errors.unavailable()
+        return self._keys.get(kid)
+
+    def _fresh(self) -> bool:
+        return time.monotonic() - self._fetched_at < UNKNOWN_KEY_SECONDS
+
+    async def run(self) -> None:
+        """Fetches the keys now, every five minutes, when an unknown one was asked for, and after a failure soon."""
+        while True:
+            await self._refresh()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if self._away else REFRESH_SECONDS):
+                    await self._wanted.wait()
+
+    async def _refresh(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                published = await self._fetch()
+            self._keys = _import(published)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the keys in hand stay good)
+            if not self._away:
+                logger.warning("The keys of access tokens cannot be fetched: %s", type(error).__name__)
+            self._away = True
+        else:
+            self._away = False
+            self._fetched_at = time.monotonic()
+        self._wanted.clear()
+        done, self._fetched = self._fetched, asyncio.Event()
+        done.set()
+
+
+def _import(published: Iterable[Mapping[str, Any]]) -> dict[str, ECKey]:
+    return {key["kid"]: ECKey.import_key(dict(key)) for key in published if _is_ours(key)}
+
+
+def _is_ours(key: Mapping[str, Any]) -> bool:
+    return key.get("kty") == "EC" and key.get("crv") == "P-256" and bool(key.get("kid"))

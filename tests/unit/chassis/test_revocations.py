@@ -1,0 +1,178 @@
+"""How revocations arrive, whatever becomes of NATS on the way."""
+
+import asyncio
+import time
+import urllib.parse
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats.errors
+import pytest
+from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked
+
+from chassis.events import Broker, RevocationFeed
+from chassis.trust import Revocations
+from tests.proxy import Proxy
+
+USER = "11111111-1111-7111-8111-111111111111"
+
+
+@pytest.fixture
+async def broker(nats_url: str) -> AsyncIterator[Broker]:
+    async with Broker(nats_url) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def proxy(nats_url: str) -> AsyncIterator[Proxy]:
+    url = urllib.parse.urlsplit(nats_url)
+    assert url.hostname
+    assert url.port
+    async with Proxy.before(url.hostname, url.port) as running:
+        yield running
+
+
+def through(proxy: Proxy, nats_url: str) -> str:
+    """The broker's URL by way of the proxy."""
+    url = urllib.parse.urlsplit(nats_url)
+    return url._replace(netloc=url.netloc.replace(f":{url.port}", f":{proxy.port}")).geturl()
+
+
+async def revoke(broker: Broker) -> str:
+    """Publishes that a session has ended; which."""
+    event = SessionsRevoked(user_id=USER, session_ids=[str(uuid.uuid4())])
+    event.revoked_at.GetCurrentTime()
+    subject = f"identity.sessions.revoked.v1.{USER}"
+    await broker.publish("IDENTITY", subject, event.SerializeToString(), {})
+    return str(event.session_ids[0])
+
+
+@asynccontextmanager
+async def following(broker: Broker) -> AsyncIterator[tuple[Revocations, RevocationFeed]]:
+    """A process's revocations, kept up to date."""
+    revocations = Revocations()
+    feed = RevocationFeed(revocations)
+    task = asyncio.create_task(feed.follow(broker))
+    try:
+        yield revocations, feed
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def known(revocations: Revocations, session_id: str) -> None:
+    """Returns once a session is known to have ended."""
+    async with asyncio.timeout(10):
+        while not revocations.covers(USER, session_id, time.time()):  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_a_revocation_is_heard_by_who_runs_and_by_who_starts_later(broker: Broker) -> None:
+    async with following(broker) as (early, _):
+        ended = await revoke(broker)
+        await known(early, ended)
+    async with following(broker) as (late, feed):
+        assert await feed.caught_up(within=10)
+        assert late.covers(USER, ended, time.time())
+        assert not late.covers(USER, "another", time.time())
+
+
+async def test_a_process_knows_when_it_has_read_all_that_was_there(broker: Broker) -> None:
+    ended = [await revoke(broker) for _ in range(500)]
+    async with following(broker) as (revocations, feed):
+        assert await feed.caught_up(within=10)
+        assert all(revocations.covers(USER, session_id, time.time()) for session_id in ended)
+
+
+async def test_what_was_on_its_way_when_the_connection_broke_is_heard(
+    broker: Broker, proxy: Proxy, nats_url: str
+) -> None:
+    async with Broker(through(proxy, nats_url)) as lossy, following(lossy) as (revocations, feed):
+        assert await feed.caught_up(within=10)
+        proxy.swallow()
+        lost = await revoke(broker)
+        await asyncio.wait_for(proxy.swallowed.wait(), 10)
+        proxy.heal()
+        proxy.cut()
+        async with asyncio.timeout(10):
+            # Never silent for long.
+            while not revocations.covers(USER, lost, time.time()):
+                await revoke(broker)
+                await asyncio.sleep(0.1)
+
+
+async def test_the_last_revocation_before_a_silence_is_heard_though_it_got_lost(
+    broker: Broker, proxy: Proxy, nats_url: str
+) -> None:
+    async with Broker(through(proxy, nats_url)) as lossy, following(lossy) as (revocations, feed):
+        assert await feed.caught_up(within=10)
+        proxy.swallow()
+        lost = await revoke(broker)
+        await asyncio.wait_for(proxy.swallowed.wait(), 10)
+        proxy.heal()
+        await known(revocations, lost)
+
+
+async def test_revocations_during_a_hang_are_heard_after_it(
+    broker: Broker, proxy: Proxy, nats_url: str
+) -> None:
+    async with Broker(through(proxy, nats_url)) as hung, following(hung) as (revocations, feed):
+        assert await feed.caught_up(within=10)
+        proxy.hang()
+        missed = await revoke(broker)
+        await asyncio.sleep(3)  # longer than a silence
+        proxy.heal()
+        await known(revocations, missed)
+
+
+async def test_a_process_learns_that_its_backlog_cannot_be_read(nats_url: str) -> None:
+    async with (
+        Proxy.before("127.0.0.1", 9) as nobody,
+        Broker(through(nobody, nats_url)) as away,
+        following(away) as (_, feed),
+    ):
+        assert not await feed.caught_up(within=0.2)
+
+
+@pytest.mark.parametrize("error", [nats.errors.TimeoutError(), OSError(), RuntimeError(), ValueError()])
+async def test_the_feed_goes_on_after_any_error(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    read, errors = RevocationFeed._read, [error]
+
+    async def fail_once(feed: RevocationFeed, *arguments: Any) -> None:
+        if errors:
+            raise errors.pop()
+        await read(feed, *arguments)
+
+    monkeypatch.setattr(RevocationFeed, "_read", fail_once)
+    async with following(broker) as (revocations, _):
+        await known(revocations, await revoke(broker))
+    assert not errors
+
+
+async def test_an_event_that_is_none_is_passed_over(broker: Broker) -> None:
+    async with following(broker) as (revocations, _):
+        await broker.publish("IDENTITY", f"identity.sessions.revoked.v1.{USER}", b"\xff", {})
+        await known(revocations, await revoke(broker))
+
+
+def test_revocations_are_forgotten_when_no_token_can_be_left() -> None:
+    revocations = Revocations()
+    revocations.revoke("u1", ["s1"], time.time() - 2000)
+    revocations.revoke("u2", [], time.time())
+    assert not revocations.covers("u1", "s1", 0)
+    assert revocations.covers("u2", "s2", 0)
+
+
+def test_a_revocation_costs_the_same_however_many_there_are() -> None:
+    def cost(count: int) -> float:
+        revocations, now, began = Revocations(), time.time(), time.process_time()
+        for number in range(count):
+            revocations.revoke("u1", [f"s{number}"], now)
+        return time.process_time() - began
+
+    # 16 times as many: 16 times the work when each costs the same, 256 times when each looks at all before it.
+    assert cost(16_000) < 64 * cost(1_000)
