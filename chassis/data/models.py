@@ -82,5 +82,9 @@ class Resource(Model):
         for name, value in different.items():
             setattr(self, name, value)
         if different:
-            self.updated_at = datetime.now(UTC)
+            self.touch()
         return bool(different)
+
+    def touch(self) -> None:
+        """Counts a change of what belongs to it, and is kept in other tables, as a change of its own."""
+        self.updated_at = datetime.now(UTC)

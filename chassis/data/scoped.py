@@ -24,8 +24,9 @@ _ID = bindparam("id", type_=Uuid)
 class Scoped(Generic[Entity]):
     """Gets, lists and locks the rows of a model that are within a caller's scope; define it once, at import.
 
-    `scope` is the condition, on `CALLER`. A row outside it is answered like one that is not there: NotFound with
-    `reason`. A list is ordered newest first unless `order_by` says otherwise; its `filters` are a Listing's.
+    `scope` is the condition, on `CALLER`. A row outside it is like one that is not there: NotFound, with the reason
+    and the sentence of `missing`. A list is ordered newest first unless `order_by` says otherwise, and its `filters`
+    are a Listing's.
     """
 
     def __init__(
@@ -33,12 +34,11 @@ class Scoped(Generic[Entity]):
         model: type[Entity],
         scope: ColumnElement[bool],
         *,
-        reason: str,
-        message: str,
+        missing: tuple[str, str],
         order_by: Sequence[Expression] = (),
         filters: Mapping[str, ColumnElement[bool]] | None = None,
     ) -> None:
-        self._reason, self._message = reason, message
+        self._missing = missing
         mine = select(*model.__table__.columns).where(scope)
         newest = (model.created_at.desc(), model.id.desc())
         self._get = Query(mine.where(model.id == _ID))
@@ -64,12 +64,17 @@ class Scoped(Generic[Entity]):
         A scope that asks other tables holds as of the statement's start: what may have changed while it waited for the
         row must be asked again.
         """
-        found = await work.execute(self._lock, {"id": identifier(id), "caller_id": caller_id})
-        entity: Entity | None = found.scalar_one_or_none()
+        entity = await self.find_and_lock(work, id, caller_id)
         if entity is None:
             raise self.missing()
         return entity
 
+    async def find_and_lock(self, work: UnitOfWork, id: UUID | str, caller_id: UUID) -> Entity | None:
+        """As `lock`; None for what is not there, and for what the caller may not see."""
+        found = await work.execute(self._lock, {"id": identifier(id), "caller_id": caller_id})
+        entity: Entity | None = found.scalar_one_or_none()
+        return entity
+
     def missing(self) -> NotFound:
         """The one answer for a row that is not there and for one that the caller may not see."""
-        return NotFound(self._reason, self._message)
+        return NotFound(*self._missing)

@@ -3,12 +3,13 @@
 from protomesh.identity.v1.user_service_pb2_grpc import UserServiceStub
 
 from chassis.service import Service, run
+from services.projects.people import People
 from services.projects.project_service import ProjectService
 
 
 async def compose(service: Service) -> None:
-    users = UserServiceStub(service.mesh)
-    service.serve("protomesh.projects.v1.ProjectService", ProjectService(service.database, users))
+    people = People(UserServiceStub(service.mesh))
+    service.serve("protomesh.projects.v1.ProjectService", ProjectService(service.database, people))
 
 
 if __name__ == "__main__":

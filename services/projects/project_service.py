@@ -1,12 +1,14 @@
 """The servicer of ProjectService."""
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.empty_pb2 import Empty
-from protomesh.identity.v1.user_service_pb2 import BatchGetUsersRequest
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from protomesh.projects.v1 import project_pb2
-from protomesh.projects.v1.project_pb2 import ProjectMember
+from protomesh.projects.v1.project_pb2 import ProjectMember as ProjectMemberMessage
 from protomesh.projects.v1.project_service_pb2 import (
     AddProjectMemberRequest,
     CreateProjectRequest,
@@ -20,103 +22,138 @@ from protomesh.projects.v1.project_service_pb2 import (
     UpdateProjectMemberRequest,
     UpdateProjectRequest,
 )
+from protomesh.projects.v1.projects_events_pb2 import (
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectMemberAdded,
+    ProjectMemberRemoved,
+    ProjectMemberUpdated,
+    ProjectUpdated,
+)
 
-from chassis.core import NotFound
-from chassis.data import Database, containing
+from chassis.contract.mapping import Mapper, values
+from chassis.core import NotFound, timestamp
+from chassis.data import Database, UnitOfWork, containing
 from chassis.rpc import Call
-from services.projects import convert, repository
-from services.projects.model import Project, Role, Status
+from services.projects import repository
+from services.projects.model import Project, ProjectMember, Role
+from services.projects.people import People
 
-if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
-    from protomesh.identity.v1.user_service_pb2_grpc import UserServiceAsyncStub
+_project = Mapper(project_pb2.Project, Project)
+_member = Mapper(ProjectMemberMessage, ProjectMember, without=("user",))
 
 
 class ProjectService:
     """Projects and their members: members read, owners change, nobody else learns that there is anything."""
 
-    def __init__(self, database: Database, users: "UserServiceAsyncStub") -> None:
+    def __init__(self, database: Database, people: People) -> None:
         self._database = database
-        self._users = users
+        self._people = people
 
     async def ListProjects(self, request: ListProjectsRequest, call: Call) -> ListProjectsResponse:
-        page = await repository.PROJECTS.fetch(
-            self._database,
-            request,
-            filters={
-                "status": convert.status_name(request.status),
-                "pattern": containing(request.search),
-            },
-            scope={"caller_id": UUID(call.caller.user_id)},
-        )
-        return ListProjectsResponse(data=map(convert.project_message, page.rows), meta=page.meta)
+        filters = {"status": values(request).get("status"), "pattern": containing(request.search)}
+        page = await repository.PROJECTS.fetch(self._database, request, call.caller.id, filters)
+        return ListProjectsResponse(data=map(_project, page.rows), meta=page.meta)
 
     async def CreateProject(self, request: CreateProjectRequest, call: Call) -> project_pb2.Project:
-        project_id, creator_id = UUID(call.operation_id), UUID(call.caller.user_id)
-        status = convert.status_name(request.status) or Status.ACTIVE
-        project = Project.create(project_id, creator_id, request.name, request.description, Status(status))
+        given = {"status": "active"} | Project.values(request)
+        project = Project.new(call.operation_id, owner_id=call.caller.id, **given)
         async with self._database.unit_of_work() as work:
-            work.add(project)
-            await work.session.flush()  # gives it its first version
-            return work.answer(convert.project_message(project))
+            await work.save(project)
+            work.add(ProjectMember.new(project.id, call.caller.id, Role.OWNER))
+            message = _project(project)
+            work.publish(ProjectCreated(project_id=message.id, project=message), version=project.version)
+            return work.answer(message)
 
     async def GetProject(self, request: GetProjectRequest, call: Call) -> project_pb2.Project:
-        project = await repository.get(self._database, UUID(request.id), UUID(call.caller.user_id))
-        return convert.project_message(project)
+        return _project(await repository.PROJECTS.get(self._database, request.id, call.caller.id))
 
     async def UpdateProject(self, request: UpdateProjectRequest, call: Call) -> project_pb2.Project:
-        caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
-            project = await repository.lock(work, UUID(request.id), caller_id)
-            project.require_owner(caller_id)
+            project = await repository.lock_as_owner(work, request.id, call.caller.id)
             call.match_etag(project.version, request.etag)
-            project.change(**convert.changes(request))
-        return convert.project_message(project)
+            return await _changed(work, project, **Project.sent(request))
 
     async def DeleteProject(self, request: DeleteProjectRequest, call: Call) -> Empty:
-        caller_id = UUID(call.caller.user_id)
         async with self._database.unit_of_work() as work:
-            project = await repository.lock(work, UUID(request.id), caller_id)
-            project.require_owner(caller_id)
+            project = await repository.lock_as_owner(work, request.id, call.caller.id)
             call.match_etag(project.version, request.etag)
-            await work.session.delete(project)
+            await work.delete(project)
+            event = ProjectDeleted(project_id=request.id, project=_project(project), deleted_at=_now())
+            work.publish(event, version=project.version + 1)
         return Empty()
 
     async def ListProjectMembers(
         self, request: ListProjectMembersRequest, call: Call
     ) -> ListProjectMembersResponse:
-        project = await repository.get(self._database, UUID(request.project_id), UUID(call.caller.user_id))
+        project = await repository.PROJECTS.get(self._database, request.project_id, call.caller.id)
         page = await repository.MEMBERS.fetch(self._database, request, scope={"project_id": project.id})
-        return ListProjectMembersResponse(data=map(convert.member_message, page.rows), meta=page.meta)
+        profiles = await self._people.profiles([str(row.user_id) for row in page.rows])
+        members = (_member(row, user=profiles.get(str(row.user_id))) for row in page.rows)
+        return ListProjectMembersResponse(data=members, meta=page.meta)
 
-    async def AddProjectMember(self, request: AddProjectMemberRequest, call: Call) -> ProjectMember:
-        caller_id, user_id = UUID(call.caller.user_id), UUID(request.user_id)
-        role = Role(convert.role_name(request.role) or Role.MEMBER)
-        is_user = await self._is_user(request.user_id)
+    async def AddProjectMember(self, request: AddProjectMemberRequest, call: Call) -> ProjectMemberMessage:
+        is_user = await self._people.includes(request.user_id)
         async with self._database.unit_of_work() as work:
-            project = await repository.lock(work, UUID(request.project_id), caller_id)
-            project.require_owner(caller_id)
+            project = await repository.lock_as_owner(work, request.project_id, call.caller.id)
             if not is_user:  # Said only now: who may not add members learns nothing about users.
                 raise NotFound("MEMBER_USER_NOT_FOUND", "There is no such user.")
-            member = project.add(user_id, role)
-        return convert.member_message(member)
+            role = values(request).get("role", Role.MEMBER)
+            member = ProjectMember.new(project.id, UUID(request.user_id), role)
+            with repository.REFUSALS.told():
+                await work.save(member)
+            message = _member(member)
+            event = ProjectMemberAdded(project_id=message.project_id, member=message)
+            await _members_changed(work, project, event)
+        return message
 
-    async def UpdateProjectMember(self, request: UpdateProjectMemberRequest, call: Call) -> ProjectMember:
-        caller_id = UUID(call.caller.user_id)
+    async def UpdateProjectMember(
+        self, request: UpdateProjectMemberRequest, call: Call
+    ) -> ProjectMemberMessage:
         async with self._database.unit_of_work() as work:
-            project = await repository.lock(work, UUID(request.project_id), caller_id)
-            project.require_owner(caller_id)
-            member = project.give_role(UUID(request.user_id), Role(convert.role_name(request.role)))
-        return convert.member_message(member)
+            project = await repository.lock_as_owner(work, request.project_id, call.caller.id)
+            member = await repository.member(work, project, request.user_id)
+            role = values(request)["role"]
+            if role != member.role:
+                owner_id = await repository.owner_after(work, project, member)
+                member.role = role
+                event = ProjectMemberUpdated(project_id=str(project.id), member=_member(member))
+                await _members_changed(work, project, event)
+                await _changed(work, project, owner_id=owner_id)
+        return _member(member)
 
     async def RemoveProjectMember(self, request: RemoveProjectMemberRequest, call: Call) -> Empty:
-        caller_id, user_id = UUID(call.caller.user_id), UUID(request.user_id)
+        leaves = UUID(request.user_id) == call.caller.id
+        lock = repository.lock_as_member if leaves else repository.lock_as_owner
         async with self._database.unit_of_work() as work:
-            project = await repository.lock(work, UUID(request.project_id), caller_id)
-            if user_id != caller_id:
-                project.require_owner(caller_id)
-            project.remove(user_id)
+            project = await lock(work, request.project_id, call.caller.id)
+            member = await repository.member(work, project, request.user_id)
+            owner_id = await repository.owner_after(work, project, member)
+            await work.delete(member)
+            event = ProjectMemberRemoved(
+                project_id=str(project.id), member=_member(member), removed_at=_now()
+            )
+            await _members_changed(work, project, event)
+            await _changed(work, project, owner_id=owner_id)
         return Empty()
 
-    async def _is_user(self, user_id: str) -> bool:
-        users = (await self._users.BatchGetUsers(BatchGetUsersRequest(user_ids=[user_id]))).users
-        return bool(users) and not users[0].disabled
+
+async def _changed(work: UnitOfWork, project: Project, **values: Any) -> project_pb2.Project:
+    """Changes a project that is held, and tells of it if anything differs."""
+    differs = project.change(**values)
+    await work.save(project)
+    message = _project(project)
+    if differs:
+        work.publish(ProjectUpdated(project_id=message.id, project=message), version=project.version)
+    return message
+
+
+async def _members_changed(work: UnitOfWork, project: Project, event: Message) -> None:
+    """Tells of a change of members. The project's version moves on, by which its events are in order."""
+    project.touch()
+    await work.save(project)
+    work.publish(event, version=project.version)
+
+
+def _now() -> Timestamp:
+    return timestamp(datetime.now(UTC))

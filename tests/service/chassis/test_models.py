@@ -50,9 +50,7 @@ class Belonging(Resource):
     title: Mapped[str]
 
 
-BELONGINGS = Scoped(
-    Belonging, Belonging.owner_id == CALLER, reason="BELONGING_NOT_FOUND", message="None such."
-)
+BELONGINGS = Scoped(Belonging, Belonging.owner_id == CALLER, missing=("BELONGING_NOT_FOUND", "None such."))
 REFUSALS = Refusals(
     {"belongings_title_key": Refusal(AlreadyExists, "TITLE_TAKEN", "It has this title.", metadata=("title",))}
 )

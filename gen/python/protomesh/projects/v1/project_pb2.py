@@ -23,21 +23,22 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protomesh.identity.v1 import user_pb2 as protomesh_dot_identity_dot_v1_dot_user__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/projects/v1/project.proto\x12\x15protomesh.projects.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x02\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x35\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.Status\x12\x10\n\x08owner_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"c\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07planned\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0b\n\x07on_hold\x10\x03\x12\r\n\tcompleted\x10\x04\x12\x0c\n\x08\x61rchived\x10\x05\"\xd1\x01\n\rProjectMember\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x37\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.Role\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05owner\x10\x01\x12\n\n\x06member\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/projects/v1/project.proto\x12\x15protomesh.projects.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a protomesh/identity/v1/user.proto\"\xd4\x02\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x35\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.Status\x12\x10\n\x08owner_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"c\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07planned\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0b\n\x07on_hold\x10\x03\x12\r\n\tcompleted\x10\x04\x12\x0c\n\x08\x61rchived\x10\x05\"\x85\x02\n\rProjectMember\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x37\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.Role\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x04user\x18\x05 \x01(\x0b\x32$.protomesh.identity.v1.PublicProfile\"3\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05owner\x10\x01\x12\n\n\x06member\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.projects.v1.project_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROJECT']._serialized_start=96
-  _globals['_PROJECT']._serialized_end=436
-  _globals['_PROJECT_STATUS']._serialized_start=337
-  _globals['_PROJECT_STATUS']._serialized_end=436
-  _globals['_PROJECTMEMBER']._serialized_start=439
-  _globals['_PROJECTMEMBER']._serialized_end=648
-  _globals['_PROJECTMEMBER_ROLE']._serialized_start=597
-  _globals['_PROJECTMEMBER_ROLE']._serialized_end=648
+  _globals['_PROJECT']._serialized_start=130
+  _globals['_PROJECT']._serialized_end=470
+  _globals['_PROJECT_STATUS']._serialized_start=371
+  _globals['_PROJECT_STATUS']._serialized_end=470
+  _globals['_PROJECTMEMBER']._serialized_start=473
+  _globals['_PROJECTMEMBER']._serialized_end=734
+  _globals['_PROJECTMEMBER_ROLE']._serialized_start=683
+  _globals['_PROJECTMEMBER_ROLE']._serialized_end=734
 # @@protoc_insertion_point(module_scope)

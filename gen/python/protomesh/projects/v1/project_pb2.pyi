@@ -7,6 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from protomesh.identity.v1 import user_pb2 as _user_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -140,6 +141,7 @@ class ProjectMember(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     JOINED_AT_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """The project."""
     user_id: _builtins.str
@@ -150,6 +152,10 @@ class ProjectMember(_message.Message):
     def joined_at(self) -> _timestamp_pb2.Timestamp:
         """Since when they take part."""
 
+    @_builtins.property
+    def user(self) -> _user_pb2.PublicProfile:
+        """What members may see of each other, in a list of members. Not set when the user is gone, or identity cannot tell now."""
+
     def __init__(
         self,
         *,
@@ -157,10 +163,11 @@ class ProjectMember(_message.Message):
         user_id: _builtins.str = ...,
         role: Global___ProjectMember.Role.ValueType = ...,
         joined_at: _timestamp_pb2.Timestamp | None = ...,
+        user: _user_pb2.PublicProfile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at", "user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at", "project_id", b"project_id", "role", b"role", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at", "project_id", b"project_id", "role", b"role", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
