@@ -14,9 +14,9 @@ from typing import Any
 import dotenv
 import httpx
 
+from meshctl.core.folder import MeshFolder
+from meshctl.core.ports import Ports
 from meshctl.mesh import control
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.ports import Ports
 
 ROOT = Path(__file__).parents[1]
 # Enough that the limit on one caller's orders is not what is measured.

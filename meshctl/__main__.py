@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 # Command → module:function. Only the module of the command that is called is imported, which keeps each of them
 # quick to start and the supervisor small. A new command is one line here.

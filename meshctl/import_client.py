@@ -13,7 +13,7 @@ from protomesh.catalog.v1.category_service_pb2_grpc import CategoryServiceStub
 from protomesh.catalog.v1.product_service_pb2 import BatchImportProductsRequest, ProductRow, ProductRowResult
 from protomesh.catalog.v1.product_service_pb2_grpc import ProductServiceStub
 
-from meshctl.inspect.session import CALL_SECONDS, EdgeSession, Metadata
+from meshctl.mesh.session import CALL_SECONDS, EdgeSession, Metadata
 
 
 class CatalogClient:

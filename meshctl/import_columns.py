@@ -10,7 +10,7 @@ from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import ProductRow
 from protomesh.type.v1.money_pb2 import Money
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 # What a column may be called to be found without being told. The first that a file has is taken.
 SYNONYMS: Mapping[str, Sequence[str]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 # A field that is longer is most likely a quote that was never closed, and would swallow the file.
 LONGEST_FIELD = 64 * 1024

@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.import_checkpoint import ImportProgress
 from meshctl.import_client import CatalogClient
 from meshctl.import_columns import ColumnMap
 from meshctl.import_run import ProductImport
 from meshctl.import_source import Source
-from meshctl.inspect.session import EdgeSession
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.mesh.session import EdgeSession
 
 commands = typer.Typer(no_args_is_help=True, help="Import files into the mesh.")
 

@@ -18,8 +18,8 @@ import psycopg
 import typer
 from psycopg.rows import namedtuple_row
 
-from meshctl.failure import OperatorError
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.running import RunningMesh
 
 # A saga is decided within 30 s of any crash, and its events are sent within seconds.

@@ -18,8 +18,8 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, Key
 
 from chassis import contract
+from meshctl.core.ports import Ports
 from meshctl.edge import rendering
-from meshctl.mesh.ports import Ports
 from tests import certificates as authority
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"

@@ -16,10 +16,10 @@ from typing import Any
 import grpc
 import httpx
 
+from meshctl.core.folder import MeshFolder
+from meshctl.core.polling import until
+from meshctl.core.ports import Ports
 from meshctl.mesh import control
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.polling import until
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.program import launch_command
 from meshctl.mesh.running import RunningMesh
 

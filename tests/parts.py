@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from meshctl.core.ports import Ports
 from meshctl.mesh.parts import nats, postgres, valkey
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.process import Process
 from meshctl.mesh.program import Program
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.goals import FASTAPI, FASTIFY
 from bench.mesh import ROOT, BenchMesh
-from meshctl.mesh.ports import Ports
+from meshctl.core.ports import Ports
 
 WORKERS = 2
 _FASTIFY_FOLDER = Path(__file__).parent / "fastify_shop"

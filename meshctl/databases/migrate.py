@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
+from meshctl.core import deployables
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.databases import provisioning
-from meshctl.mesh import deployables
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.options import DEFAULT_FOLDER
 
 
 def migrate(

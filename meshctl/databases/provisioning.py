@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 
 def service_url(postgres_url: str, service: str, password: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis import contract
-from meshctl import files
+from meshctl.core import files
 from meshctl.edge import placeholders
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,12 +18,12 @@ from chassis.contract import MethodContract
 from chassis.core import from_rpc, status_of
 from chassis.observe import exporter
 from chassis.trust import Certificates
-from meshctl.failure import OperatorError
-from meshctl.inspect.session import EdgeSession
-from meshctl.mesh import deployables
+from meshctl.core import deployables
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.operate import Data
-from meshctl.mesh.options import DEFAULT_FOLDER
 from meshctl.mesh.running import RunningMesh
+from meshctl.mesh.session import EdgeSession
 
 HEADER_FORM = "NAME: VALUE"
 

@@ -14,13 +14,12 @@ from rich.table import Table
 
 from chassis.contract import all_event_types
 from chassis.events import Broker, dead_letters
-from meshctl.failure import OperatorError
-from meshctl.inspect.session import CALL_SECONDS
-from meshctl.inspect.terminal import console
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+from meshctl.core.terminal import console
 from meshctl.mesh import control
-from meshctl.mesh.folder import MeshFolder
 from meshctl.mesh.operate import Data
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.mesh.session import CALL_SECONDS
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
 

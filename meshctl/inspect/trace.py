@@ -10,12 +10,12 @@ from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceStub
 from protomesh.observer.v1.trace_pb2 import TraceSummary
 from rich.table import Table
 
-from meshctl.failure import OperatorError
-from meshctl.inspect.session import CALL_SECONDS, EdgeSession
-from meshctl.inspect.terminal import console
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER
+from meshctl.core.terminal import console
 from meshctl.inspect.trace_tree import draw
 from meshctl.mesh.operate import Data
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.mesh.session import CALL_SECONDS, EdgeSession
 
 if TYPE_CHECKING:
     from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceAsyncStub

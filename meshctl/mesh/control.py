@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 Say = Callable[[str], None]
 Answer = Callable[[dict[str, Any], Say], Awaitable[Any]]

@@ -3,11 +3,11 @@
 import asyncio
 from urllib.parse import urlsplit
 
-from meshctl.failure import OperatorError
-from meshctl.mesh.folder import MeshFolder
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import MeshFolder
+from meshctl.core.ports import Ports
 from meshctl.mesh.options import Options
 from meshctl.mesh.parts import nats, postgres, valkey
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.program import Program
 
 DEFAULT_PORTS = {"PostgreSQL": 5432, "NATS": 4222, "Valkey": 6379}

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 import typer
 from rich.table import Table
 
-from meshctl.failure import OperatorError
-from meshctl.inspect.terminal import console
-from meshctl.mesh import control, deployables, housekeeping
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.core import deployables
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+from meshctl.core.terminal import console
+from meshctl.mesh import control, housekeeping
 from meshctl.pki import certificates
 
 Data = Annotated[Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from meshctl.core.folder import DEFAULT_FOLDER
+
 DEFAULT_PORT = 8080
-DEFAULT_FOLDER = Path(".mesh")
 # The environment variables that choose them.
 VARIABLES = frozenset(
     f"PROTOMESH_{name}"

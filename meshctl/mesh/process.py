@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 from meshctl.mesh.program import Program, launch_command
 
 Say = Callable[[str], None]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 LAUNCH = Path(__file__).parent / "launch.py"
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2

@@ -7,9 +7,8 @@ import grpc
 
 from chassis.core import Settings
 from chassis.rpc import MeshChannel
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.mesh import control
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.options import DEFAULT_FOLDER
 
 
 @dataclass(frozen=True)

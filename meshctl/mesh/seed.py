@@ -12,14 +12,13 @@ from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
 from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
 from protomesh.identity.v1.user_pb2 import Account
 
-from meshctl.failure import OperatorError
+from meshctl.core.deployables import SERVICES
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
-from meshctl.inspect.session import CALL_SECONDS, EdgeSession, Metadata
-from meshctl.mesh.deployables import SERVICES
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.options import DEFAULT_FOLDER
+from meshctl.mesh.session import CALL_SECONDS, EdgeSession, Metadata
 
 SAMPLES = SERVICES / "catalog/samples/products.jsonl"
 ACCOUNTS = (Account.staff, Account.customer)

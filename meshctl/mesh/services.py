@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from meshctl.core import deployables
+from meshctl.core.folder import MeshFolder
+from meshctl.core.ports import Ports
 from meshctl.databases import provisioning
-from meshctl.mesh import deployables
 from meshctl.mesh.embedded import Parts
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.program import Program
 from meshctl.pki.certificates import TRUST_DOMAIN
 

@@ -9,13 +9,14 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from chassis.process import ENVIRONMENT
-from meshctl.edge.gateway import Gateway
-from meshctl.failure import OperatorError
-from meshctl.mesh import deployables, housekeeping, ports, services
+from meshctl.core import deployables, ports
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import MeshFolder
+from meshctl.core.polling import until
+from meshctl.mesh import housekeeping, services
 from meshctl.mesh.embedded import Parts
-from meshctl.mesh.folder import MeshFolder
+from meshctl.mesh.gateway import Gateway
 from meshctl.mesh.options import VARIABLES, Options
-from meshctl.mesh.polling import until
 from meshctl.mesh.process import Process, Say, reason
 from meshctl.mesh.program import Program, launch_command
 from meshctl.mesh.services import Wiring, Worker

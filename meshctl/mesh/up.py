@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from meshctl.failure import OperatorError
-from meshctl.files import write_private
-from meshctl.mesh import control, deployables, housekeeping
-from meshctl.mesh.options import DEFAULT_FOLDER, DEFAULT_PORT, Options
+from meshctl.core import deployables
+from meshctl.core.failure import OperatorError
+from meshctl.core.files import write_private
+from meshctl.core.folder import DEFAULT_FOLDER
+from meshctl.mesh import control, housekeeping
+from meshctl.mesh.options import DEFAULT_PORT, Options
 from meshctl.mesh.process import Say
 from meshctl.mesh.services import ADMIN_EMAIL
 from meshctl.mesh.supervisor import Supervisor

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshctl.files import write_private
+from meshctl.core.files import write_private
 
 TRUST_DOMAIN = "protomesh.local"
 AUTHORITY_LIFE, WORKLOAD_LIFE, RENEW_BEFORE = timedelta(days=3650), timedelta(days=90), timedelta(days=30)

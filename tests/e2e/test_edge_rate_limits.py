@@ -20,7 +20,7 @@ from protomesh.ratelimit.v3.ratelimit_pb2 import RateLimitResponse
 
 from chassis import contract
 from chassis.rpc import Call
-from meshctl.mesh.ports import Ports
+from meshctl.core.ports import Ports
 from services.ratelimit.counters import Counters
 from services.ratelimit.quotas import ADDRESS, CALLER, Quota, Quotas
 from services.ratelimit.ratelimit_service import RateLimitService

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from joserfc.jwk import ECKey
 
-from meshctl.mesh.ports import Ports
+from meshctl.core.ports import Ports
 from tests import certificates
 from tests.edge_stand import WORKLOADS, edge_stand
 

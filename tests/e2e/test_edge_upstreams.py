@@ -10,8 +10,8 @@ import pytest
 from protomesh.ordering.v1.order_service_pb2 import GetOrderRequest
 from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 
+from meshctl.core.ports import Ports
 from meshctl.edge import rendering
-from meshctl.mesh.ports import Ports
 from tests.edge_stand import Context, EdgeStand, edge_stand
 from tests.wire import Wire
 

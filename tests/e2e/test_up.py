@@ -15,8 +15,8 @@ import psycopg
 import pytest
 
 from chassis import process
+from meshctl.core.ports import Ports
 from meshctl.mesh import control
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.running import RunningMesh
 
 HEALTHY_BYTES = 1.2e9

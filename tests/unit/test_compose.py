@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from chassis import process
-from meshctl.mesh import deployables
+from meshctl.core import deployables
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = {"certificates", "migrate", "edge-configuration"}

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from meshctl.files import write_private
+from meshctl.core.files import write_private
 from meshctl.mesh.program import Program
 
 BINARY = Path(sys.executable).parent / "nats-server"

@@ -8,7 +8,7 @@ import struct
 import tempfile
 from pathlib import Path
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 from meshctl.mesh.parts.wheels import wheel_folder
 from meshctl.mesh.program import Account, Program, launch_command, unprivileged
 

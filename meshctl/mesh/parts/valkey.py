@@ -4,7 +4,7 @@ import asyncio
 import platform
 from pathlib import Path
 
-from meshctl.files import write_private
+from meshctl.core.files import write_private
 from meshctl.mesh.parts.wheels import wheel_folder
 from meshctl.mesh.program import Program
 

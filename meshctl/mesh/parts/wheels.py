@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 
 def wheel_folder(package: str) -> Path:

@@ -26,7 +26,7 @@ from meshctl.import_checkpoint import ImportProgress
 from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
-from meshctl.inspect.session import EdgeSession
+from meshctl.mesh.session import EdgeSession
 from tests.service.catalog.conftest import Catalog, refusal, word
 
 RETAIL = Path(__file__).parents[4] / "shared/data/online-retail/products.csv"
@@ -233,7 +233,7 @@ from pathlib import Path
 from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
-from meshctl.inspect.session import EdgeSession
+from meshctl.mesh.session import EdgeSession
 
 async def main(file, *login):
     source = Source(Path(file))

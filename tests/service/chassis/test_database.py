@@ -18,8 +18,8 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from chassis.data import Database, Query, UnitOfWork, migrations
 from chassis.rpc import failure
+from meshctl.core.ports import Ports
 from meshctl.mesh.parts import postgres
-from meshctl.mesh.ports import Ports
 from tests import parts
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 

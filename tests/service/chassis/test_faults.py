@@ -16,9 +16,9 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database, UnitOfWork, migrations
 from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters
+from meshctl.core.ports import Ports
 from meshctl.mesh.parts import nats as nats_part
 from meshctl.mesh.parts import postgres
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.process import Process
 from tests import parts
 from tests.service.chassis.conftest import running

@@ -3,7 +3,7 @@
 import pytest
 from protomesh.catalog.v1.product_pb2 import Product
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 from meshctl.import_columns import ColumnMap, RowError, category_levels
 
 PLAIN = ColumnMap.detect(["sku", "name", "price"], {}, "GBP")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 from meshctl.import_source import LONGEST_FIELD, Source
 
 

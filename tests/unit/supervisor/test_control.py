@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 from meshctl.mesh import control
 from meshctl.mesh.process import Say
 

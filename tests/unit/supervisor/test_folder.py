@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.failure import OperatorError
-from meshctl.mesh.folder import MeshFolder
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import MeshFolder
 
 
 def test_a_folder_is_held_by_one_supervisor_at_a_time(tmp_path: Path) -> None:
@@ -31,6 +31,6 @@ def test_two_processes_that_make_secrets_keep_each_others(tmp_path: Path) -> Non
 
 
 def test_a_nearly_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshctl.mesh.folder.LEAST_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("meshctl.core.folder.LEAST_FREE_BYTES", 1 << 60)
     with pytest.raises(OperatorError, match=r"^The disk of .* is full: free \d+ MiB, or choose --data\.$"):
         MeshFolder(tmp_path / "mesh").prepare()

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
+from meshctl.core.ports import Ports
 from meshctl.mesh import process as supervised
-from meshctl.mesh.ports import Ports
 from meshctl.mesh.process import Process
 from meshctl.mesh.program import Program, launch_command
 

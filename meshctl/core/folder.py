@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from meshctl.failure import OperatorError
-from meshctl.files import write_private
+from meshctl.core.failure import OperatorError
+from meshctl.core.files import write_private
 
+DEFAULT_FOLDER = Path(".mesh")
 LEAST_FREE_BYTES = 300 * 1024 * 1024
 
 

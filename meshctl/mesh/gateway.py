@@ -8,9 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from meshctl.core.folder import MeshFolder
+from meshctl.core.polling import until
 from meshctl.edge import rendering
-from meshctl.mesh.folder import MeshFolder
-from meshctl.mesh.polling import until
 from meshctl.mesh.program import Program
 
 DRAIN_SECONDS = 10.0

@@ -3,7 +3,7 @@
 import random
 import socket
 
-from meshctl.failure import OperatorError
+from meshctl.core.failure import OperatorError
 
 # Below the range of outgoing connections, so that a process which restarts finds its port free.
 LOWEST, HIGHEST = 15000, 32000

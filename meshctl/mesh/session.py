@@ -12,8 +12,8 @@ from protomesh.identity.v1.auth_service_pb2 import LoginUserRequest
 from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from chassis.core import from_rpc
-from meshctl.failure import OperatorError
-from meshctl.mesh.folder import MeshFolder
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import MeshFolder
 
 Answer = TypeVar("Answer")
 Metadata = list[tuple[str, str]]
