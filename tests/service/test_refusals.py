@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from chassis.data import Refusals, upgrade
-from meshctl.mesh.deployables import with_database
+from meshctl.core.deployables import with_database
 
 _NAMES = "SELECT conname FROM pg_constraint UNION SELECT relname FROM pg_class WHERE relkind = 'i'"
 

@@ -17,7 +17,7 @@ from protomesh.type.v1.money_pb2 import Money
 from sqlalchemy import text
 
 from chassis.contract import event_type, stream_subjects
-from chassis.core.identifiers import uuid7
+from chassis.core import uuid7
 from chassis.data import Database, UnitOfWork, retention
 from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters, inbox, relay, republish
 from chassis.observe import Recorder, tracing

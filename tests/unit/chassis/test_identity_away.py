@@ -10,8 +10,7 @@ import pytest
 from protomesh.identity.v1.auth_service_pb2 import GetJsonWebKeySetRequest, JsonWebKey, JsonWebKeySet
 
 from chassis.core import Settings
-from chassis.rpc import MeshChannel
-from chassis.rpc.identity_keys import identity_keys
+from chassis.rpc import MeshChannel, identity_keys
 from tests.proxy import Proxy
 from tests.unit.chassis.stand import KEY, KEY_ID, Stand, Thing, bearer, method, running, token
 
