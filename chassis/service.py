@@ -21,7 +21,7 @@ from chassis.contract.event_types import event_type
 from chassis.contract.methods import ContractError, MethodContract
 from chassis.core.settings import Settings
 from chassis.core.tasks import Worker, background, first
-from chassis.data import idempotency_keys, pool_metrics, retention
+from chassis.data import bulkheads, idempotency_keys, pool_metrics, retention
 from chassis.data.database import Database
 from chassis.events import inbox, relay
 from chassis.events.broker import Broker
@@ -123,7 +123,7 @@ class Service:
             gc.collect()
             gc.freeze()
             gc.set_threshold(_GARBAGE)
-            async with background(workers) as failed:
+            async with background([partial(_beside, worker) for worker in workers]) as failed:
                 await self._until_reachable(until)
                 await self._until_informed()
                 await server.serving(True)
@@ -210,6 +210,12 @@ class Service:
         await server.serving(False)
         await asyncio.sleep(self.settings.drain_wait_seconds)
         await server.stop(self.settings.drain_seconds)
+
+
+async def _beside(worker: Worker) -> None:
+    """Runs a worker on the connections that calls do not use."""
+    bulkheads.current.set("background")
+    await worker()
 
 
 def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> None:

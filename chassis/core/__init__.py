@@ -20,7 +20,7 @@ from chassis.core.errors import (
 from chassis.core.identifiers import uuid7
 from chassis.core.moments import timestamp
 from chassis.core.settings import Settings
-from chassis.core.tasks import Worker
+from chassis.core.tasks import Worker, checkpoint
 
 __all__ = [
     "Aborted",
@@ -35,6 +35,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Worker",
+    "checkpoint",
     "errors",
     "from_rpc",
     "overloaded",

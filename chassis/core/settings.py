@@ -30,7 +30,11 @@ class Settings(BaseSettings):
         "", repr=False, description="PostgreSQL URL of the service's own database; unset: it has none."
     )
     database_pool_size: int = Field(
-        10, ge=1, le=200, description="Connections that the process keeps to its database."
+        12,
+        ge=3,
+        le=200,
+        description="Connections that the process has to its database at the most: a quarter for background work, "
+        "a sixth for idempotency keys, the rest for calls.",
     )
     nats_url: str = Field(
         "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."

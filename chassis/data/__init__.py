@@ -1,10 +1,11 @@
 """A service's own PostgreSQL: queries, units of work with their outbox, listings, idempotency keys, migrations."""
 
-from chassis.data import cursor, database, idempotency_keys, listings, migrations, retention
+from chassis.data import bulkheads, cursor, database, idempotency_keys, listings, migrations, retention
 from chassis.data.database import Database, metadata
 from chassis.data.listings import Listing, Page, window
 from chassis.data.migrations import upgrade
 from chassis.data.models import Model, Resource
+from chassis.data.pool import PoolBusy
 from chassis.data.queries import Query, Row, containing
 from chassis.data.refusals import Refusal, Refusals
 from chassis.data.scoped import CALLER, Scoped
@@ -17,6 +18,7 @@ __all__ = [
     "Listing",
     "Model",
     "Page",
+    "PoolBusy",
     "Query",
     "Refusal",
     "Refusals",
@@ -25,6 +27,7 @@ __all__ = [
     "Scoped",
     "UnitOfWork",
     "Versioned",
+    "bulkheads",
     "containing",
     "cursor",
     "database",

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from chassis.core.settings import Settings
 from chassis.data import sql_spans
-from chassis.data.pool import Connection, Pool, SessionPool
+from chassis.data.bulkheads import Bulkhead, Bulkheads
+from chassis.data.pool import Connection, SessionPool
 from chassis.data.queries import Query, Row
 from chassis.data.unit_of_work import UnitOfWork
 
@@ -42,17 +43,20 @@ def metadata() -> MetaData:
 class Database:
     """The pool and its two paths. Opening does not wait for PostgreSQL, and a restart of it is survived.
 
-    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection came within 1 s,
-    psycopg's and SQLAlchemy's own from statements. Cancelling the task cancels its statement on the server.
+    `pool_size` is how many connections a process has at the most, divided by kinds of work (see `bulkheads`).
+
+    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection came within 1 s, PoolBusy when
+    too many wait for one, psycopg's and SQLAlchemy's own from statements. Cancelling the task cancels its statement on
+    the server.
     """
 
     def __init__(
-        self, url: str, *, name: str = "protomesh", pool_size: int = 10, cursor_secret: str = ""
+        self, url: str, *, name: str = "protomesh", pool_size: int = 12, cursor_secret: str = ""
     ) -> None:
         self.name = name
         self._url = url
         self.cursor_secret = cursor_secret.encode()
-        self.pool = Pool(url, name=name, size=pool_size, options=_SERVER_SETTINGS)
+        self.bulkheads = Bulkheads(url, name=name, size=pool_size, options=_SERVER_SETTINGS)
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+psycopg://",
             async_creator=self._transactional,
@@ -77,11 +81,11 @@ class Database:
 
     async def open(self) -> None:
         """Starts to connect, and returns at once."""
-        await self.pool.open()
+        await self.bulkheads.open()
 
     async def close(self) -> None:
         """Closes what is idle; what is in use closes when it comes back."""
-        await self.pool.close()
+        await self.bulkheads.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -110,15 +114,15 @@ class Database:
         return query.rows(rows)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A pooled connection in autocommit."""
-        connection = await self.pool.take()
+    async def connection(self, bulkhead: Bulkhead | None = None) -> AsyncIterator[AsyncConnection[Any]]:
+        """A pooled connection in autocommit, of this bulkhead or of the task's own."""
+        connection = await self.bulkheads.take(bulkhead)
         try:
             if not connection.autocommit:
                 await connection.set_autocommit(True)
             yield connection
         finally:
-            self.pool.give_back(connection)
+            self.bulkheads.give_back(connection)
 
     async def connect(self) -> AsyncConnection[Any]:
         """A connection of its own beside the pool, in autocommit, for who must hold one long, such as LISTEN."""
@@ -133,11 +137,11 @@ class Database:
         )
 
     async def _transactional(self) -> Connection:
-        connection = await self.pool.take()
+        connection = await self.bulkheads.take()
         try:
             if connection.autocommit:
                 await connection.set_autocommit(False)
         except BaseException:
-            self.pool.give_back(connection)
+            self.bulkheads.give_back(connection)
             raise
         return connection

@@ -145,7 +145,7 @@ class Found(NamedTuple):
 
 async def look(database: Database, claim: Claim) -> Found | None:
     """What is known of the claim's key; None when it is new, or past its keeping time."""
-    async with database.connection() as connection:
+    async with database.connection("keys") as connection:
         cursor = connection.cursor(row_factory=class_row(Found))
         await cursor.execute(_LOOK, claim.values(), prepare=True)
         found = await cursor.fetchone()
@@ -157,7 +157,7 @@ async def look(database: Database, claim: Claim) -> Found | None:
 
 async def take_over(database: Database, claim: Claim, found: Found) -> None:
     """Resumes what an earlier call began. Aborted when another one was faster."""
-    async with database.connection() as connection:
+    async with database.connection("keys") as connection:
         taken = await connection.execute(_TAKE_OVER, claim.values())
     if taken.rowcount == 0:
         raise in_flight()
@@ -168,14 +168,14 @@ async def take_over(database: Database, claim: Claim, found: Found) -> None:
 async def store(database: Database, claim: Claim, status_code: int, data: bytes) -> bool:
     """Stores how the call ended; False when another call holds the key by now."""
     values = claim.values() | {"status_code": status_code, "answer": data}
-    async with database.connection() as connection:
+    async with database.connection("keys") as connection:
         statement = _ANSWER_ALONE if claim.held else _ANSWER_UNCLAIMED
         return (await connection.execute(statement, values, prepare=True)).rowcount > 0
 
 
 async def release(database: Database, claim: Claim) -> None:
     """Frees the key, so that a retry resumes at once."""
-    async with database.connection() as connection:
+    async with database.connection("keys") as connection:
         await connection.execute(_RELEASE, claim.values())
 
 

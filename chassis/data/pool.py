@@ -9,20 +9,33 @@ from psycopg import AsyncConnection, errors, waiting
 from psycopg._connection_base import NoticeHandler
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import NullPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 CHECKOUT_SECONDS = 1.0
+# How much the last use counts in the mean time that a connection is lent for.
+_SMOOTHING = 0.1
 # How long a server may take to stop a statement whose task was cancelled. One that hangs must not keep the caller
 # waiting beyond its deadline: the connection is given up instead.
 _STOP_SECONDS = 0.05
 
 
+class PoolBusy(PoolTimeout):
+    """Every connection is lent, and none comes back soon enough: too much is asked of a database that works."""
+
+
 class Pool:
-    """Lends connections. PoolTimeout when none comes within 1 s."""
+    """Lends connections.
+
+    PoolTimeout when the database gives none within 1 s; PoolBusy when all are lent and none comes back in that time,
+    and at once when so many wait already that none can be expected to.
+    """
 
     def __init__(self, url: str, *, name: str, size: int, options: str) -> None:
+        self.size = size
+        self.lent = self.waiting = 0
+        self.mean_seconds = 0.0
         self._pool = AsyncConnectionPool[Connection](
             url,
             connection_class=Connection,
@@ -47,16 +60,16 @@ class Pool:
         await self._pool.close()
         await asyncio.gather(*self._returns)
 
-    def stat(self, name: str) -> int:
-        """One of the pool's own figures (psycopg_pool's `get_stats`)."""
-        return self._pool.get_stats().get(name, 0)
+    @property
+    def idle(self) -> int:
+        """Connections that wait for work."""
+        return self._pool.get_stats().get("pool_available", 0)
 
     async def take(self) -> "Connection":
         """A live connection, for who gives it back. The pool's own check would cost a round trip."""
         deadline = time.monotonic() + CHECKOUT_SECONDS
         while True:
-            connection = await self._pool.getconn(timeout=deadline - time.monotonic())
-            connection.lender = self
+            connection = await self._next(deadline)
             try:
                 if not _has_news(connection) or await _answers(connection):
                     return connection
@@ -65,9 +78,33 @@ class Pool:
                 raise
             self.give_back(connection)  # which replaces it
 
+    async def _next(self, deadline: float) -> "Connection":
+        if self.lent >= self.size and self._expected_wait() > CHECKOUT_SECONDS:
+            raise PoolBusy
+        self.waiting += 1
+        try:
+            connection = await self._pool.getconn(timeout=deadline - time.monotonic())
+        except PoolTimeout:
+            if self.lent >= self.size:
+                raise PoolBusy from None
+            raise
+        finally:
+            self.waiting -= 1
+        self.lent += 1
+        connection.lender, connection.lent_at = self, time.monotonic()
+        return connection
+
+    def _expected_wait(self) -> float:
+        """Seconds until the next one in line gets a connection, as uses went lately."""
+        return self.mean_seconds * (self.waiting + 1) / self.size
+
     def give_back(self, connection: "Connection") -> None:
         """Takes a connection back, in a task of its own: no cancellation can come between."""
+        if connection.lender is None:
+            return
         connection.lender = None
+        self.lent -= 1
+        self.mean_seconds += _SMOOTHING * (time.monotonic() - connection.lent_at - self.mean_seconds)
         task = asyncio.get_running_loop().create_task(self._pool.putconn(connection))
         self._returns.add(task)
         task.add_done_callback(self._returns.discard)
@@ -77,6 +114,7 @@ class Connection(AsyncConnection[Any]):
     """A connection of a pool. `close` gives it back, for SQLAlchemy, which knows no other end of its use."""
 
     lender: Pool | None = None
+    lent_at = 0.0
     _logs_notices = False
 
     async def close(self) -> None:

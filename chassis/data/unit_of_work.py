@@ -32,6 +32,15 @@ class Claim(Protocol):
 current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=None)
 
 
+_closing: set[asyncio.Future[None]] = set()
+
+
+def _closed(closing: "asyncio.Future[None]") -> None:
+    _closing.discard(closing)
+    if not closing.cancelled():
+        closing.exception()  # who waits for it gets it; a rollback that failed without a waiter is no news
+
+
 class UnitOfWork:
     """A transaction: committed on a clean exit, rolled back otherwise.
 
@@ -66,9 +75,15 @@ class UnitOfWork:
             await self._leave(committed=committed)
 
     async def _leave(self, *, committed: bool) -> None:
+        # Rolls back what is not committed, in a task of its own: a cancellation must not keep the connection from the
+        # pool, nor must a server that hangs keep a task that was cancelled.
+        closing = asyncio.ensure_future(self.session.close())
+        _closing.add(closing)
+        closing.add_done_callback(_closed)
+        task = asyncio.current_task()
         try:
-            # Rolls back what is not committed; a cancellation must not keep the connection from the pool.
-            await asyncio.shield(self.session.close())
+            if task is None or not task.cancelling():
+                await asyncio.shield(closing)
         finally:
             if self._claim is not None:
                 self._claim.left(self.session, committed=committed)

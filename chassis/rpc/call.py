@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import grpc
@@ -74,6 +74,13 @@ def _too_late() -> str:
 NOBODY = Caller()
 
 
+class Limit(Protocol):
+    """The end of a call's time."""
+
+    def expired(self) -> bool:
+        """Whether a cancellation of the call was due to this, and to nothing else."""
+
+
 class Call:
     """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
 
@@ -84,6 +91,8 @@ class Call:
     privileged = False
     # On the clock of `time.monotonic`, which is the event loop's too; the deadline stage sets it.
     deadline = float("inf")
+    # What ends the call at its deadline; the deadline stage's.
+    limit: Limit | None = None
     # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
     code = grpc.StatusCode.CANCELLED
     failure: MeshError | None = None

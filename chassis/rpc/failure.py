@@ -16,9 +16,11 @@ from chassis.core.errors import (
     deadline_exceeded,
     from_rpc,
     internal,
+    overloaded,
     reason_of,
     unavailable,
 )
+from chassis.data.pool import PoolBusy
 from chassis.rpc.call import Call
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ _TABLE = (
     (psycopg.errors.DeadlockDetected, conflict),
     (psycopg.errors.LockNotAvailable, conflict),  # lock_timeout
     (sqlalchemy.orm.exc.StaleDataError, conflict),  # the row's version moved on
+    (PoolBusy, overloaded),
     (psycopg_pool.PoolTimeout, unavailable),
     (psycopg_pool.PoolClosed, unavailable),
     (psycopg_pool.TooManyRequests, unavailable),
@@ -82,6 +85,8 @@ def failure_of(error: BaseException, call: Call) -> MeshError:
     if isinstance(error, MeshError):
         return error
     if isinstance(error, asyncio.CancelledError):
+        if call.limit is not None and call.limit.expired():
+            return deadline_exceeded()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise error

@@ -1,6 +1,7 @@
 """The stages of the pipeline, one file each; chassis/rpc/pipeline.py has them in their order."""
 
 from chassis.rpc.stages.admission import Admission
+from chassis.rpc.stages.deadline import Deadline
 from chassis.rpc.stages.idempotency import Idempotency
 
-__all__ = ["Admission", "Idempotency"]
+__all__ = ["Admission", "Deadline", "Idempotency"]

@@ -5,12 +5,12 @@ from collections.abc import Awaitable
 from typing import Any
 
 from chassis.contract.methods import MethodContract
-from chassis.core.errors import deadline_exceeded
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed
 
-# gRPC sends a timeout in few digits, rounded up, so who asks for the contract's own time seems to ask for a bit more.
-_ROUNDED_UP = 1.02
+# Kept of the caller's time for the way back, so that our own status arrives before gRPC ends the call with a bare one:
+# this part of it, and no more than that many seconds.
+_RESERVE, _LONGEST_RESERVE_SECONDS = 0.1, 0.15
 
 
 class Deadline:
@@ -21,23 +21,13 @@ class Deadline:
 
     def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         asked = call.context.time_remaining()
-        if asked is None or asked > self._timeout * _ROUNDED_UP:
-            return self._limited(proceed, request, call)
-        # gRPC itself cancels the call when its caller's time is up.
-        call.deadline = call.arrived + min(asked, self._timeout)
+        call.deadline = call.arrived + (self._timeout if asked is None else self._allowed(asked))
+        call.limit = limit = _Limit(call.deadline)
+        call.at_end(limit.lift)
         return proceed(request, call)
 
-    async def _limited(self, proceed: Proceed, request: Any, call: Call) -> Any:
-        call.deadline = call.arrived + self._timeout
-        limit = _Limit(call.deadline)
-        try:
-            return await proceed(request, call)
-        except asyncio.CancelledError:
-            if limit.expired():
-                raise deadline_exceeded() from None
-            raise
-        finally:
-            limit.lift()
+    def _allowed(self, asked: float) -> float:
+        return min(self._timeout, asked - min(asked * _RESERVE, _LONGEST_RESERVE_SECONDS))
 
 
 class _Limit:
@@ -60,6 +50,6 @@ class _Limit:
         """Whether the cancellation was this one's, and no one else's too."""
         return self._fired and self._task.uncancel() == 0
 
-    def lift(self) -> None:
+    def lift(self, _: Call) -> None:
         """Lets the task go on without limit."""
         self._timer.cancel()

@@ -11,7 +11,6 @@ import psycopg
 import pytest
 from protomesh.ordering.v1.order_pb2 import Order
 from protomesh.ordering.v1.ordering_events_pb2 import OrderPlaced
-from psycopg_pool import PoolTimeout
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
@@ -142,15 +141,6 @@ async def test_a_lock_that_is_not_given_ends_as_a_conflict(database: Database):
             async with database.unit_of_work() as waiter:
                 await waiter.get(Thing, thing.id, for_update=True)
     assert failure.from_exception(raised.value).reason == "CONFLICT"
-
-
-async def test_an_exhausted_pool_answers_unavailable_within_its_second(migrated_url: str):
-    async with Database(migrated_url, pool_size=1) as database, database.connection():
-        begin = asyncio.get_running_loop().time()
-        with pytest.raises(PoolTimeout) as raised:
-            await database.one(GET_THING, id=uuid.uuid4())
-        assert asyncio.get_running_loop().time() - begin < 1.5
-        assert failure.from_exception(raised.value).reason == "DEPENDENCY_UNAVAILABLE"
 
 
 async def test_many_checkouts_leave_nothing_behind_on_a_connection(migrated_url: str):

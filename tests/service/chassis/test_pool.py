@@ -1,4 +1,4 @@
-"""The pool: a call that is cancelled at any await leaves every connection behind it."""
+"""The pool: a cancelled call leaves every connection behind it, and nobody waits for one that cannot come in time."""
 
 import asyncio
 import types
@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
+import grpc
 import pytest
 from sqlalchemy import select
 
-from chassis.data import Database, Query
+from chassis.data import Database, PoolBusy, Query, bulkheads
+from chassis.rpc import failure
 from tests.service.chassis.things import Thing, scalar
 
 THINGS = Query(select(Thing.id))
@@ -116,3 +118,51 @@ def _drive(
             step = partial(coroutine.throw, error)
         else:
             step = partial(coroutine.send, None)
+
+
+async def test_a_pool_that_is_used_up_is_overloaded_and_not_away(migrated_url: str):
+    async with Database(migrated_url, pool_size=1) as database, database.connection():
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(PoolBusy) as raised:
+            await read(database)
+        assert asyncio.get_running_loop().time() - begin < 1.5
+    answer = failure.from_exception(raised.value)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+    assert answer.retry_after
+
+
+async def test_who_cannot_get_a_connection_in_time_is_told_at_once(migrated_url: str):
+    """Uses took 0.4 s each lately, so the third in line would wait for more than its second."""
+    async with Database(migrated_url, pool_size=1) as database:
+        pool = database.bulkheads.pools["calls"]
+        pool.mean_seconds = 0.4
+        async with database.connection():
+            waiting = [asyncio.ensure_future(read(database)) for _ in range(2)]
+            await asyncio.sleep(0)
+            async with asyncio.timeout(0.05):
+                with pytest.raises(PoolBusy):
+                    await read(database)
+        await asyncio.gather(*waiting)
+
+
+async def test_what_uses_take_is_learned(migrated_url: str):
+    async with Database(migrated_url, pool_size=1) as database:
+        pool = database.bulkheads.pools["calls"]
+        for _ in range(30):
+            async with database.connection():
+                await asyncio.sleep(0.01)
+        assert 0.005 < pool.mean_seconds < 0.1
+
+
+@pytest.mark.parametrize("busy", ["calls", "background", "keys"])
+async def test_no_kind_of_work_takes_the_connections_of_another(migrated_url: str, busy: bulkheads.Bulkhead):
+    async with Database(migrated_url, pool_size=3) as database, database.connection(busy):
+        for bulkhead in {*bulkheads.BULKHEADS} - {busy}:
+            async with asyncio.timeout(0.5), database.connection(bulkhead) as connection:
+                await connection.execute("SELECT 1")
+
+
+def test_a_process_has_as_many_connections_as_its_setting_says():
+    for total in (3, 10, 12, 200):
+        assert sum(bulkheads.shares(total).values()) == total
+        assert min(bulkheads.shares(total).values()) >= 1

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import pathlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -206,12 +206,14 @@ async def running(
     directory: pathlib.Path | None,
     workers: Sequence[Worker] = (),
     token_keys: KeySource | None = None,
+    servicer: Callable[[Service], Scratch] = lambda _: Scratch(),
     **settings: Any,
 ) -> AsyncIterator[Stand]:
     """The service, until the block ends."""
     values: dict[str, Any] = {"service": "scratch", "port": 0, "tls_directory": directory}
     values |= {"drain_wait_seconds": 0} | settings
-    service, scratch, keys = Service(Settings(**values)), Scratch(), Keys()
+    service, keys = Service(Settings(**values)), Keys()
+    scratch = servicer(service)
     service.token_keys = token_keys or keys
     service.serve(SERVICE, scratch)
     for worker in workers:

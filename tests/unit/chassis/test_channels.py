@@ -28,7 +28,8 @@ def answering(seconds: float, caller: Caller | None = None) -> Call:
 
 async def test_an_inner_call_gets_what_is_left_less_a_reserve(stand: Stand) -> None:
     await method(stand.channel(), "Onward")(Thing(text="Mine"), metadata=bearer(token()), timeout=1)
-    assert 0.8 < stand.scratch.call.remaining() <= 0.95
+    # A tenth, or 150 ms, is kept at each of the two servers, and 50 ms on the way between them.
+    assert 0.5 < stand.scratch.call.remaining() <= 0.77
 
 
 async def test_a_call_without_time_left_fails_at_once(stand: Stand) -> None:

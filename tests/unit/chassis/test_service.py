@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from chassis.data import bulkheads
 from tests.unit.chassis.stand import SERVICE, Stand, Thing, method, running
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -101,6 +102,20 @@ async def test_reflection_tells_the_mesh_what_is_served(stand: Stand) -> None:
 
     answer = await anext(aiter(reflection.ServerReflectionInfo(ask())))
     assert SERVICE in {service.name for service in answer.list_services_response.service}
+
+
+async def test_a_worker_draws_on_the_connections_for_background_work(
+    certificate_directory: pathlib.Path,
+) -> None:
+    drawn: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        drawn.set_result(bulkheads.current.get())
+        await asyncio.Event().wait()
+
+    async with running(certificate_directory, workers=(work,)):
+        assert await drawn == "background"
+    assert bulkheads.current.get() == "calls"
 
 
 async def test_a_worker_that_fails_ends_the_service(certificate_directory: pathlib.Path) -> None:
