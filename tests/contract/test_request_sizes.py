@@ -3,9 +3,11 @@
 import pytest
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from protomesh.options.v1 import rules_pb2
 
 from chassis import contract
 from chassis.contract import MethodContract
+from meshctl.build.gen.bounds import bounds
 
 # A code point has four bytes of UTF-8 at most, and a number ten as a varint.
 BYTES_OF_A_CHARACTER, BYTES_OF_A_NUMBER, BYTES_OF_A_UUID = 4, 10, 36
@@ -41,12 +43,12 @@ def _largest_value(field: FieldDescriptor, rules: validate_pb2.FieldRules, above
         return _largest(field.message_type, above)
     if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
         return BYTES_OF_A_NUMBER
-    if rules.string.uuid:
+    if rules.string.Extensions[rules_pb2.id] or rules.string.Extensions[rules_pb2.optional_id]:
         return BYTES_OF_A_UUID
-    if rules.string.HasField("max_len"):
-        return rules.string.max_len * BYTES_OF_A_CHARACTER
     if field.type == FieldDescriptor.TYPE_BYTES:
         return rules.bytes.max_len if rules.bytes.HasField("max_len") else UNBOUNDED
+    if (most := bounds(rules).get("maxLength")) is not None:
+        return int(most) * BYTES_OF_A_CHARACTER
     return rules.string.max_bytes if rules.string.HasField("max_bytes") else UNBOUNDED
 
 

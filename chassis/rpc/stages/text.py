@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
@@ -28,7 +29,14 @@ def _find(message: Message) -> list[str]:
 
 def _in_message(message: Message, prefix: str) -> Iterator[str]:
     for field, value in message.ListFields():
-        yield from _in_value(value, prefix + field.name)
+        if not _left_to_the_handler(field):
+            yield from _in_value(value, prefix + field.name)
+
+
+def _left_to_the_handler(field: FieldDescriptor) -> bool:
+    """Whether the contract has the pipeline pass over what a field holds, such as rows that are refused one by one."""
+    rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
+    return validate_pb2.IGNORE_ALWAYS in (rules.ignore, rules.repeated.items.ignore, rules.map.values.ignore)
 
 
 def _in_value(value: Any, path: str) -> Iterator[str]:

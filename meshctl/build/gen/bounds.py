@@ -1,6 +1,8 @@
 """The bounds of a field, from its validation rules to the keywords of JSON Schema."""
 
 import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from buf.validate import validate_pb2
@@ -33,6 +35,20 @@ _FORMATS = {
     "ipv6": "ipv6",
 }
 
+# What a house rule says besides its pattern, which stands in its expression.
+_HOUSE_RULES: Mapping[str, Callable[[Any], Schema]] = {
+    "line": lambda most: {"maxLength": most},
+    "name": lambda most: {"minLength": 1, "maxLength": most},
+    "text": lambda most: {"maxLength": most},
+    "slug": lambda most: {"minLength": 1, "maxLength": most},
+    "id": lambda _: {"format": "uuid"},
+    "optional_id": lambda _: {},
+    "cursor": lambda _: {"maxLength": 2048},
+    "page": lambda _: {"minimum": 0, "maximum": 100_000},
+    "limit": lambda _: {"minimum": 0},
+    "money": lambda _: {"minimum": 0},
+}
+
 
 def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
     """The rules of a field; empty when it has none."""
@@ -50,7 +66,9 @@ def bounds(rules: validate_pb2.FieldRules) -> Schema:
         return {}
     schema: Schema = {}
     for rule, value in getattr(rules, kind).ListFields():
-        if rule.name in _KEYWORDS:
+        if rule.is_extension:
+            schema |= _of_house_rule(rule, value)
+        elif rule.name in _KEYWORDS:
             schema[_KEYWORDS[rule.name]] = _portable(value)
         elif rule.name in _FORMATS and value:
             schema["format"] = _FORMATS[rule.name]
@@ -65,6 +83,16 @@ def bounds(rules: validate_pb2.FieldRules) -> Schema:
     return schema
 
 
+def _of_house_rule(rule: FieldDescriptor, value: Any) -> Schema:
+    """The keywords of a rule of protomesh/options/v1/rules.proto. Its pattern stands in its expression."""
+    if rule.name not in _HOUSE_RULES:
+        raise ValueError(f"The house rule {rule.full_name} has no form in JSON Schema; give it one in bounds.py.")
+    cel = rule.GetOptions().Extensions[validate_pb2.predefined].cel
+    found = re.search(r"this\.matches\(r'(.*?)'\)", cel[0].expression)
+    pattern = {"pattern": _portable(found[1])} if found else {}
+    return pattern | _HOUSE_RULES[rule.name](value)
+
+
 def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> list[str]:
     """The names of the enum values that a field with these rules takes."""
     enum = rules.enum
@@ -74,6 +102,6 @@ def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> 
 
 def _portable(value: Any) -> Any:
     if isinstance(value, str):
-        # The regular expressions of many tools know no Unicode classes. This one class is control characters.
-        return value.replace(r"\P{Cc}", r"[^\x00-\x1F\x7F-\x9F]")
+        # JSON Schema has the regular expressions of JavaScript, which write a character of four digits otherwise.
+        return re.sub(r"\\x\{([0-9A-F]{4})\}", r"\\u\1", value)
     return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value

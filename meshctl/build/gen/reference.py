@@ -7,11 +7,15 @@ from operator import attrgetter
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor
-from protomesh.options.v1 import options_pb2
+from protomesh.options.v1 import options_pb2, rules_pb2
 
 from chassis.contract import ADMIN, MethodContract
 from meshctl.build.gen.comments import Comments
 
+_RULES = (
+    "Rules of validation that many fields share, beside those of `buf.validate`: "
+    "`[(buf.validate.field).string.(protomesh.options.v1.line) = 200]`."
+)
 _NOTE = "<!-- Generated from proto/ by scripts/gen; not edited by hand. -->"
 
 
@@ -179,7 +183,11 @@ def options(comments: Comments) -> str:
                 for value in extension.enum_type.values
             )
             lines += [*(f"- `{name}`: {comments.of(full_name)}" for name, full_name in values), ""]
-    return "\n".join(lines)
+    lines += ["## Rules", "", _RULES, "", "| rule | of a | meaning |", "| --- | --- | --- |"]
+    for rule in rules_pb2.DESCRIPTOR.extensions_by_name.values():
+        kind = rule.containing_type.name.removesuffix("Rules").lower() if rule.containing_type else ""
+        lines.append(f"| `{rule.name}` | {kind} | {_cell(comments.of(rule.full_name))} |")
+    return "\n".join([*lines, ""])
 
 
 def _field_lines(message: Descriptor, comments: Comments, depth: int = 0) -> Iterator[str]:

@@ -11,7 +11,7 @@ from tests.mesh import Mesh
 from tests.service.identity.accounts import bearer, reason, register, sign_in, signed_in
 
 
-async def test_a_profile_has_exactly_the_given_fields(mesh: Mesh) -> None:
+async def test_a_profile_has_exactly_the_given_fields_and_its_etag(mesh: Mesh) -> None:
     account, headers = await signed_in(mesh.http)
     answer = await mesh.http.get(f"/v1/users/{account['id']}", headers=headers)
     assert answer.status_code == 200
@@ -21,6 +21,7 @@ async def test_a_profile_has_exactly_the_given_fields(mesh: Mesh) -> None:
         "email": account["email"],
         "first_name": "",
         "last_name": "",
+        "etag": "1",
     }
 
 

@@ -54,7 +54,7 @@ async def add(mesh: Mesh, project_id: str, by: User, user: User, role: str = "me
     return await mesh.http.post(path, json={"user_id": user.id, "role": role}, headers=by.headers)
 
 
-async def test_a_project_is_created_with_the_given_fields_and_no_others(mesh: Mesh, owner: User):
+async def test_a_project_is_created_with_the_given_fields_and_its_etag(mesh: Mesh, owner: User):
     body = {"name": "Website", "description": "The new one", "status": "planned"}
     answer = await mesh.http.post("/v1/projects", json=body, headers=owner.headers)
     project = answer.json()

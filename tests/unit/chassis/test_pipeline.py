@@ -146,6 +146,11 @@ async def test_a_nul_is_refused_in_every_string(stand: Stand, request_of: Any, f
     assert error.violations == ((field, "must not hold a NUL character"),)
 
 
+async def test_what_the_contract_leaves_to_the_handler_is_passed_over(stand: Stand) -> None:
+    request = Thing(rows=[Part(email="\0")])
+    assert await method(stand.channel(), "Open")(request) == request
+
+
 async def test_a_zero_byte_that_is_no_text_passes(stand: Stand) -> None:
     request = Thing(parts=[Part(weights=[0, 0], share=0.5)], text="no NUL here")
     assert await method(stand.channel(), "Open")(request) == request

@@ -26,9 +26,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
+from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/auth_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"\x91\x01\n\x13RegisterUserRequest\x12:\n\x08username\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\x12\x1d\n\x05\x65mail\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\"C\n\x0eRegisteredUser\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\"]\n\x10LoginUserRequest\x12(\n\x05\x65mail\x18\x01 \x01(\tB\x19\xbaH\x12r\x10\x10\x01\x18\xfe\x01\x32\t^\\P{Cc}*$\x88\xce\x18\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"k\n\nTokenGrant\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\";\n\x13RefreshTokenRequest\x12$\n\rrefresh_token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\"\'\n\x11LogoutUserRequest\x12\x12\n\neverywhere\x18\x01 \x01(\x08\"\x14\n\x12LogoutUserResponse\"e\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\"\x18\n\x16\x43hangePasswordResponse\"\x19\n\x17GetJsonWebKeySetRequest\"@\n\rJsonWebKeySet\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.protomesh.identity.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t\"\x19\n\x17RotateSigningKeyRequest\"I\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12.\n\nsigns_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf0\x08\n\x0b\x41uthService\x12\xa2\x01\n\x0cRegisterUser\x12*.protomesh.identity.v1.RegisterUserRequest\x1a%.protomesh.identity.v1.RegisteredUser\"?\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\xf0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02\x17\"\x12/v1/users/register:\x01*\x12\x90\x01\n\tLoginUser\x12\'.protomesh.identity.v1.LoginUserRequest\x1a!.protomesh.identity.v1.TokenGrant\"7\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/users/login:\x01*\x12\x92\x01\n\x0cRefreshToken\x12*.protomesh.identity.v1.RefreshTokenRequest\x1a!.protomesh.identity.v1.TokenGrant\"3\xca\xc1\x18\x02\x08\x01\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x82\xd3\xe4\x93\x02\x16\"\x11/v1/users/refresh:\x01*\x12\x88\x01\n\nLogoutUser\x12(.protomesh.identity.v1.LogoutUserRequest\x1a).protomesh.identity.v1.LogoutUserResponse\"%\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/users/logout:\x01*\x12\xa5\x01\n\x0e\x43hangePassword\x12,.protomesh.identity.v1.ChangePasswordRequest\x1a-.protomesh.identity.v1.ChangePasswordResponse\"6\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1a\x1a\x15/v1/users/me/password:\x01*\x12\x9c\x01\n\x10GetJsonWebKeySet\x12..protomesh.identity.v1.GetJsonWebKeySetRequest\x1a$.protomesh.identity.v1.JsonWebKeySet\"2\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x03\x08\xac\x02\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\xb1\x01\n\x10RotateSigningKey\x12..protomesh.identity.v1.RotateSigningKeyRequest\x1a!.protomesh.identity.v1.SigningKey\"J\xca\xc1\x18 \x1a\x1e\n\x1cidentity.signing_keys.rotate\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/auth_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\"\x91\x01\n\x13RegisterUserRequest\x12:\n\x08username\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\x12\x1d\n\x05\x65mail\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\"C\n\x0eRegisteredUser\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\"T\n\x10LoginUserRequest\x12\x1f\n\x05\x65mail\x18\x01 \x01(\tB\x10\xbaH\tr\x07\x10\x01\xa8\xd4\x18\xfe\x01\x88\xce\x18\x01\x12\x1f\n\x08password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\"k\n\nTokenGrant\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\";\n\x13RefreshTokenRequest\x12$\n\rrefresh_token\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x04\"\'\n\x11LogoutUserRequest\x12\x12\n\neverywhere\x18\x01 \x01(\x08\"\x14\n\x12LogoutUserResponse\"e\n\x15\x43hangePasswordRequest\x12\'\n\x10\x63urrent_password\x18\x01 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12#\n\x0cnew_password\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x08\x18\x80\x01\"\x18\n\x16\x43hangePasswordResponse\"\x19\n\x17GetJsonWebKeySetRequest\"@\n\rJsonWebKeySet\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.protomesh.identity.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t\"\x19\n\x17RotateSigningKeyRequest\"I\n\nSigningKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12.\n\nsigns_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xf0\x08\n\x0b\x41uthService\x12\xa2\x01\n\x0cRegisterUser\x12*.protomesh.identity.v1.RegisterUserRequest\x1a%.protomesh.identity.v1.RegisteredUser\"?\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\xf0\xc1\x18\xc9\x01\x82\xd3\xe4\x93\x02\x17\"\x12/v1/users/register:\x01*\x12\x90\x01\n\tLoginUser\x12\'.protomesh.identity.v1.LoginUserRequest\x1a!.protomesh.identity.v1.TokenGrant\"7\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/users/login:\x01*\x12\x92\x01\n\x0cRefreshToken\x12*.protomesh.identity.v1.RefreshTokenRequest\x1a!.protomesh.identity.v1.TokenGrant\"3\xca\xc1\x18\x02\x08\x01\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x82\xd3\xe4\x93\x02\x16\"\x11/v1/users/refresh:\x01*\x12\x88\x01\n\nLogoutUser\x12(.protomesh.identity.v1.LogoutUserRequest\x1a).protomesh.identity.v1.LogoutUserResponse\"%\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/users/logout:\x01*\x12\xa5\x01\n\x0e\x43hangePassword\x12,.protomesh.identity.v1.ChangePasswordRequest\x1a-.protomesh.identity.v1.ChangePasswordResponse\"6\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1a\x1a\x15/v1/users/me/password:\x01*\x12\x9c\x01\n\x10GetJsonWebKeySet\x12..protomesh.identity.v1.GetJsonWebKeySetRequest\x1a$.protomesh.identity.v1.JsonWebKeySet\"2\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x03\x08\xac\x02\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\xb1\x01\n\x10RotateSigningKey\x12..protomesh.identity.v1.RotateSigningKeyRequest\x1a!.protomesh.identity.v1.SigningKey\"J\xca\xc1\x18 \x1a\x1e\n\x1cidentity.signing_keys.rotate\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTEREDUSER'].fields_by_name['email']._loaded_options = None
   _globals['_REGISTEREDUSER'].fields_by_name['email']._serialized_options = b'\210\316\030\001'
   _globals['_LOGINUSERREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_LOGINUSERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\022r\020\020\001\030\376\0012\t^\\P{Cc}*$\210\316\030\001'
+  _globals['_LOGINUSERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\tr\007\020\001\250\324\030\376\001\210\316\030\001'
   _globals['_LOGINUSERREQUEST'].fields_by_name['password']._loaded_options = None
   _globals['_LOGINUSERREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\200\001'
   _globals['_TOKENGRANT'].fields_by_name['access_token']._loaded_options = None
@@ -73,34 +74,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\220\002\001\312\301\030\002\010\001\352\301\030\003\010\254\002\210\302\030\001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
   _globals['_AUTHSERVICE'].methods_by_name['RotateSigningKey']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['RotateSigningKey']._serialized_options = b'\312\301\030 \032\036\n\034identity.signing_keys.rotate\370\301\030\001\202\323\344\223\002\034\"\027/v1/signing-keys:rotate:\001*'
-  _globals['_REGISTERUSERREQUEST']._serialized_start=196
-  _globals['_REGISTERUSERREQUEST']._serialized_end=341
-  _globals['_REGISTEREDUSER']._serialized_start=343
-  _globals['_REGISTEREDUSER']._serialized_end=410
-  _globals['_LOGINUSERREQUEST']._serialized_start=412
-  _globals['_LOGINUSERREQUEST']._serialized_end=505
-  _globals['_TOKENGRANT']._serialized_start=507
-  _globals['_TOKENGRANT']._serialized_end=614
-  _globals['_REFRESHTOKENREQUEST']._serialized_start=616
-  _globals['_REFRESHTOKENREQUEST']._serialized_end=675
-  _globals['_LOGOUTUSERREQUEST']._serialized_start=677
-  _globals['_LOGOUTUSERREQUEST']._serialized_end=716
-  _globals['_LOGOUTUSERRESPONSE']._serialized_start=718
-  _globals['_LOGOUTUSERRESPONSE']._serialized_end=738
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=740
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=841
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=843
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=867
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=869
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=894
-  _globals['_JSONWEBKEYSET']._serialized_start=896
-  _globals['_JSONWEBKEYSET']._serialized_end=960
-  _globals['_JSONWEBKEY']._serialized_start=962
-  _globals['_JSONWEBKEY']._serialized_end=1061
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1063
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1088
-  _globals['_SIGNINGKEY']._serialized_start=1090
-  _globals['_SIGNINGKEY']._serialized_end=1163
-  _globals['_AUTHSERVICE']._serialized_start=1166
-  _globals['_AUTHSERVICE']._serialized_end=2302
+  _globals['_REGISTERUSERREQUEST']._serialized_start=230
+  _globals['_REGISTERUSERREQUEST']._serialized_end=375
+  _globals['_REGISTEREDUSER']._serialized_start=377
+  _globals['_REGISTEREDUSER']._serialized_end=444
+  _globals['_LOGINUSERREQUEST']._serialized_start=446
+  _globals['_LOGINUSERREQUEST']._serialized_end=530
+  _globals['_TOKENGRANT']._serialized_start=532
+  _globals['_TOKENGRANT']._serialized_end=639
+  _globals['_REFRESHTOKENREQUEST']._serialized_start=641
+  _globals['_REFRESHTOKENREQUEST']._serialized_end=700
+  _globals['_LOGOUTUSERREQUEST']._serialized_start=702
+  _globals['_LOGOUTUSERREQUEST']._serialized_end=741
+  _globals['_LOGOUTUSERRESPONSE']._serialized_start=743
+  _globals['_LOGOUTUSERRESPONSE']._serialized_end=763
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=765
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=866
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=868
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=892
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=894
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=919
+  _globals['_JSONWEBKEYSET']._serialized_start=921
+  _globals['_JSONWEBKEYSET']._serialized_end=985
+  _globals['_JSONWEBKEY']._serialized_start=987
+  _globals['_JSONWEBKEY']._serialized_end=1086
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1088
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1113
+  _globals['_SIGNINGKEY']._serialized_start=1115
+  _globals['_SIGNINGKEY']._serialized_end=1188
+  _globals['_AUTHSERVICE']._serialized_start=1191
+  _globals['_AUTHSERVICE']._serialized_end=2327
 # @@protoc_insertion_point(module_scope)
