@@ -120,9 +120,12 @@ class MethodContract:
 
     @property
     def retryable(self) -> bool:
-        """Whether a client may repeat the call when the server was unavailable."""
+        """Whether a client may repeat the call when the server was unavailable.
+
+        What is idempotent without a key is so by its nature; a key that may be left out may have been.
+        """
         if self.idempotency_level == "idempotent":
-            return self.idempotency_key in ("required_header", "request_field")
+            return self.idempotency_key != "optional_header"
         return self.idempotency_level == "no_side_effects"
 
 

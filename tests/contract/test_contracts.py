@@ -133,8 +133,16 @@ def test_only_public_reads_may_be_cached(method: MethodContract) -> None:
 
 
 @each_method
-def test_a_call_that_is_harmless_to_repeat_says_by_which_key(method: MethodContract) -> None:
-    assert (method.idempotency_level == "idempotent") == (method.idempotency_key != "none")
+def test_a_call_that_takes_a_key_is_harmless_to_repeat(method: MethodContract) -> None:
+    if method.idempotency_key != "none":
+        assert method.idempotency_level == "idempotent"
+
+
+@each_method
+def test_only_a_put_or_a_delete_is_harmless_to_repeat_by_its_nature(method: MethodContract) -> None:
+    if method.idempotency_level == "idempotent" and method.idempotency_key == "none":
+        assert method.http
+        assert {binding.verb for binding in method.http} <= {"PUT", "DELETE"}
 
 
 @each_method

@@ -69,7 +69,7 @@ def test_roles_are_granted_what_the_contracts_say_and_admin_all() -> None:
 def test_only_harmless_calls_are_retried() -> None:
     methods = contract.service_config("scratch")["methodConfig"]
     retried = {entry["name"][0]["method"] for entry in methods if "retryPolicy" in entry}
-    assert retried == {"Read"}
+    assert retried == {"Read", "Put"}
 
 
 def test_identifiers_are_in_the_order_of_their_making() -> None:

@@ -31,7 +31,7 @@ class _IdempotencyKey:
 class _IdempotencyKeyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IdempotencyKey.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     idempotency_key_unspecified: _IdempotencyKey.ValueType  # 0
-    """No key: a repeated call is a second call."""
+    """No key."""
     required_header: _IdempotencyKey.ValueType  # 1
     """The `idempotency-key` header, which must be sent."""
     optional_header: _IdempotencyKey.ValueType  # 2
@@ -43,7 +43,7 @@ class IdempotencyKey(_IdempotencyKey, metaclass=_IdempotencyKeyEnumTypeWrapper):
     """Where the key comes from that makes a repeated call harmless."""
 
 idempotency_key_unspecified: IdempotencyKey.ValueType  # 0
-"""No key: a repeated call is a second call."""
+"""No key."""
 required_header: IdempotencyKey.ValueType  # 1
 """The `idempotency-key` header, which must be sent."""
 optional_header: IdempotencyKey.ValueType  # 2
@@ -367,7 +367,9 @@ success_status: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.Method
 audit: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Whether the call leaves an audit record (who, what, outcome). Unset: no."""
 idempotency_key: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___IdempotencyKey.ValueType]
-"""Where the key that makes a repeated call harmless comes from. Unset: there is none."""
+"""Where the key that makes a repeated call harmless comes from. Unset: there is none; an RPC that is IDEMPOTENT all the
+same (a PUT or DELETE) is so by its nature, and clients repeat it when the server was unavailable.
+"""
 untraced: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Whether a call begins no trace, for what watchers and machines ask all the time. A call that is part of a trace is
 in it all the same. Unset: it begins one.
