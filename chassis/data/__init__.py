@@ -1,12 +1,22 @@
 """A service's own PostgreSQL: queries, units of work with their outbox, listings, idempotency keys, migrations."""
 
-from chassis.data import bulkheads, cursor, database, idempotency_keys, listings, migrations, retention
+from chassis.data import (
+    bulkheads,
+    cursor,
+    database,
+    idempotency_keys,
+    listings,
+    migrations,
+    retention,
+    totals,
+)
 from chassis.data.database import Database, metadata
 from chassis.data.listings import Listing, Page, window
 from chassis.data.migrations import upgrade
 from chassis.data.models import Model, Resource
 from chassis.data.pool import PoolBusy
 from chassis.data.queries import Query, Row, containing
+from chassis.data.ranked_listings import RankedListing
 from chassis.data.refusals import Refusal, Refusals
 from chassis.data.scoped import CALLER, Scoped
 from chassis.data.unit_of_work import UnitOfWork
@@ -20,6 +30,7 @@ __all__ = [
     "Page",
     "PoolBusy",
     "Query",
+    "RankedListing",
     "Refusal",
     "Refusals",
     "Resource",
@@ -36,6 +47,7 @@ __all__ = [
     "metadata",
     "migrations",
     "retention",
+    "totals",
     "upgrade",
     "window",
 ]

@@ -108,7 +108,7 @@ class Database:
         async with self.connection() as connection:
             cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
             with sql_spans.span(query.sql) as span:
-                await cursor.execute(query.sql, query.values(parameters), prepare=True)
+                await cursor.execute(query.sql, query.values(parameters), prepare=query.prepare)
                 rows = await cursor.fetchall()
                 span.set_rows(len(rows))
         return query.rows(rows)

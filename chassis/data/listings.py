@@ -1,43 +1,24 @@
 """Listings: one SELECT read page by page, by number or by signed cursor, with its total."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from protomesh.type.v1.page_pb2 import PageMeta
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Select,
-    UnaryExpression,
-    and_,
-    bindparam,
-    false,
-    func,
-    or_,
-    select,
-    tuple_,
-)
-from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql import operators
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam
 
 from chassis.core.errors import InvalidArgument
 from chassis.data import cursor as cursors
 from chassis.data.database import Database
+from chassis.data.keyset import Expression, Keyset
 from chassis.data.queries import Query, Row
+from chassis.data.totals import Total, Totals
 
 DEFAULT_LIMIT = 20
 MAXIMUM_LIMIT = 100
-# Rows that are counted one by one; beyond, the planner's estimate has to do.
-EXACT_TOTAL = 10_000
-# What the meta's 32 bits hold: a 64-bit number would be a string in JSON.
-LARGEST_TOTAL = 2**31 - 1
 # Rows that a page number may skip: PostgreSQL reads all that it skips. A cursor has no such bound.
 DEEPEST_OFFSET = 100_000
-
-# A column, a mapped attribute, or either with `.asc()` or `.desc()`.
-Expression = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 _LIMIT, _OFFSET = "listing_limit", "listing_offset"
 
@@ -62,40 +43,21 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """A column of the ordering. NULLs come where PostgreSQL puts them: last ascending, first descending."""
+class Start:
+    """Where a page begins: behind a position of the ordering, or behind a number of rows."""
 
-    column: ColumnElement[Any]
-    descending: bool
-    nullable: bool
-    name: str
+    position: Sequence[Any] | None = None
+    offset: int = 0
+    # As the cursor's first page counted it.
+    total: Total | None = None
 
-    @classmethod
-    def of(cls, index: int, given: Expression) -> "_Key":
-        expression: ColumnElement[Any] = given.expression
-        descending = isinstance(expression, UnaryExpression) and expression.modifier is operators.desc_op
-        column = expression.element if isinstance(expression, UnaryExpression) else expression
-        return cls(column, descending, getattr(column, "nullable", True), f"listing_key_{index}")
 
-    def same(self, null: bool) -> ColumnElement[bool]:
-        return self.column.is_(None) if null else self.column == self.bind()
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows a list holds: the filters that are applied, and all values."""
 
-    def behind(self, null: bool) -> ColumnElement[bool]:
-        """Strictly behind the cursor's value, which is or is not NULL."""
-        if null:
-            return self.column.is_not(None) if self.descending else false()
-        if self.descending:
-            return self.column < self.bind()
-        behind = self.column > self.bind()
-        return or_(behind, self.column.is_(None)) if self.nullable else behind
-
-    def row_behind(self, keys: Sequence["_Key"]) -> ColumnElement[bool]:
-        """All keys at once, as a row comparison, which an index on them answers directly."""
-        columns, values = tuple_(*(key.column for key in keys)), tuple_(*(key.bind() for key in keys))
-        return columns < values if self.descending else columns > values
-
-    def bind(self) -> ColumnElement[Any]:
-        return bindparam(self.name, type_=self.column.type, required=True)
+    names: frozenset[str]
+    values: dict[str, Any]
 
 
 class Listing:
@@ -104,6 +66,7 @@ class Listing:
     `filters` are conditions by name, each with a `bindparam` of that name (or several, given as a mapping);
     only those that a fetch names are applied. `order_by` must end in a unique column, so that no row is
     skipped or shown twice while others are inserted. A combination of filters is compiled at its first use.
+    `selective` names filters on whose values the best plan depends: with one of them, each query is planned anew.
     """
 
     def __init__(
@@ -112,15 +75,17 @@ class Listing:
         *,
         order_by: Sequence[Expression],
         filters: Mapping[str, ColumnElement[bool]] | None = None,
+        selective: Collection[str] = (),
     ) -> None:
         self._filters = dict(filters or {})
-        self._keys = [_Key.of(index, expression) for index, expression in enumerate(order_by)]
+        self._selective = frozenset(selective)
+        self._keyset = Keyset(order_by)
         self._counted = statement
-        columns = [key.column.label(key.name) for key in self._keys]
-        self._statement = statement.add_columns(*columns).order_by(*order_by)
-        # Cursors survive a deployment that adds a column, not one that changes the order.
-        self._name = " ".join(str(expression) for expression in order_by)
+        self._statement = statement.add_columns(*self._keyset.columns()).order_by(*order_by)
+        # Cursors survive a deployment that adds a column, not one that changes the order or what a cursor holds.
+        self._name = "2 " + " ".join(str(expression) for expression in order_by)
         self._queries: dict[tuple[object, ...], Query] = {}
+        self._totals: dict[frozenset[str], Totals] = {}
 
     async def fetch(
         self,
@@ -132,49 +97,72 @@ class Listing:
     ) -> Page:
         """Reads a page. A filter of None or "" is not applied; `scope` fills the SELECT's own bindparams.
 
+        The total is counted for the first page and comes along in its cursors.
+
         InvalidArgument: VALIDATION_FAILED for a negative number, page with cursor, or a page beyond 100,000
         rows; CURSOR_INVALID for a cursor that is damaged or of another list, filter or scope.
         """
         limit, offset = window(request)
         given = {name: value for name, value in (filters or {}).items() if value is not None and value != ""}
-        selection = _Selection(frozenset(given), _flatten(given) | dict(scope or {}))
+        selection = Selection(frozenset(given), _flatten(given) | dict(scope or {}))
         if offset > DEEPEST_OFFSET:
             return await self._too_deep(database, request, selection, limit)
-        identity = f"{self._name} {selection.identity()}".encode()
-        query, bound = self._start(request, selection, identity, database.cursor_secret)
-        if query.takes(_OFFSET):
-            bound[_OFFSET] = offset
-        rows = await database.all(query, **selection.values, **bound, **{_LIMIT: limit + 1})
+        identity, secret = self._identity(selection), database.cursor_secret
+        start = _resumed(request.cursor, identity, secret) if request.cursor else Start(offset=offset)
+        rows, total = await self._page(database, selection, start, limit)
         more, rows = len(rows) > limit, rows[:limit]
-        if more or offset or request.cursor:
-            total = await self._total(database, selection)
-        else:  # the whole list is here
-            total = len(rows), False
-        cursor = self._cursor(rows[-1], identity, database.cursor_secret) if more else ""
+        cursor = ""
+        if more:
+            payload = [total.rows, total.is_estimate, *self._keyset.position(rows[-1])]
+            cursor = cursors.sign(payload, identity, secret)
         return _page(request, rows, limit, total, cursor)
 
+    async def rows(self, database: Database, selection: Selection, start: Start, at_most: int) -> list[Row]:
+        """Rows from a start on."""
+        bound: dict[str, Any] = {_LIMIT: at_most}
+        if start.position is None:
+            query = self._query(selection.names, None)
+            bound[_OFFSET] = start.offset
+        else:
+            query = self._query(selection.names, tuple(value is None for value in start.position))
+            bound |= self._keyset.values(start.position)
+        return await database.all(query, **selection.values, **bound)
+
+    def totals(self, selection: Selection) -> Totals:
+        """What counts the rows with these filters."""
+        found = self._totals.get(selection.names)
+        if found is None:
+            statement = self._filtered(self._counted, selection.names)
+            found = Totals(statement, prepare=self._prepares(selection.names))
+            self._totals[selection.names] = found
+        return found
+
+    async def _page(
+        self, database: Database, selection: Selection, start: Start, limit: int
+    ) -> tuple[list[Row], Total]:
+        """The rows of a page and one more, if there is one, and the total."""
+        rows = await self.rows(database, selection, start, limit + 1)
+        if start.total is not None:
+            return rows, start.total
+        if not start.offset and len(rows) <= limit:  # the whole list is here
+            return rows, Total(len(rows))
+        return rows, await self._total(database, selection)
+
+    async def _total(self, database: Database, selection: Selection) -> Total:
+        return await self.totals(selection).of(database, selection.values)
+
     async def _too_deep(
-        self, database: Database, request: ListRequest, selection: "_Selection", limit: int
+        self, database: Database, request: ListRequest, selection: Selection, limit: int
     ) -> Page:
         total = await self._total(database, selection)
-        if total[1]:
+        if total.is_estimate:
             raise _violation(("page", f"reaches beyond {DEEPEST_OFFSET} rows; read on by cursor"))
         return _page(request, [], limit, total, "")
 
-    def _start(
-        self, request: ListRequest, selection: "_Selection", identity: bytes, secret: bytes
-    ) -> tuple[Query, dict[str, Any]]:
-        """The query for where the request wants to begin, and the cursor's values for it."""
-        if not request.cursor:
-            return self._query(selection.names, None), {}
-        position = cursors.verify(request.cursor, identity, secret)
-        bound = {
-            key.name: value for key, value in zip(self._keys, position, strict=True) if value is not None
-        }
-        return self._query(selection.names, tuple(value is None for value in position)), bound
-
-    def _cursor(self, row: Row, identity: bytes, secret: bytes) -> str:
-        return cursors.sign([getattr(row, key.name) for key in self._keys], identity, secret)
+    def _identity(self, selection: Selection) -> bytes:
+        """What a cursor is good for."""
+        chosen = json.dumps([sorted(selection.names), selection.values], default=str, sort_keys=True)
+        return f"{self._name} {chosen}".encode()
 
     def _query(self, names: frozenset[str], nulls: tuple[bool, ...] | None) -> Query:
         """The query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
@@ -186,63 +174,34 @@ class Listing:
             if nulls is None:
                 statement = statement.offset(bindparam(_OFFSET, type_=BigInteger, required=True))
             else:
-                statement = statement.where(self._behind(nulls))
-            found = self._queries[names, nulls] = Query(statement)
+                statement = statement.where(self._keyset.behind(nulls))
+            found = self._queries[names, nulls] = Query(statement, prepare=self._prepares(names))
         return found
 
-    def _behind(self, nulls: tuple[bool, ...]) -> ColumnElement[bool]:
-        """The first key behind, or the same and the second behind, and so on."""
-        if len({key.descending for key in self._keys}) == 1 and not any(key.nullable for key in self._keys):
-            return self._keys[0].row_behind(self._keys)
-        alternatives = []
-        for depth, key in enumerate(self._keys):
-            same = [earlier.same(nulls[index]) for index, earlier in enumerate(self._keys[:depth])]
-            alternatives.append(and_(*same, key.behind(nulls[depth])))
-        return or_(*alternatives)
+    def _prepares(self, names: frozenset[str]) -> bool:
+        return not names & self._selective
 
     def _filtered(
         self, statement: Select[*tuple[Any, ...]], names: frozenset[str]
     ) -> Select[*tuple[Any, ...]]:
         return statement.where(*(self._filters[name] for name in sorted(names)))
 
-    async def _total(self, database: Database, selection: "_Selection") -> tuple[int, bool]:
-        """Rows of the whole list, and whether that is an estimate."""
-        found = self._queries.get((selection.names, "total"))
-        if found is None:
-            rows = self._filtered(self._counted, selection.names).limit(EXACT_TOTAL + 1).subquery()
-            found = Query(select(func.count().label("total")).select_from(rows))
-            self._queries[selection.names, "total"] = found
-        row = await database.one(found, **selection.values)
-        total = int(row.total) if row else 0
-        if total <= EXACT_TOTAL:
-            return total, False
-        return min(max(total, await self._estimate(database, selection)), LARGEST_TOTAL), True
 
-    async def _estimate(self, database: Database, selection: "_Selection") -> int:
-        found = self._queries.get((selection.names, "estimate"))
-        if found is None:
-            found = Query(self._filtered(self._counted, selection.names)).explained()
-            self._queries[selection.names, "estimate"] = found
-        row = await database.one(found, **selection.values)
-        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+def _resumed(cursor: str, identity: bytes, secret: bytes) -> Start:
+    rows, is_estimate, *position = cursors.verify(cursor, identity, secret)
+    return Start(position, total=Total(rows, is_estimate))
 
 
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """Which rows a list holds: the filters that are applied, and all values."""
-
-    names: frozenset[str]
-    values: dict[str, Any]
-
-    def identity(self) -> str:
-        return json.dumps([sorted(self.names), self.values], default=str, sort_keys=True)
-
-
-def _page(request: ListRequest, rows: list[Row], limit: int, total: tuple[int, bool], cursor: str) -> Page:
-    count, estimated = total
-    page = 0 if request.cursor else request.page or 1
+def _page(request: ListRequest, rows: list[Row], limit: int, total: Total, cursor: str) -> Page:
     return Page(
-        rows, PageMeta(total=count, page=page, limit=limit, next_cursor=cursor, total_is_estimate=estimated)
+        rows,
+        PageMeta(
+            total=total.rows,
+            page=0 if request.cursor else request.page or 1,
+            limit=limit,
+            next_cursor=cursor,
+            total_is_estimate=total.is_estimate,
+        ),
     )
 
 

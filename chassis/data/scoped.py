@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Uuid, bindparam, select
 from chassis.core.errors import NotFound
 from chassis.core.identifiers import identifier
 from chassis.data.database import Database
-from chassis.data.listings import Expression, Listing, Page
+from chassis.data.keyset import Expression
+from chassis.data.listings import Listing, Page
 from chassis.data.models import Resource
 from chassis.data.queries import Query, Row
 from chassis.data.unit_of_work import UnitOfWork

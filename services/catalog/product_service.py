@@ -23,7 +23,7 @@ from protomesh.catalog.v1.product_service_pb2 import (
 from chassis.core import timestamp
 from chassis.data import Database, Page
 from chassis.rpc import Call
-from services.catalog import convert, product_import, repository, stock_repository
+from services.catalog import convert, product_import, repository, search, stock_repository
 from services.catalog.model import Product, ProductStatus, normal_sku
 
 _LISTINGS = {
@@ -110,7 +110,7 @@ class ProductService:
 def _filters(request: ListProductsRequest | ListAllProductsRequest) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     if request.search:
-        filters["search"] = repository.search_terms(request.search)
+        filters |= search.filters(request.search)
     if request.sku:
         filters["sku"] = normal_sku(request.sku)
     if request.currency_code:

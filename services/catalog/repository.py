@@ -1,37 +1,18 @@
 """The SQL of categories and products; that of stock stands in stock_repository.py."""
 
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Text,
-    Uuid,
-    bindparam,
-    cast,
-    func,
-    literal_column,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Uuid, bindparam, func, literal_column, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from chassis.core import AlreadyExists, FailedPrecondition, MeshError, NotFound
-from chassis.data import Listing, Query, UnitOfWork
+from chassis.data import Listing, Query, RankedListing, UnitOfWork
+from services.catalog import search
 from services.catalog.model import Category, Product, Stock, check_depth
-
-_ENGLISH: ColumnElement[Any] = literal_column("'english'::regconfig")
-_SEARCHED = func.websearch_to_tsquery(_ENGLISH, bindparam("search", type_=Text)).op("||")(
-    func.to_tsquery(_ENGLISH, bindparam("unfinished", type_=Text))
-)
-# A whole number, so that a cursor holds exactly what PostgreSQL compares with.
-_RANK = cast(func.ts_rank(Product.search, _SEARCHED) * 1_000_000, BigInteger)
 
 _TOP = aliased(Category)
 _SUBTREE = (
@@ -40,14 +21,12 @@ _SUBTREE = (
     .where(_TOP.id == bindparam("category_id", type_=Uuid))
 )
 
-PRODUCT_COLUMNS = (
-    *(column for column in Product.__table__.columns if column.name != "search"),
-    Stock.available,
-)
+PRODUCT_COLUMNS = (*Product.__table__.columns, Stock.available)
 # Every product has stock; as an outer join, though, PostgreSQL leaves it out when a list is only counted.
 _PRODUCTS = select(*PRODUCT_COLUMNS).outerjoin_from(Product, Stock, Stock.product_id == Product.id)
 _FILTERS = {
-    "search": Product.search.op("@@")(_SEARCHED),
+    "search": search.FOUND,
+    "without": search.WITHOUT,
     "category_id": Product.category_id.in_(_SUBTREE),
     "status": Product.status == bindparam("status"),
     "for_sale": Product.status == literal_column("'active'"),
@@ -58,11 +37,22 @@ _FILTERS = {
 }
 
 GET_PRODUCT = Query(_PRODUCTS.where(Product.id == bindparam("id")))
-BEST_MATCH = Listing(_PRODUCTS, filters=_FILTERS, order_by=(_RANK.desc(), Product.id.desc()))
-NEWEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=(Product.created_at.desc(), Product.id.desc()))
+_SELECTIVE = ("search",)
+_NEWEST_FIRST = (Product.created_at.desc(), Product.id.desc())
+BEST_MATCH = RankedListing(
+    _PRODUCTS,
+    matches="search",
+    ranks=search.RANKS,
+    order_by=_NEWEST_FIRST,
+    filters=_FILTERS,
+    selective=_SELECTIVE,
+)
+NEWEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=_NEWEST_FIRST, selective=_SELECTIVE)
 _BY_PRICE = (Product.currency_code, Product.price_minor, Product.id)
-CHEAPEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=_BY_PRICE)
-DEAREST = Listing(_PRODUCTS, filters=_FILTERS, order_by=[column.desc() for column in _BY_PRICE])
+CHEAPEST = Listing(_PRODUCTS, filters=_FILTERS, order_by=_BY_PRICE, selective=_SELECTIVE)
+DEAREST = Listing(
+    _PRODUCTS, filters=_FILTERS, order_by=[column.desc() for column in _BY_PRICE], selective=_SELECTIVE
+)
 
 _CATEGORIES = select(*Category.__table__.columns)
 GET_CATEGORY = Query(_CATEGORIES.where(Category.id == bindparam("id")))
@@ -72,18 +62,6 @@ CATEGORIES = Listing(
     filters={"parent_id": Category.parent_id == bindparam("parent_id")},
     order_by=(Category.path,),
 )
-
-
-def search_terms(words: str) -> dict[str, str]:
-    """The values of the `search` filter: the words as typed, and with the last one unfinished.
-
-    Operators of a web search (quotes, a minus, `or`) leave no unfinished word to guess at.
-    """
-    plain = re.findall(r"\w+", words)
-    operators = '"' in words or re.search(r"(^|\s)-|\bor\b", words, re.IGNORECASE)
-    finishes = not words or not words[-1].isalnum()
-    unfinished = "" if operators or finishes else " & ".join(plain) + ":*"
-    return {"search": words, "unfinished": unfinished}
 
 
 async def lock_category_tree(work: UnitOfWork) -> None:

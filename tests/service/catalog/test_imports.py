@@ -85,7 +85,7 @@ async def test_a_bad_row_is_reported_and_stops_no_other(catalog: Catalog):
         _row(word(), category_path="no/such").SerializeToString(): "CATEGORY_NOT_FOUND",
         _row("").SerializeToString(): "ROW_INVALID",
         _row(word(), 0).SerializeToString(): "ROW_INVALID",
-        _row(word(), name="a\x00b").SerializeToString(): "ROW_INVALID",
+        _row(word(), name="a\x07b").SerializeToString(): "ROW_INVALID",
         _row(word(), name="\u00a0\u3000").SerializeToString(): "ROW_INVALID",
         _row(word(), initial_stock=-1).SerializeToString(): "ROW_INVALID",
         ProductRow(sku=word(), name="x").SerializeToString(): "ROW_INVALID",

@@ -171,6 +171,45 @@ async def test_a_search_finds_words_their_forms_beginnings_and_skus(catalog: Cat
         assert (set(found) if isinstance(expected, set) else found) == expected, search
 
 
+async def test_a_search_finds_what_contains_the_words_however_short_or_common(catalog: Catalog):
+    mark = word()
+    names = ["The S", "It takes two", "Hanging heart", "T-light holder"]
+    for name in names:
+        await catalog.new_product(name=name, sku=f"{mark}-{name[:3]}", description=f"{mark} standing")
+    for search, expected in {
+        "the": "The S",
+        "s": "The S",
+        "it": "It takes two",
+        "hangin": "Hanging heart",
+        "t": "T-light holder",
+        "light": "T-light holder",
+        '"the s"': "The S",
+    }.items():
+        found = await _names(catalog, search=f"{mark} {search}")
+        assert found[0] == expected, (search, found)
+    assert set(await _names(catalog, search=f"{mark} standin")) == set(names)
+    assert "It takes two" not in await _names(catalog, search=f"{mark} -it")
+
+
+async def test_a_part_of_a_sku_finds_its_product(catalog: Catalog):
+    mark = word()
+    product = await catalog.new_product(sku=f"AB-{mark}/000123")
+    for search in (f"{mark}", f"ab-{mark}", f"{mark} 0001", f"{mark} 000123", product.sku.lower()):
+        assert await _names(catalog, search=search) == [product.name], search
+
+
+async def test_a_name_with_the_words_comes_before_a_name_that_begins_so_and_a_description(catalog: Catalog):
+    mark = word()
+    await catalog.new_product(name="Pen", sku=f"{mark}1")
+    await catalog.new_product(name="Pendant", sku=f"{mark}2")
+    await catalog.new_product(name="Ink", sku=f"{mark}3", description="For a pen")
+    await catalog.new_product(name="Older pens", sku=f"{mark}4")
+    found = await _names(catalog, search="pen", limit=100)
+    ours = [name for name in found if name in {"Pen", "Pendant", "Ink", "Older pens"}]
+    assert ours[:2] == ["Older pens", "Pen"]
+    assert [name for name in ours if name in {"Pen", "Pendant", "Ink"}] == ["Pen", "Pendant", "Ink"]
+
+
 @pytest.mark.parametrize(
     "search",
     [

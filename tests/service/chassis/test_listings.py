@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import bindparam, insert, select, text
 
 from chassis.core import InvalidArgument
-from chassis.data import Database, Listing
+from chassis.data import Database, Listing, RankedListing, totals
 from tests.service.chassis.things import Thing
 
 NEWEST = Listing(
@@ -21,6 +21,18 @@ NEWEST = Listing(
 BY_NAME = Listing(select(Thing.id, Thing.name), order_by=(Thing.name.asc(), Thing.rank.desc(), Thing.id))
 BY_NAME_DOWN = Listing(select(Thing.id, Thing.name), order_by=(Thing.name.desc(), Thing.id))
 SCOPED = Listing(select(Thing.id).where(Thing.rank >= bindparam("least")), order_by=(Thing.id,))
+
+
+def by_rank(sorted_rows: int) -> RankedListing:
+    return RankedListing(
+        select(Thing.id, Thing.name, Thing.rank),
+        matches="least",
+        ranks=(Thing.rank >= bindparam("best"), Thing.rank >= bindparam("good")),
+        order_by=(Thing.created_at.desc(), Thing.id.desc()),
+        filters={"least": Thing.rank >= bindparam("least"), "name": Thing.name == bindparam("name")},
+        selective=("least",),
+        sorted_rows=sorted_rows,
+    )
 
 
 def asked(page: int = 0, limit: int = 0, cursor: str = "") -> Any:
@@ -146,15 +158,80 @@ async def test_a_cursor_that_is_not_this_list_s_own_is_refused(database: Databas
         await NEWEST.fetch(database, asked(cursor=cursor), filters={"rank": 1})
 
 
-async def test_a_total_beyond_ten_thousand_is_an_estimate(database: Database):
+async def test_a_total_is_counted_for_the_first_page_and_comes_along_in_its_cursors(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    await _fill(database, 30)
+    first = await NEWEST.fetch(database, asked(limit=10))
+
+    async def count(*_: Any) -> int:
+        pytest.fail("counted again")
+
+    monkeypatch.setattr(totals.Totals, "of", count)
+    second = await NEWEST.fetch(database, asked(limit=10, cursor=first.meta.next_cursor))
+    third = await NEWEST.fetch(database, asked(limit=10, cursor=second.meta.next_cursor))
+    assert [page.meta.total for page in (first, second, third)] == [30, 30, 30]
+
+
+async def test_an_estimate_is_made_anew_after_a_while_and_for_other_values(database: Database):
+    await _fill_many(database, 30_000)
+    now = 0.0
+    counted = totals.Totals(
+        select(Thing.id).where(Thing.rank == bindparam("rank")), prepare=True, clock=lambda: now
+    )
+    odd = await counted.of(database, {"rank": 1})
+    assert odd.is_estimate
+    assert await counted.of(database, {"rank": 7}) != odd
     async with database.unit_of_work() as work:
-        await work.execute(
-            text(
-                "INSERT INTO things (id, rank) SELECT gen_random_uuid(), n % 2 FROM generate_series(1, 30000) n"
-            )
+        await work.execute(text("DELETE FROM things"))
+    assert await counted.of(database, {"rank": 1}) == odd
+    now = 11.0
+    assert (await counted.of(database, {"rank": 1})).rows == 0
+
+
+@pytest.mark.parametrize("sorted_rows", [1000, 0], ids=["sorted", "rank by rank"])
+async def test_what_matches_best_comes_first_however_the_list_is_read(database: Database, sorted_rows: int):
+    listing = by_rank(sorted_rows)
+    await _fill(database, 90)
+    values = {"filters": {"least": {"best": 5, "good": 3, "least": 0}}}
+    whole = (await listing.fetch(database, asked(limit=100), **values)).rows
+    newest = [row.id for row in (await NEWEST.fetch(database, asked(limit=100))).rows]
+    ranks = [2 if row.rank >= 5 else 1 if row.rank >= 3 else 0 for row in whole]
+    assert ranks == sorted(ranks, reverse=True)
+    assert set(ranks) == {0, 1, 2}
+    for rank in (0, 1, 2):
+        within = [row.id for row, at in zip(whole, ranks, strict=True) if at == rank]
+        assert within == [thing for thing in newest if thing in within]
+    for limit in (1, 4, 89):
+        walked = await _walk(listing, database, limit, **values)
+        assert [row.id for row in walked] == [row.id for row in whole]
+    pages = [await listing.fetch(database, asked(page=number, limit=20), **values) for number in range(1, 7)]
+    assert [row.id for page in pages for row in page.rows] == [row.id for row in whole]
+    assert {page.meta.total for page in pages} == {90}
+
+
+async def test_a_rank_that_nothing_has_is_passed_over(database: Database):
+    listing = by_rank(sorted_rows=0)
+    await _fill(database, 30)
+    values = {"filters": {"least": {"best": 100, "good": 100, "least": 0}}}
+    whole = await listing.fetch(database, asked(limit=100), **values)
+    second = await listing.fetch(database, asked(page=2, limit=20), **values)
+    assert [row.id for row in second.rows] == [row.id for row in whole.rows[20:]]
+    assert len(whole.rows) == 30
+
+
+async def _fill_many(database: Database, count: int) -> None:
+    async with database.unit_of_work() as work:
+        insertion = (
+            "INSERT INTO things (id, rank) SELECT gen_random_uuid(), n % 2 FROM generate_series(1, :n) n"
         )
+        await work.execute(text(insertion), {"n": count})
     async with database.connection() as connection:
         await connection.execute("ANALYZE things")
+
+
+async def test_a_total_beyond_ten_thousand_is_an_estimate(database: Database):
+    await _fill_many(database, 30_000)
     page = await NEWEST.fetch(database, asked())
     assert page.meta.total_is_estimate
     assert 25_000 < page.meta.total < 35_000

@@ -1,0 +1,76 @@
+"""How many rows a list holds: counted as far as that is cheap, estimated beyond."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Select, bindparam, func, select
+
+from chassis.data.database import Database
+from chassis.data.queries import Query
+
+# Rows that are counted one by one; beyond, the planner's estimate has to do.
+EXACT_TOTAL = 10_000
+# What the meta's 32 bits hold: a 64-bit number would be a string in JSON.
+LARGEST_TOTAL = 2**31 - 1
+# Counting up to the bound costs more than reading a page, and an estimate need not be of this instant.
+ESTIMATE_SECONDS = 10.0
+_ESTIMATES_KEPT = 256
+
+_AT_MOST = "total_at_most"
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Rows of a whole list."""
+
+    rows: int
+    is_estimate: bool = False
+
+
+class Totals:
+    """Counts what a SELECT finds."""
+
+    def __init__(
+        self,
+        statement: Select[*tuple[Any, ...]],
+        *,
+        prepare: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        bounded = statement.limit(bindparam(_AT_MOST, type_=BigInteger, required=True)).subquery()
+        self._count = Query(select(func.count().label("rows")).select_from(bounded), prepare=prepare)
+        self._plan = Query(statement, prepare=prepare).explained()
+        self._estimates: OrderedDict[object, tuple[float, Total]] = OrderedDict()
+        self._clock = clock
+
+    async def of(self, database: Database, values: dict[str, Any]) -> Total:
+        """All rows: exact up to 10,000, then the planner's estimate, which may be 10 s old."""
+        key = (database, *sorted((name, str(value)) for name, value in values.items()))
+        if remembered := self._estimates.get(key):
+            until, total = remembered
+            if self._clock() < until:
+                return total
+            del self._estimates[key]
+        rows = await self.count(database, values, EXACT_TOTAL + 1)
+        if rows <= EXACT_TOTAL:
+            return Total(rows)
+        total = Total(min(max(rows, await self._estimate(database, values)), LARGEST_TOTAL), True)
+        self._remember(key, total)
+        return total
+
+    async def count(self, database: Database, values: dict[str, Any], at_most: int) -> int:
+        """The rows, counted one by one up to a bound."""
+        row = await database.one(self._count, **values, **{_AT_MOST: at_most})
+        return int(row.rows) if row else 0
+
+    async def _estimate(self, database: Database, values: dict[str, Any]) -> int:
+        row = await database.one(self._plan, **values)
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
+
+    def _remember(self, key: object, total: Total) -> None:
+        self._estimates[key] = self._clock() + ESTIMATE_SECONDS, total
+        if len(self._estimates) > _ESTIMATES_KEPT:
+            self._estimates.popitem(last=False)
