@@ -15,7 +15,7 @@ from chassis.data.listings import Listing, Page, window
 from chassis.data.migrations import upgrade
 from chassis.data.models import Model, Resource
 from chassis.data.pool import PoolBusy
-from chassis.data.queries import Query, Row, containing
+from chassis.data.queries import Prepared, Query, Row, containing
 from chassis.data.ranked_listings import RankedListing
 from chassis.data.refusals import Refusal, Refusals
 from chassis.data.scoped import CALLER, Scoped
@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "Page",
     "PoolBusy",
+    "Prepared",
     "Query",
     "RankedListing",
     "Refusal",

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-from psycopg import AsyncConnection, AsyncCursor
-from psycopg.rows import namedtuple_row
+from psycopg import AsyncConnection
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
@@ -106,12 +105,7 @@ class Database:
     async def all(self, query: Query, **parameters: Any) -> list[Row]:
         """All rows of a query, outside any transaction."""
         async with self.connection() as connection:
-            cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
-            with sql_spans.span(query.sql) as span:
-                await cursor.execute(query.sql, query.values(parameters), prepare=query.prepare)
-                rows = await cursor.fetchall()
-                span.set_rows(len(rows))
-        return query.rows(rows)
+            return (await query.execute(connection, parameters)).rows
 
     @asynccontextmanager
     async def connection(self, bulkhead: Bulkhead | None = None) -> AsyncIterator[AsyncConnection[Any]]:

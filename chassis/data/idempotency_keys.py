@@ -2,64 +2,61 @@
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis.core.errors import Aborted
+from chassis.core.identifiers import uuid7
 from chassis.data.database import Database
+from chassis.data.queries import Prepared
+from chassis.data.unit_of_work import UnitOfWork
 
 # Beyond the call's deadline, after which nobody can still be at work on it.
 LEASE_MARGIN_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 1.0
 _OK = 0
 
+Headers = Sequence[tuple[str, str]]
+
+# Takes a key that is new, or one that an earlier call left without an answer. Committed before the handler's first
+# line, so that the operation id stands in the database before anybody can be told it.
+_CLAIM = """
+    INSERT INTO idempotency_keys AS key
+        (scope, fingerprint, operation_id, holder, locked_until, expires_at, begun)
+    VALUES (%(scope)s, %(fingerprint)s, %(operation_id)s, %(holder)s, now() + %(lease)s, now() + %(kept)s, false)
+    ON CONFLICT (scope) DO UPDATE SET holder = excluded.holder, locked_until = excluded.locked_until
+    WHERE key.status_code IS NULL AND key.fingerprint = excluded.fingerprint
+      AND key.locked_until <= now() AND key.expires_at > now()
+    RETURNING operation_id, begun
+    """
 _LOOK = """
-    SELECT fingerprint, operation_id, status_code, answer, locked_until <= now() AS free,
-           expires_at <= now() AS expired
+    SELECT fingerprint, status_code, answer, headers, expires_at <= now() AS expired
     FROM idempotency_keys WHERE scope = %(scope)s
     """
 _FORGET = "DELETE FROM idempotency_keys WHERE scope = %(scope)s AND expires_at <= now()"
-_TAKE_OVER = """
-    UPDATE idempotency_keys SET holder = %(holder)s, locked_until = now() + %(lease)s
-    WHERE scope = %(scope)s AND status_code IS NULL AND locked_until <= now()
-    """
-# The advisory lock turns a duplicate away at once: without it, it would wait on the unique index, connection in hand,
-# for the first one's transaction to end.
-_CLAIM = text("""
-    INSERT INTO idempotency_keys (scope, fingerprint, operation_id, holder, locked_until, expires_at)
-    SELECT :scope, :fingerprint, :operation_id, :holder, now() + :lease, now() + :kept
-    WHERE pg_try_advisory_xact_lock(:lock)
-    ON CONFLICT (scope) DO NOTHING
+# Whoever lost the key to a retry finds no row, and goes no further.
+_FENCE = Prepared(
+    text("""
+    UPDATE idempotency_keys SET begun = true WHERE scope = :scope AND holder = :holder
     """)
-_ANSWER = """
-    UPDATE idempotency_keys SET status_code = {status_code}, answer = {answer}
-    WHERE scope = {scope} AND holder = {holder} AND status_code IS NULL
-    """
-_ANSWER_IN_TRANSACTION = text(
-    _ANSWER.format(status_code=":status_code", answer=":answer", scope=":scope", holder=":holder")
 )
-_ANSWER_ALONE = _ANSWER.format(
-    status_code="%(status_code)s", answer="%(answer)s", scope="%(scope)s", holder="%(holder)s"
+_ANSWER = Prepared(
+    text("""
+    UPDATE idempotency_keys SET begun = true, status_code = :status_code, answer = :answer, headers = :headers
+    WHERE scope = :scope AND holder = :holder AND status_code IS NULL
+    """)
 )
-# For a call that never opened a unit of work, or whose claim went with its transaction.
-_ANSWER_UNCLAIMED = """
-    INSERT INTO idempotency_keys
-        (scope, fingerprint, operation_id, holder, locked_until, expires_at, status_code, answer)
-    SELECT %(scope)s, %(fingerprint)s, %(operation_id)s, %(holder)s, now(), now() + %(kept)s,
-           %(status_code)s, %(answer)s
-    WHERE pg_try_advisory_xact_lock(%(lock)s)
-    ON CONFLICT (scope) DO NOTHING
-    """
 _RELEASE = """
     UPDATE idempotency_keys SET locked_until = now()
     WHERE scope = %(scope)s AND holder = %(holder)s AND status_code IS NULL
     """
+_HEADERS = "UPDATE idempotency_keys SET headers = %(headers)s WHERE scope = %(scope)s AND holder = %(holder)s"
 _PURGE = """
     DELETE FROM idempotency_keys WHERE scope IN
         (SELECT scope FROM idempotency_keys WHERE expires_at <= now() LIMIT 1000)
@@ -67,27 +64,34 @@ _PURGE = """
 
 
 class Claim:
-    """One call's hold on its key. The first unit of work writes it; until then nothing is held.
+    """One call's hold on its key.
 
-    `holder` fences: a call that lost its lease to a retry can no longer store an answer.
+    `holder` fences: a call that lost its key to a retry can neither commit a unit of work nor store an answer.
     """
 
     def __init__(
-        self, scope: str, request: Message, operation_id: str, lease: Callable[[], float], kept: timedelta
+        self,
+        scope: str,
+        request: Message,
+        *,
+        lease: Callable[[], float],
+        headers: Callable[[], Headers],
+        kept: timedelta,
     ) -> None:
         """`scope` names the key among all of a service's; `lease` gives the seconds that the call may still take."""
         self.scope = hashlib.sha256(scope.encode()).digest()
         self.fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        self.operation_id = operation_id
-        self.held = False
+        # Of the first call that held the key; all later ones take it over.
+        self.operation_id = uuid7()
+        # Whether an earlier call committed something under the key.
         self.resumes = False
         self.lost = False
-        self.answered = False
-        self.touched = False
-        self._writer: AsyncSession | None = None
-        self._answerer: AsyncSession | None = None
-        self._holder = uuid.uuid4()
+        # What the stored answer was stored with; None while there is no answer.
+        self.answered: Headers | None = None
+        self.holder = uuid.uuid4()
         self._lease = lease
+        self._headers = headers
+        self._sent: Headers = ()
         self._kept = kept
 
     def values(self) -> dict[str, Any]:
@@ -95,82 +99,80 @@ class Claim:
         return {
             "scope": self.scope,
             "fingerprint": self.fingerprint,
-            "operation_id": uuid.UUID(self.operation_id),
-            "holder": self._holder,
+            "operation_id": self.operation_id,
+            "holder": self.holder,
             "lease": timedelta(seconds=self._lease() + LEASE_MARGIN_SECONDS),
             "kept": self._kept,
-            "lock": int.from_bytes(self.scope[:8], "big", signed=True),
         }
 
-    async def enter(self, session: AsyncSession) -> None:
-        """Writes the claim in the session's transaction, unless it is held or being written already.
-
-        Aborted when another call holds the key.
-        """
-        if self.held or self._writer is not None:
-            return
-        self._writer, self.touched = session, True
-        result = await session.execute(_CLAIM, self.values())
-        if result.rowcount == 0:  # type: ignore[attr-defined]
+    async def fence(self, work: UnitOfWork, answer: Message | None) -> None:
+        """Notes in the transaction that the work has begun, or its answer. Aborted when a retry holds the key."""
+        held = {"scope": self.scope, "holder": self.holder}
+        if answer is None:
+            changed = await work.run(_FENCE, **held)
+        else:
+            self._sent = tuple(self._headers())
+            changed = await work.run(_ANSWER, **held, **_outcome(_OK, _bytes(answer), self._sent))
+        if not changed:
             self.lost = True
             raise in_flight()
 
-    def left(self, session: AsyncSession, *, committed: bool) -> None:
-        """A transaction of the call has ended, and what it wrote of the claim stands or is gone."""
-        if self._writer is session:
-            self._writer, self.held = None, committed
-        if self._answerer is session:
-            self._answerer, self.answered = None, committed
-
-    async def answer(self, session: AsyncSession, message: Message) -> None:
-        """Stores the answer in the session's transaction. Aborted when a retry has taken the key over."""
-        values = self.values() | {"status_code": _OK, "answer": message.SerializeToString(deterministic=True)}
-        result = await session.execute(_ANSWER_IN_TRANSACTION, values)
-        if result.rowcount == 0:  # type: ignore[attr-defined]
-            self.lost = True
-            raise in_flight()
-        self._answerer = session
+    def committed(self, answer: Message | None) -> None:
+        """What `fence` wrote stands."""
+        if answer is not None:
+            self.answered = self._sent
 
 
 class Found(NamedTuple):
-    """What is known of a key: how its call ended (None while it has not), and whether it may be taken over."""
+    """What is known of a key that a call could not take: how its call ended, or None while it has not."""
 
     fingerprint: bytes
-    operation_id: uuid.UUID
     status_code: int | None
     answer: bytes
-    free: bool
+    headers: list[list[str]]
     expired: bool
 
 
-async def look(database: Database, claim: Claim) -> Found | None:
-    """What is known of the claim's key; None when it is new, or past its keeping time."""
+async def take(database: Database, claim: Claim) -> Found | None:
+    """Has the call hold its key; what is known of the key when it cannot."""
     async with database.connection("keys") as connection:
-        cursor = connection.cursor(row_factory=class_row(Found))
-        await cursor.execute(_LOOK, claim.values(), prepare=True)
-        found = await cursor.fetchone()
-        if found is not None and found.expired:
+        while True:
+            cursor = await connection.execute(_CLAIM, claim.values(), prepare=True)
+            taken = await cursor.fetchone()
+            if taken is not None:
+                claim.operation_id, claim.resumes = taken
+                return None
+            found = await _look(connection, claim)
+            if found is not None and not found.expired:
+                return found
             await connection.execute(_FORGET, claim.values())
-            return None
-        return found
 
 
-async def take_over(database: Database, claim: Claim, found: Found) -> None:
-    """Resumes what an earlier call began. Aborted when another one was faster."""
+async def look(database: Database, claim: Claim) -> Found | None:
+    """What is known of the claim's key."""
     async with database.connection("keys") as connection:
-        taken = await connection.execute(_TAKE_OVER, claim.values())
-    if taken.rowcount == 0:
-        raise in_flight()
-    claim.held = claim.touched = claim.resumes = True
-    claim.operation_id = str(found.operation_id)
+        return await _look(connection, claim)
 
 
-async def store(database: Database, claim: Claim, status_code: int, data: bytes) -> bool:
+async def _look(connection: Any, claim: Claim) -> Found | None:
+    cursor = connection.cursor(row_factory=class_row(Found))
+    await cursor.execute(_LOOK, claim.values(), prepare=True)
+    found: Found | None = await cursor.fetchone()
+    return found
+
+
+async def store(database: Database, claim: Claim, status_code: int, data: bytes, headers: Headers) -> bool:
     """Stores how the call ended; False when another call holds the key by now."""
-    values = claim.values() | {"status_code": status_code, "answer": data}
+    values = {"scope": claim.scope, "holder": claim.holder, **_outcome(status_code, data, headers)}
     async with database.connection("keys") as connection:
-        statement = _ANSWER_ALONE if claim.held else _ANSWER_UNCLAIMED
-        return (await connection.execute(statement, values, prepare=True)).rowcount > 0
+        stored = await _ANSWER.execute(connection, values)
+        return stored.rowcount > 0
+
+
+async def store_headers(database: Database, claim: Claim, headers: Headers) -> None:
+    """Stores headers that the handler set after its answer was committed."""
+    async with database.connection("keys") as connection:
+        await connection.execute(_HEADERS, claim.values() | {"headers": Jsonb(list(headers))})
 
 
 async def release(database: Database, claim: Claim) -> None:
@@ -180,7 +182,7 @@ async def release(database: Database, claim: Claim) -> None:
 
 
 async def purge(database: Database) -> int:
-    """Deletes a batch of keys that are past their keeping time; answers how many."""
+    """Deletes a batch of keys that are past their keeping time; returns how many."""
     async with database.connection() as connection:
         return (await connection.execute(_PURGE)).rowcount
 
@@ -192,3 +194,11 @@ def in_flight() -> Aborted:
         "A call with this key is still running.",
         retry_after=RETRY_AFTER_SECONDS,
     )
+
+
+def _outcome(status_code: int, data: bytes, headers: Headers) -> dict[str, Any]:
+    return {"status_code": status_code, "answer": data, "headers": Jsonb(list(headers))}
+
+
+def _bytes(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)

@@ -1,13 +1,19 @@
-"""Queries for the read path: a SQLAlchemy statement, compiled once, that psycopg runs prepared."""
+"""Prepared statements: a SQLAlchemy statement, compiled once, that psycopg runs prepared."""
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from sqlalchemy import Dialect, Float, Select
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import namedtuple_row
+from sqlalchemy import ClauseElement, Dialect, Float, Select
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
+from sqlalchemy.sql.selectable import ReturnsRows
 from sqlalchemy.types import TypeEngine
+
+from chassis.data import sql_spans
 
 # A named tuple whose fields are the columns' names; psycopg makes the class from the answer.
 Row = Any
@@ -19,18 +25,24 @@ _FLOAT_OID, _NUMERIC_OID = 701, 1700
 _Conversion = Callable[[Any], Any]
 
 
-class Query:
-    """A SELECT that is compiled when it is defined, at import, and run many times.
+class Outcome(NamedTuple):
+    """What a statement returned, and how many rows it found or changed."""
+
+    rows: list[Row]
+    rowcount: int
+
+
+class Prepared:
+    """A statement that is compiled when it is defined, at import, and run prepared, many times.
 
     Values come from `bindparam("name")` in the statement and are given by name when it runs. `IN` would need
-    a new text for each number of values: write `column == any_(bindparam("ids", type_=ARRAY(Uuid)))` instead;
-    TypeError tells who forgets. `prepare` is False where one plan does not serve all values, as with the words of a
-    search: PostgreSQL then plans the query each time, for about 0.3 ms.
+    a new text for each number of values: write `column == any_(bindparam("ids", type_=ARRAY(Uuid)))` instead.
+    TypeError tells who forgets, and who leaves out a column whose default is a function of Python's.
     """
 
     __slots__ = ("_binders", "_fixed", "_loaders", "names", "prepare", "sql")
 
-    def __init__(self, statement: Select[*tuple[Any, ...]], *, prepare: bool = True) -> None:
+    def __init__(self, statement: ClauseElement, *, prepare: bool = True) -> None:
         self.prepare = prepare
         compiled = statement.compile(dialect=_DIALECT)
         assert isinstance(compiled, SQLCompiler)
@@ -43,9 +55,9 @@ class Query:
             name: value
             for name, value in compiled.construct_params(_check=False).items()
             if name not in self.names
-        }
+        } | _defaults(compiled)
         self._binders = _conversions({name: _binder(bind.type) for name, bind in compiled.binds.items()})
-        columns = statement.exported_columns.items()
+        columns = statement.exported_columns.items() if isinstance(statement, ReturnsRows) else ()
         self._loaders = _conversions({name: _loader(column.type) for name, column in columns})
 
     def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,15 +67,14 @@ class Query:
             values[name] = bind(values[name])
         return values
 
-    def takes(self, name: str) -> bool:
-        """Whether a value of this name must be given."""
-        return name in self.names
-
-    def explained(self) -> Self:
-        """The same query, answered with the planner's view of it (one row, one column of JSON)."""
-        plan = copy.copy(self)
-        plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}  # noqa: SLF001 (its own)
-        return plan
+    async def execute(self, connection: AsyncConnection[Any], parameters: Mapping[str, Any]) -> Outcome:
+        """Runs the statement on a connection, with a span. The caller says what a row may be."""
+        cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
+        with sql_spans.span(self.sql) as span:
+            await cursor.execute(self.sql, self.values(parameters), prepare=self.prepare)
+            rows = await cursor.fetchall() if cursor.description else []
+            span.set_rows(max(cursor.rowcount, 0))
+        return Outcome(self.rows(rows), cursor.rowcount)
 
     def rows(self, rows: list[Row]) -> list[Row]:
         """Rows with the columns' own conversions (an encrypted field's, for one) applied."""
@@ -75,10 +86,43 @@ class Query:
         ]
 
 
+class Query(Prepared):
+    """A SELECT for the read path: `Database.one` and `all` run it outside any transaction.
+
+    `prepare` is False where one plan does not serve all values, as with the words of a search: PostgreSQL then plans
+    the query each time, for about 0.3 ms.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, statement: Select[*tuple[Any, ...]], *, prepare: bool = True) -> None:
+        super().__init__(statement, prepare=prepare)
+
+    def takes(self, name: str) -> bool:
+        """Whether a value of this name must be given."""
+        return name in self.names
+
+    def explained(self) -> Self:
+        """The same query, answered with the planner's view of it (one row, one column of JSON)."""
+        plan = copy.copy(self)
+        plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}  # noqa: SLF001 (its own)
+        return plan
+
+
 def containing(text: str) -> str:
     """The LIKE pattern of whatever contains the text, no character of which is a wildcard; "" for no text."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%" if text else ""
+
+
+def _defaults(compiled: SQLCompiler) -> dict[str, Any]:
+    """The values of columns that the statement leaves to the model's constants."""
+    values = {}
+    for column in (*compiled.insert_prefetch, *compiled.update_prefetch):
+        if not isinstance(column.default, ScalarElementColumnDefault):
+            raise TypeError(f"{column} needs a value: its default is no constant.")
+        values[column.key] = column.default.arg
+    return values
 
 
 def _conversions(by_name: dict[str, _Conversion | None]) -> dict[str, _Conversion]:

@@ -1,15 +1,18 @@
 """The unit of work: rows, the events about them and the call's idempotency claim, in one transaction."""
 
 import asyncio
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
+from psycopg import AsyncConnection
 from sqlalchemy import Executable, Result
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from chassis.data import outbox, sql_spans
+from chassis.data.queries import Outcome, Prepared, Row
 
 Entity = TypeVar("Entity")
 Answer = TypeVar("Answer", bound=Message)
@@ -18,14 +21,11 @@ Answer = TypeVar("Answer", bound=Message)
 class Claim(Protocol):
     """What the unit of work knows of the call's idempotency key."""
 
-    async def enter(self, session: AsyncSession) -> None:
-        """Writes the claim in the session's transaction, unless an earlier one did."""
+    async def fence(self, work: "UnitOfWork", answer: Message | None) -> None:
+        """Lets the transaction commit only if the call still holds its key, and the answer, if any, with it."""
 
-    def left(self, session: AsyncSession, *, committed: bool) -> None:
-        """The session's transaction has ended."""
-
-    async def answer(self, session: AsyncSession, message: Message) -> None:
-        """Stores the call's answer in the session's transaction."""
+    def committed(self, answer: Message | None) -> None:
+        """The transaction has been committed, and the answer with it."""
 
 
 # The claim of the call that is being answered; the idempotency stage sets it.
@@ -50,52 +50,43 @@ class UnitOfWork:
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
         self.session = sessions()
+        self._connection: AsyncConnection[Any] | None = None
         self._events: list[outbox.Draft] = []
         self._answer: Message | None = None
         self._claim = current_claim.get()
 
     async def __aenter__(self) -> Self:
-        if self._claim is not None:
-            try:
-                await self._claim.enter(self.session)
-            except BaseException:
-                await self._leave(committed=False)
-                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        committed = False
         try:
             if kind is None:
                 await self._commit()
-                committed = True
         finally:
-            await self._leave(committed=committed)
+            await self._leave()
 
-    async def _leave(self, *, committed: bool) -> None:
+    async def _leave(self) -> None:
         # Rolls back what is not committed, in a task of its own: a cancellation must not keep the connection from the
         # pool, nor must a server that hangs keep a task that was cancelled.
         closing = asyncio.ensure_future(self.session.close())
         _closing.add(closing)
         closing.add_done_callback(_closed)
         task = asyncio.current_task()
-        try:
-            if task is None or not task.cancelling():
-                await asyncio.shield(closing)
-        finally:
-            if self._claim is not None:
-                self._claim.left(self.session, committed=committed)
+        if task is None or not task.cancelling():
+            await asyncio.shield(closing)
 
     async def _commit(self) -> None:
         # First the rows, so that their locks put events about one aggregate in the order of its changes.
         await self.session.flush()
         await outbox.write(self.session, self._events)
-        if self._claim is not None and self._answer is not None:
-            await self._claim.answer(self.session, self._answer)
+        if self._claim is not None:
+            await self._claim.fence(self, self._answer)
         with sql_spans.span("COMMIT"):
             await self.session.commit()
+        if self._claim is not None:
+            self._claim.committed(self._answer)
 
     def add(self, entity: object) -> None:
         """Has a new entity inserted."""
@@ -114,6 +105,29 @@ class UnitOfWork:
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement in the transaction."""
         return await self.session.execute(statement, parameters)
+
+    async def all(self, statement: Prepared, **parameters: Any) -> list[Row]:
+        """The rows that a prepared statement finds, or returns of what it changed."""
+        return (await self._run(statement, parameters)).rows
+
+    async def one(self, statement: Prepared, **parameters: Any) -> Row | None:
+        """The first row of a prepared statement, or None."""
+        rows = await self.all(statement, **parameters)
+        return rows[0] if rows else None
+
+    async def run(self, statement: Prepared, **parameters: Any) -> int:
+        """How many rows a prepared statement changed."""
+        return (await self._run(statement, parameters)).rowcount
+
+    async def _run(self, statement: Prepared, parameters: Mapping[str, Any]) -> Outcome:
+        # What was changed through the session comes first, as it does with `execute`.
+        if self.session.new or self.session.dirty or self.session.deleted:
+            await self.session.flush()
+        if self._connection is None:
+            pooled = await (await self.session.connection()).get_raw_connection()
+            self._connection = pooled.driver_connection
+            assert self._connection is not None
+        return await statement.execute(self._connection, parameters)
 
     async def get(self, entity_type: type[Entity], id: Any, *, for_update: bool = False) -> Entity | None:
         """The entity with this primary key, if there is one; locked to the end when it is for an update."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -14,7 +15,7 @@ from chassis.core import errors
 from chassis.core.errors import InvalidArgument
 from chassis.data import idempotency_keys
 from chassis.data.database import Database
-from chassis.data.idempotency_keys import Claim, in_flight
+from chassis.data.idempotency_keys import Claim, Found, in_flight
 from chassis.data.unit_of_work import current_claim
 from chassis.rpc.call import Call
 from chassis.rpc.failure import from_exception
@@ -27,6 +28,8 @@ REPLAYED_HEADER = "idempotent-replayed"
 SHORTEST_KEY, LONGEST_KEY = 16, 255
 KEPT = timedelta(hours=24)
 _OK = 0
+# What a failure waits for its key to be free, so that a retry at once finds it so.
+_RELEASE_SECONDS = 0.25
 
 # Refusals that the same request meets again, as long as it is the same key's: they are the key's answer.
 _FINAL = frozenset(
@@ -37,7 +40,8 @@ _FINAL = frozenset(
     )
 )
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+Stored = TypeVar("Stored")
 
 
 class Idempotency:
@@ -52,70 +56,82 @@ class Idempotency:
         key = call.metadata.get(HEADER, "")
         if not key and call.method.idempotency_key == "optional_header":
             return await proceed(request, call)
-        scope = f"{call.caller.principal}\0{call.method.full_name}\0{_checked(key)}"
-        claim = Claim(scope, request, call.operation_id, partial(_lease, call), self._kept)
-        replay = await self._look(claim, call)
-        if replay is not None:
-            return replay
+        claim = self._claim(_checked(key), request, call)
+        found = await self._take(claim, call)
+        if found is not None:
+            return _answer_of(found, claim, call)
+        call.operation_id = str(claim.operation_id)
         call.idempotency = claim
         current_claim.set(claim)
         try:
             answer = await proceed(request, call)
         except BaseException as error:  # noqa: BLE001 (a cancelled call frees its key too)
             return await self._failed(claim, call, error)
-        return answer if claim.answered else await self._store(claim, call, _OK, _bytes(answer), answer)
+        return await self._succeeded(claim, call, answer)
 
-    async def _look(self, claim: Claim, call: Call) -> Message | None:
-        """The stored answer; None when this call is the one to execute. Raises what else the key may be."""
-        found = await idempotency_keys.look(self._database, claim)
-        if found is None:
-            return None
-        if found.fingerprint != claim.fingerprint:
-            raise InvalidArgument("IDEMPOTENCY_KEY_REUSED", "The key was used before for another request.")
-        if found.status_code is not None:
-            return _replay(call, found.status_code, found.answer)
-        if not found.free:
-            raise in_flight()
-        await idempotency_keys.take_over(self._database, claim, found)
-        call.operation_id = claim.operation_id
-        return None
+    def _claim(self, key: str, request: Message, call: Call) -> Claim:
+        scope = f"{call.caller.principal}\0{call.method.full_name}\0{key}"
+        return Claim(
+            scope, request, lease=partial(_lease, call), headers=lambda: call.headers, kept=self._kept
+        )
 
-    async def _store(
-        self, claim: Claim, call: Call, status_code: int, data: bytes, answer: Message | None
-    ) -> Message | None:
-        """Stores how the call ended. When another call holds the key by now, that one's word counts."""
+    async def _take(self, claim: Claim, call: Call) -> Found | None:
         try:
-            stored = await idempotency_keys.store(self._database, claim, status_code, data)
-        except Exception:
-            logger.warning("An answer of %s could not be stored.", call.method.full_name, exc_info=True)
-            return answer
-        return answer if stored else await self._other(claim, call)
-
-    async def _other(self, claim: Claim, call: Call) -> Message:
-        replay = await self._look(claim, call)
-        if replay is None:  # it has let go just now
+            return await idempotency_keys.take(self._database, claim)
+        except BaseException:  # who does not hear back may hold the key all the same
             self._release_soon(claim, call)
-            raise in_flight()
-        return replay
+            raise
+
+    async def _succeeded(self, claim: Claim, call: Call, answer: Message) -> Message:
+        if claim.answered is None:
+            replay = await self._store(claim, call, _OK, answer)
+            return answer if replay is None else replay
+        if claim.answered != call.headers:
+            await self._attempt(call, idempotency_keys.store_headers(self._database, claim, call.headers))
+        return answer
 
     async def _failed(self, claim: Claim, call: Call, error: BaseException) -> Message:
         """Stores a final refusal; frees the key otherwise, so that a retry resumes at once."""
         if claim.lost:
             return await self._other(claim, call)
         refusal = from_exception(error) if isinstance(error, Exception) else None
-        if refusal is not None and refusal.code in _FINAL and not claim.answered:
-            replay = await self._store(claim, call, refusal.code.value[0], _bytes(refusal.status()), None)
+        if refusal is not None and refusal.code in _FINAL and claim.answered is None:
+            replay = await self._store(claim, call, refusal.code.value[0], refusal.status())
             if replay is not None:
                 return replay
-        elif claim.touched:
-            self._release_soon(claim, call)
+        else:
+            release = self._release_soon(claim, call)
+            if isinstance(error, Exception):
+                await asyncio.wait([release], timeout=_RELEASE_SECONDS)
         raise error
 
-    def _release_soon(self, claim: Claim, call: Call) -> None:
+    async def _store(self, claim: Claim, call: Call, status_code: int, outcome: Message) -> Message | None:
+        """Stores how the call ended. When another call holds the key by now, that one's answer counts."""
+        data = outcome.SerializeToString(deterministic=True)
+        storing = idempotency_keys.store(self._database, claim, status_code, data, call.headers)
+        return await self._other(claim, call) if await self._attempt(call, storing) is False else None
+
+    async def _attempt(self, call: Call, storing: Awaitable[Stored]) -> Stored | None:
+        """What has been done is done, even when it cannot be noted under the key."""
+        try:
+            return await storing
+        except Exception:
+            logger.warning("An answer of %s could not be stored.", call.method.full_name, exc_info=True)
+            return None
+
+    async def _other(self, claim: Claim, call: Call) -> Message:
+        """The answer of the call that took the key over."""
+        found = await idempotency_keys.look(self._database, claim)
+        if found is None:
+            raise in_flight()
+        return _answer_of(found, claim, call)
+
+    def _release_soon(self, claim: Claim, call: Call) -> asyncio.Task[None]:
         """In a task of its own: the call's may be cancelled. If it fails, the lease runs out."""
         task = asyncio.create_task(self._release(claim, call))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
+        return task
 
     async def _release(self, claim: Claim, call: Call) -> None:
         try:
@@ -138,16 +154,13 @@ def _checked(key: str) -> str:
     )
 
 
-def _replay(call: Call, status_code: int, data: bytes) -> Message:
-    call.set_header(REPLAYED_HEADER, "true")
-    if status_code == _OK:
-        return call.method.response_class.FromString(data)
-    trailers = grpc.aio.Metadata((errors.STATUS_DETAILS, data))
-    status = status_pb2.Status.FromString(data)
-    raise errors.from_rpc(
-        grpc.aio.AioRpcError(_CODES[status_code], grpc.aio.Metadata(), trailers, status.message)
-    )
-
-
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString(deterministic=True)
+def _answer_of(found: Found, claim: Claim, call: Call) -> Message:
+    """The stored answer. Raises the stored refusal, and what else the key may be."""
+    if found.fingerprint != claim.fingerprint:
+        raise InvalidArgument("IDEMPOTENCY_KEY_REUSED", "The key was used before for another request.")
+    if found.status_code is None:
+        raise in_flight()
+    call.headers = (*((key, value) for key, value in found.headers), (REPLAYED_HEADER, "true"))
+    if found.status_code == _OK:
+        return call.method.response_class.FromString(found.answer)
+    raise errors.from_status(status_pb2.Status.FromString(found.answer))

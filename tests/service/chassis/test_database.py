@@ -5,17 +5,18 @@ import os
 import pathlib
 import signal
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
 from protomesh.ordering.v1.order_pb2 import Order
 from protomesh.ordering.v1.ordering_events_pb2 import OrderPlaced
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 
-from chassis.data import Database, Query, UnitOfWork, migrations
+from chassis.data import Database, Prepared, Query, UnitOfWork, migrations
 from chassis.rpc import failure
 from meshctl.core.ports import Ports
 from meshctl.mesh.parts import postgres
@@ -26,6 +27,13 @@ GET_THING = Query(
     select(Thing.id, Thing.name, Thing.rank, Thing.created_at).where(Thing.id == bindparam("id"))
 )
 SLEEP = Query(select(func.pg_sleep(30)))
+RAISE = Prepared(
+    update(Thing)
+    .where(Thing.name == bindparam("called"))
+    .values(rank=Thing.rank + bindparam("by"))
+    .returning(Thing.name, Thing.rank)
+)
+ADD = Prepared(insert(Thing).values(id=bindparam("id"), name=bindparam("name")))
 _SLEEPING = """
     SELECT count(*) FROM pg_stat_activity
     WHERE state = 'active' AND query LIKE '%pg_sleep(%' AND pid <> pg_backend_pid()
@@ -177,6 +185,28 @@ async def test_a_restarted_server_is_found_again_and_meanwhile_answers_unavailab
                 *(scalar(database, "SELECT count(*) FROM things") for _ in range(20))
             )
             assert set(results) == {9}
+
+
+async def test_a_prepared_change_sees_what_the_session_changed_and_is_part_of_the_transaction(
+    database: Database,
+):
+    async with database.unit_of_work() as work:
+        work.add(Thing(name="lamp", rank=1))
+        assert await work.one(RAISE, called="lamp", by=2) == ("lamp", 3)
+        assert await work.one(RAISE, called="chair", by=2) is None
+        assert await work.run(ADD, id=uuid.uuid4(), name="table") == 1
+    with suppress(ZeroDivisionError):
+        async with database.unit_of_work() as work:
+            await work.run(RAISE, called="lamp", by=100)
+            raise ZeroDivisionError
+    assert await scalar(database, "SELECT rank FROM things WHERE name = 'lamp'") == 3
+    # What the model has as a constant stands in the statement.
+    assert await scalar(database, "SELECT rank FROM things WHERE name = 'table'") == 0
+
+
+def test_a_prepared_statement_that_would_miss_a_value_is_refused_when_it_is_defined():
+    with pytest.raises(TypeError, match=r"things\.id needs a value"):
+        Prepared(insert(Thing).values(name=bindparam("name")))
 
 
 async def test_migrations_that_run_at_once_run_once(database_url: str):

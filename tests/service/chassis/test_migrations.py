@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 
 from chassis.data import migrations
 from tests.service.chassis.things import MIGRATIONS
 
+SERVICES = pathlib.Path(__file__).parents[3] / "services"
 CHASSIS_TABLES = {"outbox", "inbox", "inbox_failures", "idempotency_keys", "chassis_version"}
 
 
@@ -115,6 +117,17 @@ async def test_a_revision_that_fails_leaves_neither_the_chassis_s_tables_nor_the
     with pytest.raises(Exception, match="division by zero"):
         await migrate(database_url, tmp_path)
     assert await columns(database_url) == set()
+
+
+LINES = [migrations.CHASSIS, *map(migrations.Line, sorted(SERVICES.glob("*/migrations")))]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.folder.parent.name)
+def test_each_revision_follows_another_and_has_the_number_of_its_file(line: migrations.Line):
+    revisions = list(ScriptDirectory.from_config(line.configuration()).walk_revisions())
+    numbers = [pathlib.Path(revision.path).name[:4] for revision in reversed(revisions)]
+    assert numbers == [f"{number:04}" for number in range(1, len(revisions) + 1)]
+    assert [revision.revision for revision in reversed(revisions)] == numbers
 
 
 def test_every_revision_can_be_read_as_sql():

@@ -1,0 +1,12 @@
+"""Keys are claimed before the handler begins, and answers keep their headers."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    # A key that is there was claimed with the first effects; so does a process that is not yet replaced.
+    op.execute("ALTER TABLE idempotency_keys ADD COLUMN begun boolean NOT NULL DEFAULT true")
+    op.execute("ALTER TABLE idempotency_keys ADD COLUMN headers jsonb NOT NULL DEFAULT '[]'")
