@@ -3,8 +3,7 @@
 from chassis.service import Service, run
 from services.identity import bootstrap, expiry
 from services.identity.auth_service import AuthService
-from services.identity.login_limits import LoginLimits
-from services.identity.passwords import Passwords
+from services.identity.passwords import PasswordPools
 from services.identity.role_service import RoleService
 from services.identity.sessions import Sessions
 from services.identity.settings import IdentitySettings
@@ -15,12 +14,12 @@ from services.identity.user_service import UserService
 async def compose(service: Service) -> None:
     settings, database = service.settings, service.database
     assert isinstance(settings, IdentitySettings)
-    passwords = Passwords(settings.password_threads, LoginLimits.of(settings))
+    passwords = PasswordPools.of(settings)
     keys = KeyRing(database, settings)
-    await bootstrap.prepare(database, keys, passwords, settings)
+    await bootstrap.prepare(database, keys, passwords.registration, settings)
     auth = AuthService(database, passwords, Sessions(keys, settings), keys)
     service.serve("protomesh.identity.v1.AuthService", auth)
-    service.serve("protomesh.identity.v1.UserService", UserService(database, passwords))
+    service.serve("protomesh.identity.v1.UserService", UserService(database, passwords.change))
     service.serve("protomesh.identity.v1.RoleService", RoleService(database))
     service.token_keys = keys
     service.background(lambda: expiry.run(database))

@@ -19,11 +19,11 @@ from protomesh.identity.v1.auth_service_pb2 import (
 )
 
 from chassis.core import Unauthenticated
-from chassis.data import Database
+from chassis.data import Database, Row
 from chassis.rpc import Call
 from services.identity import convert, repository, sessions
 from services.identity.model import User, normal_email
-from services.identity.passwords import Passwords, outdated, password_incorrect
+from services.identity.passwords import PasswordPools, outdated, password_incorrect
 from services.identity.sessions import Sessions
 from services.identity.signing_keys import KeyRing
 
@@ -31,14 +31,16 @@ from services.identity.signing_keys import KeyRing
 class AuthService:
     """Signing up, in and out, and the keys that tokens are checked with."""
 
-    def __init__(self, database: Database, passwords: Passwords, sessions: Sessions, keys: KeyRing) -> None:
+    def __init__(
+        self, database: Database, passwords: PasswordPools, sessions: Sessions, keys: KeyRing
+    ) -> None:
         self._database = database
         self._passwords = passwords
         self._sessions = sessions
         self._keys = keys
 
     async def RegisterUser(self, request: RegisterUserRequest, call: Call) -> RegisteredUser:
-        password_hash = await self._passwords.hash(request.password)
+        password_hash = await self._passwords.registration.hash(request.password, address=call.address)
         user = User.register(UUID(call.operation_id), request.username, request.email, password_hash)
         with repository.unique_names():
             async with self._database.unit_of_work() as work:
@@ -50,19 +52,27 @@ class AuthService:
         email = normal_email(request.email)
         account = await self._database.one(repository.CREDENTIALS_BY_EMAIL, email=email)
         password_hash = account.password_hash if account else None
-        right = await self._passwords.check(
+        right = await self._passwords.login.check(
             request.password, password_hash, account=email, address=call.address
         )
         if account is None or not right:
             raise _login_failed()
-        renewed = await self._passwords.hash(request.password) if outdated(account.password_hash) else None
+        checked = account.password_hash
+        if outdated(checked):
+            checked = await self._renew(account, request.password, call)
+        grant = await self._sessions.start(self._database, account.id, checked)
+        if grant is None:
+            raise _login_failed()
+        return grant
+
+    async def _renew(self, account: Row, password: str, call: Call) -> str:
+        """Hashes a password that was right with today's parameters; the hash that holds from now on."""
+        password_hash = await self._passwords.login.hash(password, address=call.address)
         async with self._database.unit_of_work() as work:
             user = await repository.lock_user(work, account.id)
-            # What was checked may have changed before the lock.
-            if user.disabled or user.password_hash != account.password_hash:
-                raise _login_failed()
-            user.password_hash = renewed or user.password_hash
-            return self._sessions.start(work, user)
+            if user.password_hash == account.password_hash:
+                user.password_hash = password_hash
+        return password_hash
 
     async def RefreshToken(self, request: RefreshTokenRequest, call: Call) -> TokenGrant:
         async with self._database.unit_of_work() as work:
@@ -83,8 +93,8 @@ class AuthService:
         account = await self._database.one(repository.CREDENTIALS, id=user_id)
         if account is None:
             raise repository.user_not_found()
-        await self._passwords.confirm(request.current_password, account, address=call.address)
-        password_hash = await self._passwords.hash(request.new_password)
+        await self._passwords.change.confirm(request.current_password, account, address=call.address)
+        password_hash = await self._passwords.change.hash(request.new_password, address=call.address)
         async with self._database.unit_of_work() as work:
             user = await repository.lock_user(work, user_id)
             if user.password_hash != account.password_hash:

@@ -34,7 +34,7 @@ async def ensure_administrator(database: Database, passwords: Passwords, setting
     email = normal_email(settings.bootstrap_admin_email)
     if not email or await database.one(repository.CREDENTIALS_BY_EMAIL, email=email):
         return
-    password_hash = await passwords.hash(settings.bootstrap_admin_password.get_secret_value())
+    password_hash = await passwords.hash(settings.bootstrap_admin_password.get_secret_value(), address="")
     user = User.register(uuid7(), settings.bootstrap_admin_username, email, password_hash, role=ADMIN)
     async with database.unit_of_work() as work:
         # Another replica may do the same at the same moment.

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import ipaddress
 import time
 from collections.abc import Iterator
 from typing import Self
@@ -13,6 +12,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
 
 from chassis.core import ResourceExhausted
+from services.identity.hashing import network_of
 from services.identity.settings import IdentitySettings
 
 VALKEY_TIMEOUT_SECONDS = 0.2
@@ -76,7 +76,7 @@ class LoginLimits:
     def _limits(self, account: str, address: str) -> Iterator[tuple[RateLimitItem, str]]:
         # Valkey holds no personal data, only this trace of the account.
         trace = hashlib.sha256(account.encode()).hexdigest()[:32]
-        network = _network(address)
+        network = network_of(address)
         yield from ((limit, f"account:{trace}:{network}") for limit in self._per_account)
         yield from ((limit, f"address:{network}") for limit in self._per_address)
 
@@ -85,15 +85,6 @@ class LoginLimits:
 
     def _retreat(self) -> None:
         self._shared_from = time.monotonic() + RETREAT_SECONDS
-
-
-def _network(address: str) -> str:
-    """What one client commands: an IPv4 address, or an IPv6 network of /64."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _valkey(url: str) -> RedisStorage:

@@ -32,6 +32,41 @@ _NAMED = User.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
 REFERENCES = Query(select(*_REFERENCE).where(_NAMED))
 PUBLIC_PROFILES = Query(select(*_PUBLIC).where(_NAMED))
 
+# The lock makes a session wait for a revocation of the user's, and then look again.
+_ACCOUNT_TO_SIGN_IN = (
+    select(User.id, User.role)
+    .where(
+        User.id == bindparam("user_id"),
+        User.password_hash == bindparam("password_hash"),
+        User.disabled_at.is_(None),
+    )
+    .with_for_update()
+    .cte("account")
+)
+_STARTED_AT = bindparam("started_at", type_=Session.created_at.type)
+_NEW_SESSION = insert(Session).from_select(
+    ["id", "user_id", "created_at", "expires_at"],
+    select(
+        bindparam("session_id", type_=Uuid),
+        _ACCOUNT_TO_SIGN_IN.c.id,
+        _STARTED_AT,
+        bindparam("session_expires_at", type_=Session.expires_at.type),
+    ),
+)
+_FIRST_TOKEN = insert(RefreshToken).from_select(
+    ["id", "session_id", "token_hash", "created_at", "expires_at"],
+    select(
+        bindparam("token_id", type_=Uuid),
+        bindparam("session_id", type_=Uuid),
+        bindparam("token_hash", type_=RefreshToken.token_hash.type),
+        _STARTED_AT,
+        bindparam("token_expires_at", type_=RefreshToken.expires_at.type),
+    ).select_from(_ACCOUNT_TO_SIGN_IN),
+)
+START_SESSION = Query(
+    select(_ACCOUNT_TO_SIGN_IN.c.role).add_cte(_NEW_SESSION.cte("session"), _FIRST_TOKEN.cte("token"))
+)
+
 _PUBLISHED = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())
 PUBLISHED_KEYS = Query(select(*_KEY).where(_PUBLISHED).order_by(SigningKey.signs_from.desc()))
 

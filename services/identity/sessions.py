@@ -10,7 +10,7 @@ from protomesh.identity.v1.auth_service_pb2 import TokenGrant
 
 from chassis import contract
 from chassis.core import Unauthenticated, uuid7
-from chassis.data import UnitOfWork
+from chassis.data import Database, UnitOfWork
 from services.identity import convert, repository
 from services.identity.model import RefreshToken, Session, User, now
 from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings
@@ -20,18 +20,32 @@ REFRESH_TOKEN_BYTES = 32
 
 
 class Sessions:
-    """Starts, carries on and ends sessions, each within the caller's unit of work."""
+    """Starts, carries on and ends sessions, in the caller's unit of work when there is one."""
 
     def __init__(self, keys: KeyRing, settings: IdentitySettings) -> None:
         self._keys = keys
         self._issuer = settings.token_issuer
         self._audience = settings.token_audience
 
-    def start(self, work: UnitOfWork, user: User) -> TokenGrant:
-        """A new session of a user whom the transaction has locked, lest it slip past a revocation."""
-        session = Session.start(user.id)
-        work.add(session)
-        return self._grant(work, user, session)
+    async def start(self, database: Database, user_id: UUID, password_hash: str) -> TokenGrant | None:
+        """A new session of a user; None when the account is disabled, or its password is no longer this one.
+
+        One statement, which locks the user's row: a session cannot slip past a revocation at the same moment.
+        """
+        session, refresh_token = Session.start(user_id), _refresh_token()
+        token = RefreshToken.of(session, _digest(refresh_token))
+        account = await database.one(
+            repository.START_SESSION,
+            user_id=user_id,
+            password_hash=password_hash,
+            session_id=session.id,
+            started_at=session.created_at,
+            session_expires_at=session.expires_at,
+            token_id=token.id,
+            token_hash=token.token_hash,
+            token_expires_at=token.expires_at,
+        )
+        return account and self._grant(user_id, account.role, session.id, refresh_token)
 
     async def carry_on(self, work: UnitOfWork, refresh_token: str) -> TokenGrant | None:
         """The next tokens of the session; None when the token was used before: its session has ended.
@@ -50,27 +64,27 @@ class Sessions:
         if user.disabled or not session.live or not token.live:
             raise refresh_token_invalid()
         token.used_at = now()
-        return self._grant(work, user, session)
+        successor = _refresh_token()
+        work.add(RefreshToken.of(session, _digest(successor)))
+        return self._grant(user.id, user.role, session.id, successor)
 
-    def _grant(self, work: UnitOfWork, user: User, session: Session) -> TokenGrant:
-        refresh_token = secrets.token_urlsafe(REFRESH_TOKEN_BYTES)
-        work.add(RefreshToken.of(session, _digest(refresh_token)))
+    def _grant(self, user_id: UUID, role: str, session_id: UUID, refresh_token: str) -> TokenGrant:
         return TokenGrant(
-            access_token=self._access_token(user, session.id, now()),
+            access_token=self._access_token(user_id, role, session_id, now()),
             token_type="Bearer",  # noqa: S106 (names the kind of token)
             expires_in=int(ACCESS_TOKEN_LIFE.total_seconds()),
             refresh_token=refresh_token,
         )
 
-    def _access_token(self, user: User, session_id: UUID, issued_at: datetime) -> str:
+    def _access_token(self, user_id: UUID, role: str, session_id: UUID, issued_at: datetime) -> str:
         key = self._keys.signer()
         header = {"alg": ALGORITHM, "typ": "at+jwt", "kid": key.kid}
         claims = {
             "iss": self._issuer,
             "aud": self._audience,
-            "sub": str(user.id),
-            "role": user.role,
-            "scope": " ".join(sorted(contract.permissions_of(user.role))),
+            "sub": str(user_id),
+            "role": role,
+            "scope": " ".join(sorted(contract.permissions_of(role))),
             "sid": str(session_id),
             "iat": int(issued_at.timestamp()),
             "exp": int((issued_at + ACCESS_TOKEN_LIFE).timestamp()),
@@ -89,6 +103,10 @@ async def end(work: UnitOfWork, user_id: UUID, *, only: UUID | None = None, but:
 def refresh_token_invalid() -> Unauthenticated:
     """The answer to a refresh token that is unknown, expired or of an ended session."""
     return Unauthenticated("REFRESH_TOKEN_INVALID", "The refresh token is not valid; sign in again.")
+
+
+def _refresh_token() -> str:
+    return secrets.token_urlsafe(REFRESH_TOKEN_BYTES)
 
 
 def _digest(refresh_token: str) -> bytes:

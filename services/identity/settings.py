@@ -28,11 +28,26 @@ class IdentitySettings(Settings):
         description="Seconds between the publication of a signing key and its first signature; longer than any "
         "verifier keeps the key set.",
     )
-    password_threads: int = Field(
+    login_threads: int = Field(
         2,
         ge=1,
         le=64,
-        description="Passwords that a process hashes at once; each takes 19 MiB and a core meanwhile.",
+        description="Logins that a process checks at once; each takes 19 MiB and a core meanwhile.",
+    )
+    registration_threads: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Registrations that a process hashes passwords for at once, as for logins.",
+    )
+    password_change_threads: int = Field(
+        1, ge=1, le=64, description="Changes of a password that a process checks and hashes at once."
+    )
+    password_queue: int = Field(
+        64,
+        ge=0,
+        description="Calls that wait for each of these threads, at most half of them from one address; more are "
+        "refused at once with RESOURCE_EXHAUSTED.",
     )
     login_limits_per_account: str = Field(
         "5/minute; 15/10 minutes; 40/hour",

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from chassis.data import Database
 from services.identity import bootstrap, repository
+from services.identity.hashing import HashingPool
 from services.identity.login_limits import LoginLimits
 from services.identity.passwords import Passwords
 from services.identity.settings import IdentitySettings
@@ -22,7 +23,7 @@ def settings(password: str = "the first password") -> IdentitySettings:
 
 
 def passwords() -> Passwords:
-    return Passwords(2, LoginLimits("", "100/minute", "100/minute"))
+    return Passwords(HashingPool(2, 8), LoginLimits("", "100/minute", "100/minute"))
 
 
 async def test_replicas_that_start_together_make_one_administrator(database: Database) -> None:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from chassis.core import ResourceExhausted
+from services.identity.hashing import HashingPool
 from services.identity.login_limits import LoginLimits
 from services.identity.passwords import Passwords
 
@@ -85,8 +86,8 @@ async def test_without_valkey_a_process_counts_by_itself() -> None:
 
 
 async def test_an_unknown_account_costs_the_time_of_a_wrong_password() -> None:
-    passwords = Passwords(1, LoginLimits("", "1000/minute", "1000/minute"))
-    known = await passwords.hash("the right one")
+    passwords = Passwords(HashingPool(1, 8), LoginLimits("", "1000/minute", "1000/minute"))
+    known = await passwords.hash("the right one", address=ADDRESS)
 
     async def cost(password_hash: str | None) -> float:
         began = time.perf_counter()

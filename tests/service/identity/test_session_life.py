@@ -1,5 +1,6 @@
 """How long sessions and refresh tokens live, on a real database; only the time is made up."""
 
+import asyncio
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from protomesh.identity.v1.auth_service_pb2 import TokenGrant
 from chassis.core import Unauthenticated, uuid7
 from chassis.data import Database
 from services.identity import expiry, repository
-from services.identity.model import User
+from services.identity.model import User, now
 from services.identity.sessions import Sessions
 from services.identity.settings import IdentitySettings
 from services.identity.signing_keys import KeyRing
@@ -29,13 +30,46 @@ async def start(database: Database, sessions: Sessions) -> TokenGrant:
     user_id = uuid7()
     async with database.unit_of_work() as work:
         work.add(User.register(user_id, f"u{user_id.hex}", f"{user_id.hex}@example.org", "no hash"))
-    async with database.unit_of_work() as work:
-        return sessions.start(work, await repository.lock_user(work, user_id))
+    grant = await sessions.start(database, user_id, "no hash")
+    assert grant
+    return grant
 
 
 async def refresh(database: Database, sessions: Sessions, grant: TokenGrant) -> TokenGrant | None:
     async with database.unit_of_work() as work:
         return await sessions.carry_on(work, grant.refresh_token)
+
+
+async def test_no_session_starts_on_what_was_checked_before_a_change(
+    database: Database, sessions: Sessions
+) -> None:
+    user_id = uuid7()
+    async with database.unit_of_work() as work:
+        user = User.register(user_id, f"u{user_id.hex}", f"{user_id.hex}@example.org", "the old hash")
+        work.add(user)
+    assert await sessions.start(database, user_id, "the old hash")
+    async with database.unit_of_work() as work:
+        (await repository.lock_user(work, user_id)).change(password_hash="the new hash")
+    assert await sessions.start(database, user_id, "the old hash") is None
+    assert await sessions.start(database, user_id, "the new hash")
+    async with database.unit_of_work() as work:
+        (await repository.lock_user(work, user_id)).change(disabled_at=now())
+    assert await sessions.start(database, user_id, "the new hash") is None
+
+
+async def test_a_sign_in_waits_for_a_revocation_and_then_finds_the_account_disabled(
+    database: Database, sessions: Sessions
+) -> None:
+    user_id = uuid7()
+    async with database.unit_of_work() as work:
+        work.add(User.register(user_id, f"u{user_id.hex}", f"{user_id.hex}@example.org", "no hash"))
+    async with database.unit_of_work() as work:
+        user = await repository.lock_user(work, user_id)
+        starting = asyncio.create_task(sessions.start(database, user_id, "no hash"))
+        await asyncio.sleep(0.1)
+        assert not starting.done()
+        user.change(disabled_at=now())
+    assert await starting is None
 
 
 async def test_a_session_that_nobody_refreshes_ends_after_14_days(

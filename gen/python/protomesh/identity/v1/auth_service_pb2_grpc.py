@@ -77,8 +77,8 @@ class AuthServiceServicer:
     """
 
     def RegisterUser(self, request, context):
-        """Registers a customer.
-        Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN.
+        """Registers a customer. When more register than can be served within moments, what does not fit is refused at once.
+        Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ class AuthServiceServicer:
         """Signs a user in: starts a session and gives its tokens. An unknown address takes as long as a wrong password.
         After 5 failures within a minute for one account from one address, or 20 from one address, further attempts are
         refused for a while that grows with the failures; attempts that succeed are not counted.
-        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +113,7 @@ class AuthServiceServicer:
 
     def ChangePassword(self, request, context):
         """Changes the caller's password and ends the caller's other sessions.
-        Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+        Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,14 +34,14 @@ class AuthServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuthServiceAsyncStub: ...
     RegisterUser: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterUserRequest, _auth_service_pb2.RegisteredUser]
-    """Registers a customer.
-    Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN.
+    """Registers a customer. When more register than can be served within moments, what does not fit is refused at once.
+    Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
     LoginUser: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginUserRequest, _auth_service_pb2.TokenGrant]
     """Signs a user in: starts a session and gives its tokens. An unknown address takes as long as a wrong password.
     After 5 failures within a minute for one account from one address, or 20 from one address, further attempts are
     refused for a while that grows with the failures; attempts that succeed are not counted.
-    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
     """
     RefreshToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.TokenGrant]
     """Exchanges a refresh token for a new pair of tokens; the old one is used up. A refresh token that comes a second time,
@@ -54,7 +54,7 @@ class AuthServiceStub:
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]
     """Changes the caller's password and ends the caller's other sessions.
-    Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+    Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
     """
     GetJsonWebKeySet: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJsonWebKeySetRequest, _auth_service_pb2.JsonWebKeySet]
     """Answers the public keys that access tokens are signed with, as RFC 7517 has them: the one that signs now, the next
@@ -73,14 +73,14 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterUser: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterUserRequest, _auth_service_pb2.RegisteredUser]  # type: ignore[assignment]
-    """Registers a customer.
-    Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN.
+    """Registers a customer. When more register than can be served within moments, what does not fit is refused at once.
+    Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
     """
     LoginUser: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginUserRequest, _auth_service_pb2.TokenGrant]  # type: ignore[assignment]
     """Signs a user in: starts a session and gives its tokens. An unknown address takes as long as a wrong password.
     After 5 failures within a minute for one account from one address, or 20 from one address, further attempts are
     refused for a while that grows with the failures; attempts that succeed are not counted.
-    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+    Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
     """
     RefreshToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokenRequest, _auth_service_pb2.TokenGrant]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens; the old one is used up. A refresh token that comes a second time,
@@ -93,7 +93,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ChangePasswordRequest, _auth_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
     """Changes the caller's password and ends the caller's other sessions.
-    Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+    Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
     """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJsonWebKeySetRequest, _auth_service_pb2.JsonWebKeySet]  # type: ignore[assignment]
     """Answers the public keys that access tokens are signed with, as RFC 7517 has them: the one that signs now, the next
@@ -115,8 +115,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RegisterUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RegisteredUser, _abc.Awaitable[_auth_service_pb2.RegisteredUser]]:
-        """Registers a customer.
-        Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN.
+        """Registers a customer. When more register than can be served within moments, what does not fit is refused at once.
+        Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -128,7 +128,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Signs a user in: starts a session and gives its tokens. An unknown address takes as long as a wrong password.
         After 5 failures within a minute for one account from one address, or 20 from one address, further attempts are
         refused for a while that grows with the failures; attempts that succeed are not counted.
-        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+        Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
         """
 
     @_abc_1.abstractmethod
@@ -159,7 +159,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ChangePasswordResponse, _abc.Awaitable[_auth_service_pb2.ChangePasswordResponse]]:
         """Changes the caller's password and ends the caller's other sessions.
-        Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
+        Errors: PERMISSION_DENIED PASSWORD_INCORRECT; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
         """
 
     @_abc_1.abstractmethod
