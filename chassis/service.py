@@ -36,6 +36,7 @@ from chassis.rpc.channels import MeshChannel
 from chassis.rpc.identity_keys import identity_keys
 from chassis.rpc.server import ListenError, Server
 from chassis.rpc.stages.admission import Admission
+from chassis.rpc.stages.per_caller import PerCaller
 from chassis.trust.certificates import CertificateError, Certificates
 from chassis.trust.keys import KeySource
 from chassis.trust.revocations import Revocations
@@ -196,6 +197,7 @@ class Service:
         return pipeline.Parts(
             verifier=verifier,
             admission=Admission(settings.maximum_concurrent_rpcs, settings.maximum_concurrent_streams),
+            per_caller=PerCaller(settings.maximum_calls_per_caller, settings.maximum_streams_per_caller),
             trust_domain=settings.trust_domain,
             receive_limit=self._receive_limit(),
             database=self.__dict__.get("database"),

@@ -88,10 +88,18 @@ class Settings(BaseSettings):
         "info", description="Least severity that is logged."
     )
     maximum_concurrent_rpcs: int = Field(
-        1000, ge=1, description="Calls that are served at once; one more is answered RESOURCE_EXHAUSTED."
+        1000,
+        ge=1,
+        description="Calls that are served at once, at the most; each RPC takes fewer when they come late.",
     )
     maximum_concurrent_streams: int = Field(
         1000, ge=1, description="Server streams that are open at once, counted apart from other calls."
+    )
+    maximum_calls_per_caller: int = Field(
+        100, ge=1, description="Calls that one signed-in person has open at once in this process."
+    )
+    maximum_streams_per_caller: int = Field(
+        16, ge=1, description="Server streams that one caller has open at once in this process."
     )
     drain_wait_seconds: float = Field(
         2.0,

@@ -1,6 +1,7 @@
 """The pipeline: the stages that every call goes through, compiled once for each RPC from its contract."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.caller import CallerStage
 from chassis.rpc.stages.deadline import Deadline
 from chassis.rpc.stages.idempotency import Idempotency
+from chassis.rpc.stages.per_caller import PerCaller
 from chassis.rpc.stages.telemetry import Telemetry
 from chassis.trust.tokens import TokenVerifier
 
@@ -34,6 +36,7 @@ class Parts:
 
     verifier: TokenVerifier
     admission: Admission
+    per_caller: PerCaller
     trust_domain: str
     # Bytes that the server takes of any request.
     receive_limit: int
@@ -82,6 +85,11 @@ STEPS: Sequence[Step] = (
         "caller",
         lambda contract, parts: CallerStage(contract, parts.verifier, parts.trust_domain),
         "Everything that follows asks who calls.",
+    ),
+    Step(
+        "per caller",
+        lambda contract, parts: parts.per_caller.stage(contract),
+        "As soon as it is known who calls, and before anything is done for who has too much open already.",
     ),
     Step(
         "access",
@@ -220,5 +228,10 @@ def _fail(call: Call, error: BaseException) -> None:
 async def _abort(call: Call, error: MeshError) -> None:
     # As long as nothing was sent, gRPC makes one frame of headers and status, and the edge sees these as headers.
     details = (STATUS_DETAILS, error.status().SerializeToString())
-    trailers = (details, ("x-trace-id", trace_id()), *call.headers)
+    trailers = (details, ("x-trace-id", trace_id()), *call.headers, *_retry_after(error))
     await call.context.abort(error.code, error.message, trailers)
+
+
+def _retry_after(error: MeshError) -> Sequence[tuple[str, str]]:
+    """HTTP's own word for RetryInfo, in whole seconds."""
+    return () if error.retry_after is None else (("retry-after", str(math.ceil(error.retry_after))),)

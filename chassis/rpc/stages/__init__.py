@@ -3,5 +3,6 @@
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.deadline import Deadline
 from chassis.rpc.stages.idempotency import Idempotency
+from chassis.rpc.stages.per_caller import PerCaller
 
-__all__ = ["Admission", "Deadline", "Idempotency"]
+__all__ = ["Admission", "Deadline", "Idempotency", "PerCaller"]

@@ -1,16 +1,28 @@
-"""Load shedding: a server that has as many calls as it takes refuses the next one at once."""
+"""Load shedding: a server takes as many calls as it finishes in time, and refuses the next one at once."""
 
+import time
 from collections.abc import Awaitable
 from typing import Any
+
+import grpc
 
 from chassis.contract.methods import MethodContract
 from chassis.core.errors import overloaded
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
 
+# A call that took more than this part of its contract's time was late: there is still time for its caller, but the
+# queue behind it grows.
+_IN_TIME = 0.25
+# What a late call leaves of the limit, and how much a call in time adds, as a share of one: TCP's way of finding out.
+_DECREASE = 0.9
+_INCREASE = 4.0
+# However late calls are, so many of an RPC run at once: one that is slow by nature is not overloaded.
+_LEAST = 16.0
+
 
 class Admission:
-    """The two budgets of a server, each shared by all its RPCs of a kind.
+    """What a server takes on at once: a budget for all calls, one for all streams, and a limit of each RPC's own.
 
     A server stream may stay open for minutes and mostly sleeps: those who watch must not use up the room of those who
     call, nor the other way round.
@@ -21,23 +33,73 @@ class Admission:
         self._streams = _Budget(streams)
 
     def stage(self, contract: MethodContract) -> Stage:
-        """The stage of an RPC: the budget that it counts on."""
-        return self._streams if contract.server_streaming else self._calls
+        """The stage of an RPC: the budget that it counts on, and its own limit if it is not a stream."""
+        if contract.server_streaming:
+            return _Streams(self._streams)
+        return _Calls(self._calls, contract.timeout)
 
 
 class _Budget:
-    """Counts what runs. ResourceExhausted OVERLOADED for one call too many."""
+    """How many run, and how many may."""
+
+    __slots__ = ("limit", "running")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._running = 0
+        self.limit = limit
+        self.running = 0
+
+
+class _Streams:
+    """Counts streams. ResourceExhausted OVERLOADED for one too many."""
+
+    def __init__(self, budget: _Budget) -> None:
+        self._budget = budget
 
     def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
-        if self._running >= self._limit:
+        if self._budget.running >= self._budget.limit:
             raise overloaded()
-        self._running += 1
+        self._budget.running += 1
         call.at_end(self._leave)
         return proceed(request, call)
 
     def _leave(self, _: Call) -> None:
+        self._budget.running -= 1
+
+
+class _Calls:
+    """Counts calls of an RPC. ResourceExhausted OVERLOADED for one more than can be expected to finish in time.
+
+    The limit follows what the RPC really does (docs/decisions/load-shedding.md): it shrinks when calls come late, by
+    whatever is short (the processor, the database, another service), and grows as long as they are in time.
+    """
+
+    def __init__(self, budget: _Budget, timeout: float) -> None:
+        self._budget = budget
+        self._in_time = timeout * _IN_TIME
+        self._limit = float(budget.limit)
+        self._running = 0
+        self._shrunk_at = 0.0
+
+    def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
+        if self._running >= self._limit or self._budget.running >= self._budget.limit:
+            raise overloaded()
+        self._running += 1
+        self._budget.running += 1
+        call.at_end(self._leave)
+        return proceed(request, call)
+
+    def _leave(self, call: Call) -> None:
+        running = self._running
         self._running -= 1
+        self._budget.running -= 1
+        now = time.monotonic()
+        if now - call.arrived > self._in_time or call.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._shrink(call, running, now)
+        elif running * 2 > self._limit:
+            self._limit = min(self._budget.limit, self._limit + _INCREASE / self._limit)
+
+    def _shrink(self, call: Call, running: int, now: float) -> None:
+        """Once for all calls that were taken on before: they cannot know of it."""
+        if call.arrived > self._shrunk_at:
+            self._limit = max(_LEAST, min(self._limit, running) * _DECREASE)
+            self._shrunk_at = now

@@ -1,13 +1,16 @@
-"""Calls and streams have a budget each: neither starves the other."""
+"""Calls and streams have a budget each, and a server takes on no more calls than it finishes in time."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
 
 from chassis.core import errors
-from tests.unit.chassis.stand import Thing, method, running
+from chassis.service import Service
+from tests.unit.chassis.stand import Scratch, Thing, method, running
 
 
 async def test_streams_that_stay_open_leave_room_for_calls(certificate_directory: Any) -> None:
@@ -23,3 +26,73 @@ async def test_streams_that_stay_open_leave_room_for_calls(certificate_directory
             await method(channel, "Watch")(Thing(count=1)).read()
         assert errors.reason_of(refused.value) == "OVERLOADED"
         watch.cancel()
+
+
+class Scarce(Scratch):
+    """Finishes as many calls at a time as it has workshops; the others queue behind them, as at a database."""
+
+    SECONDS, WORKSHOPS = 0.04, 8
+
+    def __init__(self, _: Service) -> None:
+        super().__init__()
+        self._workshops = asyncio.Semaphore(self.WORKSHOPS)
+
+    async def Slow(self, request: Any, call: Any) -> Any:
+        async with self._workshops:
+            await asyncio.sleep(self.SECONDS)
+        return request
+
+
+async def test_under_three_times_what_it_can_do_a_server_finishes_what_it_takes_on(
+    certificate_directory: Any,
+) -> None:
+    """Unlimited intake would have every call queue until its deadline, and none of them finish."""
+    async with running(certificate_directory, servicer=Scarce) as stand:
+        call = method(stand.channel(), "Slow")
+        capacity = Scarce.WORKSHOPS / Scarce.SECONDS
+        outcomes = await offered(call, per_second=3 * capacity, seconds=3)
+        late = [answer for answer in outcomes if answer.reason == "DEADLINE_EXCEEDED"]
+        refused = [answer for answer in outcomes if answer.reason == "OVERLOADED"]
+        done = [answer for answer in outcomes if not answer.reason]
+        assert len(done) + len(late) + len(refused) == len(outcomes)
+        assert len(late) < len(done) / 5
+        assert len(refused) > len(outcomes) / 3
+        # Half of the refusals come within the time in which a caller could ask somewhere else.
+        assert sorted(answer.seconds for answer in refused)[len(refused) // 2] < 0.05
+        # And when the rush is over, it is over.
+        assert {answer.reason for answer in await offered(call, per_second=capacity / 4, seconds=1)} == {""}
+
+
+async def test_an_rpc_whose_calls_come_late_leaves_the_others_their_room(certificate_directory: Any) -> None:
+    async with running(certificate_directory, servicer=Scarce) as stand:
+        channel = stand.channel()
+        rush = asyncio.ensure_future(offered(method(channel, "Slow"), per_second=800, seconds=2))
+        for _ in range(50):
+            assert (await method(channel, "Open")(Thing(text="quick"))).text == "quick"
+        await rush
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended: its reason ("" for an answer), and after how long."""
+
+    reason: str
+    seconds: float
+
+
+async def offered(call: Any, *, per_second: float, seconds: float) -> list[Outcome]:
+    """Calls at a rate, whatever becomes of those before, as many independent clients do."""
+
+    async def one() -> Outcome:
+        began = time.monotonic()
+        try:
+            await call(Thing())
+        except grpc.aio.AioRpcError as error:
+            return Outcome(errors.reason_of(error) or error.code().name, time.monotonic() - began)
+        return Outcome("", time.monotonic() - began)
+
+    calls = []
+    for _ in range(round(per_second * seconds)):
+        calls.append(asyncio.ensure_future(one()))
+        await asyncio.sleep(1 / per_second)
+    return await asyncio.gather(*calls)

@@ -12,7 +12,7 @@ from chassis import contract
 from chassis.contract import ContractError
 from chassis.core import Settings, errors
 from chassis.rpc import pipeline
-from chassis.rpc.stages import Admission
+from chassis.rpc.stages import Admission, PerCaller
 from chassis.service import Service
 from chassis.trust import Revocations, TokenVerifier
 from tests.unit.chassis.stand import (
@@ -47,7 +47,7 @@ def raw(stand: Stand) -> Any:
 
 def names(rpc: str) -> list[str]:
     verifier = TokenVerifier(Keys(), Revocations(), issuer="protomesh", audience="protomesh")
-    parts = pipeline.Parts(verifier, Admission(1, 1), "protomesh.local", 1 << 20, None)
+    parts = pipeline.Parts(verifier, Admission(1, 1), PerCaller(1, 1), "protomesh.local", 1 << 20, None)
     return [name for name, _ in pipeline.stages_of(contract.method_at(f"/{SERVICE}/{rpc}"), parts)]
 
 
@@ -58,6 +58,7 @@ def test_the_stages_stand_in_this_order() -> None:
         "admission",
         "deadline",
         "caller",
+        "per caller",
         "access",
         "validation",
         "caching",
@@ -72,7 +73,7 @@ def test_every_stage_has_a_reason_for_its_place() -> None:
 def test_stages_that_an_rpc_does_not_need_are_left_out() -> None:
     always = ["telemetry", "admission", "deadline", "caller", "validation"]
     assert names("Open") == always
-    assert names("Mine") == [*always[:4], "access", "validation"]
+    assert names("Mine") == [*always[:4], "per caller", "access", "validation"]
     assert names("Cached") == [*always, "caching"]
     assert "audit" in names("Write")
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protomesh/type/v1/error_reason.proto\x12\x11protomesh.type.v1*\x89\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rTOKEN_MISSING\x10\x01\x12\x11\n\rTOKEN_INVALID\x10\x02\x12\x11\n\rTOKEN_REVOKED\x10\x03\x12\x16\n\x12PERMISSION_MISSING\x10\x04\x12\x18\n\x14WORKLOAD_NOT_ALLOWED\x10\x05\x12\x15\n\x11VALIDATION_FAILED\x10\x06\x12\x12\n\x0e\x43URSOR_INVALID\x10\x07\x12\x1c\n\x18IDEMPOTENCY_KEY_REQUIRED\x10\x08\x12\x1a\n\x16IDEMPOTENCY_KEY_REUSED\x10\t\x12\x1d\n\x19IDEMPOTENCY_KEY_IN_FLIGHT\x10\n\x12\x11\n\rETAG_MISMATCH\x10\x0b\x12\x0c\n\x08\x43ONFLICT\x10\x0c\x12\x10\n\x0cRATE_LIMITED\x10\r\x12\x0e\n\nOVERLOADED\x10\x0e\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x0f\x12\x1a\n\x16\x44\x45PENDENCY_UNAVAILABLE\x10\x10\x12\x0c\n\x08INTERNAL\x10\x11\x12\x11\n\rUNIMPLEMENTED\x10\x12\x12\x13\n\x0fROUTE_NOT_FOUND\x10\x13\x12\x15\n\x11REQUEST_MALFORMED\x10\x14\x12\x15\n\x11REQUEST_TOO_LARGE\x10\x15\x12\x13\n\x0fREQUEST_REFUSED\x10\x16\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$protomesh/type/v1/error_reason.proto\x12\x11protomesh.type.v1*\x9f\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rTOKEN_MISSING\x10\x01\x12\x11\n\rTOKEN_INVALID\x10\x02\x12\x11\n\rTOKEN_REVOKED\x10\x03\x12\x16\n\x12PERMISSION_MISSING\x10\x04\x12\x18\n\x14WORKLOAD_NOT_ALLOWED\x10\x05\x12\x15\n\x11VALIDATION_FAILED\x10\x06\x12\x12\n\x0e\x43URSOR_INVALID\x10\x07\x12\x1c\n\x18IDEMPOTENCY_KEY_REQUIRED\x10\x08\x12\x1a\n\x16IDEMPOTENCY_KEY_REUSED\x10\t\x12\x1d\n\x19IDEMPOTENCY_KEY_IN_FLIGHT\x10\n\x12\x11\n\rETAG_MISMATCH\x10\x0b\x12\x0c\n\x08\x43ONFLICT\x10\x0c\x12\x10\n\x0cRATE_LIMITED\x10\r\x12\x0e\n\nOVERLOADED\x10\x0e\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x0f\x12\x1a\n\x16\x44\x45PENDENCY_UNAVAILABLE\x10\x10\x12\x0c\n\x08INTERNAL\x10\x11\x12\x11\n\rUNIMPLEMENTED\x10\x12\x12\x13\n\x0fROUTE_NOT_FOUND\x10\x13\x12\x15\n\x11REQUEST_MALFORMED\x10\x14\x12\x15\n\x11REQUEST_TOO_LARGE\x10\x15\x12\x13\n\x0fREQUEST_REFUSED\x10\x16\x12\x14\n\x10TOO_MANY_AT_ONCE\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.type.v1.error_rea
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=60
-  _globals['_ERRORREASON']._serialized_end=581
+  _globals['_ERRORREASON']._serialized_end=603
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT (HTTP 413): the request is larger than the RPC takes. Metadata: none."""
     REQUEST_REFUSED: _ErrorReason.ValueType  # 22
     """PERMISSION_DENIED: the edge refuses the request as such. Metadata: none."""
+    TOO_MANY_AT_ONCE: _ErrorReason.ValueType  # 23
+    """RESOURCE_EXHAUSTED: the caller has as many calls or streams open as one may have. Metadata: `limit`, `of` (`calls` or `streams`)."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of every domain. The name of a value is what `ErrorInfo.reason` holds."""
@@ -118,4 +120,6 @@ REQUEST_TOO_LARGE: ErrorReason.ValueType  # 21
 """INVALID_ARGUMENT (HTTP 413): the request is larger than the RPC takes. Metadata: none."""
 REQUEST_REFUSED: ErrorReason.ValueType  # 22
 """PERMISSION_DENIED: the edge refuses the request as such. Metadata: none."""
+TOO_MANY_AT_ONCE: ErrorReason.ValueType  # 23
+"""RESOURCE_EXHAUSTED: the caller has as many calls or streams open as one may have. Metadata: `limit`, `of` (`calls` or `streams`)."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
