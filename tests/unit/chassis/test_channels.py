@@ -71,6 +71,25 @@ async def test_a_failure_of_an_inner_call_that_is_about_us_is_ours(stand: Stand)
     assert caught.value.code() is CODE.INTERNAL
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        (errors.overloaded(), grpc.StatusCode.UNAVAILABLE),
+        (errors.Unauthenticated("TOKEN_INVALID", "Expired."), grpc.StatusCode.UNAUTHENTICATED),
+        (errors.AlreadyExists("NAME_TAKEN", "Taken."), grpc.StatusCode.ALREADY_EXISTS),
+    ],
+    ids=["overload", "expired token", "taken"],
+)
+async def test_a_failure_of_an_inner_call_is_told_for_what_the_caller_can_do_about_it(
+    stand: Stand, inner: errors.MeshError, outer: grpc.StatusCode
+) -> None:
+    stand.scratch.error = inner
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(stand.channel(), "Onward")(Thing(text="Fail"))
+    assert caught.value.code() is outer
+    assert errors.reason_of(caught.value)
+
+
 async def test_a_read_is_repeated_when_the_server_is_unavailable(stand: Stand) -> None:
     stand.scratch.failures = 2
     assert (await method(stand.channel(), "Read")(Thing(text="x"))).text == "x"

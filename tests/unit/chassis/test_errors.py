@@ -70,23 +70,63 @@ def failed(code: grpc.StatusCode, *, status: errors.MeshError | None = None) -> 
     ("came", "goes"),
     [
         (CODE.NOT_FOUND, CODE.INTERNAL),  # without a reason nobody knows what was not found
+        (CODE.ALREADY_EXISTS, CODE.INTERNAL),
         (CODE.UNAVAILABLE, CODE.UNAVAILABLE),
-        (CODE.RESOURCE_EXHAUSTED, CODE.UNAVAILABLE),
+        (CODE.CANCELLED, CODE.UNAVAILABLE),
+        (CODE.RESOURCE_EXHAUSTED, CODE.UNAVAILABLE),  # gRPC's own, such as too many streams
         (CODE.DEADLINE_EXCEEDED, CODE.DEADLINE_EXCEEDED),
         (CODE.PERMISSION_DENIED, CODE.INTERNAL),
+        (CODE.UNAUTHENTICATED, CODE.INTERNAL),
+        (CODE.UNIMPLEMENTED, CODE.INTERNAL),
         (CODE.UNKNOWN, CODE.INTERNAL),
     ],
 )
 def test_a_failed_dependency_says_nothing_about_itself(came: grpc.StatusCode, goes: grpc.StatusCode) -> None:
     answer = failure.from_exception(failed(came))
     assert answer.code is goes
+    assert answer.reason
     assert "secret" not in str(answer.status())
 
 
-def test_a_refusal_that_a_dependency_explains_is_passed_on() -> None:
-    error = failed(CODE.NOT_FOUND, status=errors.NotFound("PRODUCT_NOT_FOUND", "No such product."))
-    assert errors.reason_of(error) == "PRODUCT_NOT_FOUND"
-    assert failure.from_exception(error).reason == "PRODUCT_NOT_FOUND"
+@pytest.mark.parametrize(
+    "said",
+    [
+        errors.NotFound("PRODUCT_NOT_FOUND", "No such product."),
+        errors.AlreadyExists("SKU_TAKEN", "There is one.", metadata={"sku": "a"}),
+        errors.InvalidArgument("VALIDATION_FAILED", "No.", violations=[("x", "is wrong")]),
+        errors.FailedPrecondition("OUT_OF_STOCK", "Only 3 are left."),
+        errors.Aborted("CONFLICT", "Again.", retry_after=0.1),
+        errors.Unauthenticated("TOKEN_EXPIRED", "Sign in again."),
+        errors.ResourceExhausted("RATE_LIMITED", "Too often.", violations=[("login", "5")], retry_after=12),
+    ],
+    ids=lambda said: said.reason,
+)
+def test_what_a_dependency_says_about_the_caller_is_passed_on(said: errors.MeshError) -> None:
+    answer = failure.from_exception(failed(said.code, status=said))
+    assert type(answer) is type(said)
+    assert vars(answer) == vars(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "goes"),
+    [
+        (errors.overloaded(), CODE.UNAVAILABLE),  # its own load is no quota of the caller's
+        (errors.Unauthenticated("TOKEN_MISSING", "x"), CODE.INTERNAL),  # we sent none
+        (errors.PermissionDenied("WORKLOAD_NOT_ALLOWED", "x"), CODE.INTERNAL),  # we may not, whoever asks
+    ],
+    ids=["overloaded", "no token", "not allowed"],
+)
+def test_what_a_dependency_says_about_us_is_not_passed_on(
+    said: errors.MeshError, goes: grpc.StatusCode
+) -> None:
+    answer = failure.from_exception(failed(said.code, status=said))
+    assert answer.code is goes
+    assert answer.reason not in (said.reason, "")
+
+
+def test_a_busy_dependency_still_says_when_to_come_again() -> None:
+    answer = failure.from_exception(failed(CODE.RESOURCE_EXHAUSTED, status=errors.overloaded()))
+    assert answer.retry_after == errors.overloaded().retry_after
 
 
 def test_an_error_without_a_reason_has_none() -> None:
