@@ -23,7 +23,7 @@ from chassis.core.settings import Settings
 from chassis.core.tasks import Worker, background, first
 from chassis.data import bulkheads, idempotency_keys, pool_metrics, retention
 from chassis.data.database import Database
-from chassis.events import inbox, relay
+from chassis.events import inbox, maintenance
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
 from chassis.events.delivery import Policy
@@ -141,7 +141,7 @@ class Service:
             await parts.enter_async_context(database)
             pool_metrics.watch_pool(database)
             workers.append(
-                partial(retention.run, database, (relay.purge, inbox.purge, idempotency_keys.purge))
+                partial(retention.run, database, (maintenance.purge, inbox.purge, idempotency_keys.purge))
             )
         if not self.settings.nats_url:
             return workers

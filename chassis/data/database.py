@@ -1,5 +1,6 @@
 """A service's own PostgreSQL: one pool under two paths, the session for writes and prepared reads."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -67,6 +68,8 @@ class Database:
         )
         sql_spans.instrument(self.engine)
         self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+        # Set when a transaction with events has committed; the relay waits for it, and clears it.
+        self.events_written = asyncio.Event()
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -95,7 +98,7 @@ class Database:
 
     def unit_of_work(self) -> UnitOfWork:
         """One transaction: `async with database.unit_of_work() as work`."""
-        return UnitOfWork(self._sessions)
+        return UnitOfWork(self._sessions, self.events_written)
 
     async def one(self, query: Query, **parameters: Any) -> Row | None:
         """The first row of a query, or None."""

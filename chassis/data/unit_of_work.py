@@ -48,9 +48,10 @@ class UnitOfWork:
     the pipeline answers ABORTED.
     """
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession]) -> None:
+    def __init__(self, sessions: async_sessionmaker[AsyncSession], events_written: asyncio.Event) -> None:
         self.session = sessions()
         self._connection: AsyncConnection[Any] | None = None
+        self._events_written = events_written
         self._events: list[outbox.Draft] = []
         self._answer: Message | None = None
         self._claim = current_claim.get()
@@ -87,6 +88,8 @@ class UnitOfWork:
             await self.session.commit()
         if self._claim is not None:
             self._claim.committed(self._answer)
+        if self._events:
+            self._events_written.set()
 
     def add(self, entity: object) -> None:
         """Has a new entity inserted."""

@@ -1,10 +1,10 @@
 """Events between services: from the outbox to the broker, and from there to the handlers of subscriptions."""
 
-from chassis.events import dead_letters, inbox, relay
+from chassis.events import dead_letters, inbox, maintenance, streams, wakeup
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
 from chassis.events.delivery import Envelope, Policy
-from chassis.events.relay import Relay, republish
+from chassis.events.relay import Relay
 from chassis.events.revocations import RevocationFeed
 from chassis.events.transaction import Handle
 
@@ -18,6 +18,7 @@ __all__ = [
     "RevocationFeed",
     "dead_letters",
     "inbox",
-    "relay",
-    "republish",
+    "maintenance",
+    "streams",
+    "wakeup",
 ]

@@ -1,9 +1,8 @@
-"""The connection to NATS JetStream: it comes back by itself, and knows the streams that the mesh needs."""
+"""The connection to NATS JetStream, which comes back by itself."""
 
 import asyncio
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Self
 
 import nats
@@ -11,17 +10,11 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import DiscardPolicy, PubAck, StorageType, StreamConfig
-
-from chassis.contract.event_types import DEAD_LETTERS, stream_subjects
+from nats.js.api import PubAck
 
 logger = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 5.0
-DUPLICATE_WINDOW = timedelta(minutes=2)
-# Less than an inbox remembers, so that nothing that a stream can still deliver is handled a second time.
-EVENTS_KEPT = timedelta(days=14)
-DEAD_LETTERS_KEPT = timedelta(days=90)
 _RECONNECT_SECONDS = 0.5
 # JetStream's own number for a cluster that has no leader yet.
 _CLUSTER_UNAVAILABLE = 10008
@@ -38,10 +31,10 @@ class Broker:
     def __init__(self, url: str, *, name: str = "protomesh", replicas: int = 1) -> None:
         self._url = url
         self._name = name
-        self._replicas = replicas
+        # Of streams that are made over this connection.
+        self.replicas = replicas
         self._client = Client()
         self._connecting: asyncio.Task[None] | None = None
-        self._streams: set[str] = set()
 
     async def connect(self) -> None:
         """Starts to connect, and returns at once; it is tried until it succeeds."""
@@ -55,7 +48,6 @@ class Broker:
             reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # fractions are slept as well
             ping_interval=10,
             error_cb=_note,
-            reconnected_cb=self._forget_streams,
         )
 
     async def close(self) -> None:
@@ -91,42 +83,10 @@ class Broker:
         """Whether NATS can be reached now, as far as is known."""
         return self._client.is_connected
 
-    async def publish(self, stream: str, subject: str, payload: bytes, headers: Mapping[str, str]) -> PubAck:
-        """Publishes to a stream, which is made if there is none yet; returns once NATS has it on disk."""
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> PubAck:
+        """Publishes to the stream that takes the subject; returns once NATS has it on disk."""
         jetstream = await self.ready()
-        await self.ensure_stream(stream)
-        try:
-            return await jetstream.publish(subject, payload, PUBLISH_SECONDS, headers=dict(headers))
-        except nats.js.errors.NoStreamResponseError:
-            self._streams.discard(stream)  # it was lost; the next attempt makes it again
-            raise
-
-    async def ensure_stream(self, name: str) -> None:
-        """Makes a stream, or brings it to these settings; asks NATS once for each connection."""
-        if name in self._streams:
-            return
-        jetstream = await self.ready()
-        config = self._stream(name)
-        try:
-            await jetstream.add_stream(config)
-        except nats.js.errors.BadRequestError:  # it is there, with other settings
-            await jetstream.update_stream(config)
-        self._streams.add(name)
-
-    def _stream(self, name: str) -> StreamConfig:
-        kept = DEAD_LETTERS_KEPT if name == DEAD_LETTERS else EVENTS_KEPT
-        return StreamConfig(
-            name=name,
-            subjects=[stream_subjects(name)],
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.NEW,
-            max_age=kept.total_seconds(),
-            duplicate_window=DUPLICATE_WINDOW.total_seconds(),
-            num_replicas=self._replicas,
-        )
-
-    async def _forget_streams(self) -> None:
-        self._streams.clear()
+        return await jetstream.publish(subject, payload, PUBLISH_SECONDS, headers=dict(headers))
 
 
 async def _note(error: Exception) -> None:

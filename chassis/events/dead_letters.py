@@ -9,6 +9,7 @@ import nats.js.errors
 from nats.js.api import RawStreamMsg
 
 from chassis.contract.event_types import DEAD_LETTERS, DEAD_SUBJECT
+from chassis.events import streams
 from chassis.events.broker import Broker
 from chassis.events.delivery import PREVIOUS_HEADER, REPLAY_HEADER, Delivery
 
@@ -57,7 +58,13 @@ async def bury(broker: Broker, delivery: Delivery, consumer: str, attempts: int,
         "mesh-error": " ".join(error.split())[:500],
         "mesh-died-at": datetime.now(UTC).isoformat(),
     }
-    await broker.publish(DEAD_LETTERS, f"{DEAD_SUBJECT}.{consumer}", delivery.data, headers)
+    subject = f"{DEAD_SUBJECT}.{consumer}"
+    try:
+        await broker.publish(subject, delivery.data, headers)
+    except nats.js.errors.NoStreamResponseError:
+        # It belongs to no service, so the first one that needs it makes it.
+        await streams.declare(broker, DEAD_LETTERS)
+        await broker.publish(subject, delivery.data, headers)
 
 
 async def listed(broker: Broker, consumer: str = "", limit: int = 100) -> AsyncIterator[DeadLetter]:
@@ -74,7 +81,6 @@ async def listed(broker: Broker, consumer: str = "", limit: int = 100) -> AsyncI
 
 async def show(broker: Broker, sequence: int) -> DeadLetter:
     """One letter. LookupError when there is none of this number."""
-    await broker.ensure_stream(DEAD_LETTERS)
     jetstream = await broker.ready()
     try:
         return _letter(await jetstream.get_msg(DEAD_LETTERS, sequence))
@@ -93,7 +99,7 @@ async def replay(broker: Broker, sequence: int) -> DeadLetter:
     kept = {name: value for name, value in letter.headers.items() if name not in (*_OWN, PREVIOUS_HEADER)}
     # Its place in the order is past; and the broker must not take it for a duplicate.
     headers = {**kept, "Nats-Msg-Id": f"replay/{uuid.uuid4()}", REPLAY_HEADER: letter.consumer}
-    await broker.publish(letter.stream, letter.subject, letter.payload, headers)
+    await broker.publish(letter.subject, letter.payload, headers)
     await drop(broker, sequence)
     return letter
 
@@ -105,7 +111,6 @@ async def drop(broker: Broker, sequence: int) -> None:
 
 
 async def _next(broker: Broker, sequence: int, subject: str) -> DeadLetter | None:
-    await broker.ensure_stream(DEAD_LETTERS)
     jetstream = await broker.ready()
     try:
         return _letter(await jetstream.get_msg(DEAD_LETTERS, sequence, subject, next=True))

@@ -1,121 +1,138 @@
 """The relay: takes events out of the outbox to the broker, in order, at least once."""
 
 import asyncio
-import datetime as dt
 import json
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import nats.errors
-import psycopg
+import nats.js.errors
 from opentelemetry.trace import SpanKind
-from prometheus_client import Gauge
+from psycopg import AsyncConnection
 from psycopg.rows import namedtuple_row
 
 from chassis.core.tasks import checkpoint
-from chassis.data import outbox
 from chassis.data.database import Database
+from chassis.events import broker as broker_module
+from chassis.events import maintenance, streams, wakeup
 from chassis.events.broker import Broker
 from chassis.events.delivery import PREVIOUS_HEADER, VERSION_HEADER
-from chassis.observe import tracing
+from chassis.observe import logs, tracing
 
 logger = logging.getLogger(__name__)
 
-_PURGE = f"""
-    DELETE FROM outbox WHERE position IN (SELECT position FROM outbox
-        WHERE published_at < now() - interval '{outbox.RETENTION_DAYS} days' LIMIT 1000)
-    """  # noqa: S608 (constants of ours)
-
-BATCH = 100
+BATCH = 250
 POLL_SECONDS = 2.0
-MEASURE_SECONDS = 5.0
+STREAM_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0
+# Another relay holds the turn; it may have looked just before our events were committed.
+_TURN_SECONDS = 0.05
 # Less than the server's idle_in_transaction_session_timeout.
 _BATCH_SECONDS = 8.0
+_LONGEST_ERROR = 500
 # One relay of a database publishes at a time: two would overtake each other within an aggregate.
 _LOCK = 0x6F7574626F78
 
 _TURN = "SELECT pg_try_advisory_xact_lock(%s)"
+# What was refused holds up its own aggregate, and nothing else.
 _TAKE = """
     SELECT position, id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
-           trace_context, previous, created_at
-    FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT %s FOR UPDATE SKIP LOCKED
+           trace_context, previous, rebuilds, created_at
+    FROM outbox AS event
+    WHERE published_at IS NULL AND NOT EXISTS (
+        SELECT FROM outbox AS refused
+        WHERE refused.published_at IS NULL AND refused.next_attempt_at > now()
+            AND refused.aggregate_type = event.aggregate_type AND refused.aggregate_id = event.aggregate_id)
+    ORDER BY position LIMIT %s FOR UPDATE OF event SKIP LOCKED
     """
-_MARK = "UPDATE outbox SET published_at = now() WHERE position = ANY(%s)"
-_MEASURE = """
-    SELECT count(*), coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8
-    FROM (SELECT created_at FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT 10000) AS waiting
-    """
-_REPUBLISH = """
-    UPDATE outbox SET published_at = NULL WHERE stream = %s AND published_at IS NOT NULL AND created_at >= %s
+_MARK = (
+    "UPDATE outbox SET published_at = now(), next_attempt_at = NULL, error = NULL WHERE position = ANY(%s)"
+)
+_REFUSED = """
+    UPDATE outbox SET attempts = attempts + 1, error = %s,
+        next_attempt_at = now() + make_interval(secs => least(power(2, attempts), 60))
+    WHERE position = %s
     """
 
-LAG_SECONDS = Gauge("outbox_lag_seconds", "Age of the oldest event that is not published.", ["database"])
-LAG_EVENTS = Gauge("outbox_lag_events", "Events that are not published, counted up to 10,000.", ["database"])
+
+@dataclass(slots=True)
+class _Sent:
+    """What became of a batch: positions that were acknowledged or refused, and what kept the rest from being sent."""
+
+    published: list[int] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    outage: BaseException | None = None
 
 
 class Relay:
-    """Publishes a service's events. Every process of the service runs one; they take turns by batch.
+    """Publishes a service's events. Every process of the service may run one; they take turns by batch.
 
     An event is marked published after NATS has acknowledged it. Whatever dies in between, it is sent again, under
-    the same `Nats-Msg-Id`.
+    the same `Nats-Msg-Id`. What NATS refuses is tried again after 1 s, 2 s, 4 s … 60 s, and with it waits only what
+    else there is about its aggregate.
     """
 
-    def __init__(self, database: Database, broker: Broker, source: str) -> None:
+    def __init__(self, database: Database, broker: Broker, service: str) -> None:
         self._database = database
         self._broker = broker
-        self._source = f"/protomesh/{source}"
-        self._wake = asyncio.Event()
+        self._source = f"/protomesh/{service}"
+        self._stream = streams.owned_by(service)
+        self._stream_missing = asyncio.Event()
+        self._had_turn = True
 
     async def run(self) -> None:
         """Publishes until cancelled, whatever becomes of PostgreSQL and NATS meanwhile."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen())
-            tasks.create_task(self._measure())
+            tasks.create_task(wakeup.hear(self._database, self._broker))
+            tasks.create_task(self._keep_stream())
+            tasks.create_task(maintenance.measure(self._database))
             tasks.create_task(self._publish())
 
-    async def _listen(self) -> None:
-        """Wakes the publisher when a transaction has written events."""
-        while True:
+    async def _keep_stream(self) -> None:
+        """Makes the service's stream when there is none, and looks again from time to time."""
+        while self._stream is not None:
             checkpoint()
+            self._stream_missing.clear()
             try:
-                async with await self._database.connect() as connection:
-                    await connection.execute("LISTEN outbox")
-                    self._wake.set()
-                    async for _ in connection.notifies():
-                        self._wake.set()
-            except (psycopg.Error, OSError) as error:
-                logger.debug("The relay does not hear PostgreSQL, and polls: %s", error)
-            await asyncio.sleep(POLL_SECONDS)
+                if not await streams.exists(self._broker, self._stream):
+                    await self._make(self._stream)
+            except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; there is a next time)
+                logger.debug("The stream %s could not be looked at: %s", self._stream, error)
+            await _wait(self._stream_missing, STREAM_SECONDS)
+
+    async def _make(self, stream: str) -> None:
+        """Makes a stream; when there was one before, it was lost, and what the outbox still has is sent again."""
+        before = await maintenance.now(self._database)
+        if await streams.declare(self._broker, stream):
+            count = await maintenance.republish(self._database, stream, before)
+            if count:
+                logger.warning("The stream %s was lost: %d events are sent again.", stream, count)
+                self._database.events_written.set()
 
     async def _publish(self) -> None:
         await self._broker.ready()
         pause = 0.0
         while True:
             checkpoint()
-            self._wake.clear()
+            self._database.events_written.clear()
             try:
                 while await self.publish_batch():
                     checkpoint()
                     pause = 0.0
             except Exception as error:  # noqa: BLE001 (the relay outlives every failure)
+                if isinstance(error, nats.js.errors.NoStreamResponseError):
+                    self._stream_missing.set()
                 pause = min(pause * 2 or 0.1, _LONGEST_PAUSE)
                 logger.warning("Events wait in the outbox: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(pause)
                 continue
-            await self._woken()
-
-    async def _woken(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+            await _wait(self._database.events_written, POLL_SECONDS if self._had_turn else _TURN_SECONDS)
 
     async def publish_batch(self) -> int:
-        """Publishes up to 100 events; answers how many. 0: there are none, or another relay is at it.
+        """Publishes events; returns how many were dealt with. 0: none is due, or another relay is at it.
 
         Raises what NATS or PostgreSQL raise, after it has marked what was acknowledged.
         """
@@ -123,33 +140,41 @@ class Relay:
             raise nats.errors.NoServersError
         async with self._database.connection() as connection, connection.transaction():
             turn = await (await connection.execute(_TURN, (_LOCK,))).fetchone()
-            if turn is None or not turn[0]:
+            self._had_turn = turn is not None and turn[0]
+            if not self._had_turn:
                 return 0
             cursor = connection.cursor(row_factory=namedtuple_row)
             rows = await (await cursor.execute(_TAKE, (BATCH,), prepare=True)).fetchall()
-            published, failure = await self._send(rows)
-            if published:
-                await connection.execute(_MARK, (published,), prepare=True)
-        if failure is not None:
-            raise failure
-        return len(published)
+            sent = await self._send(rows)
+            await _record(connection, sent)
+        if sent.outage is not None:
+            raise sent.outage
+        return len(sent.published) + len(sent.refused)
 
-    async def _send(self, rows: Sequence[Any]) -> tuple[list[int], BaseException | None]:
+    async def _send(self, rows: Sequence[Any]) -> _Sent:
         """Sends concurrently, but of one aggregate one after the other, and none behind one that failed."""
         lines: dict[tuple[str, str], deque[Any]] = {}
         for row in rows:
             lines.setdefault((row.aggregate_type, row.aggregate_id), deque()).append(row)
-        published: list[int] = []
-        results = await asyncio.gather(
-            *(self._send_line(line, published) for line in lines.values()), return_exceptions=True
-        )
-        return published, next((result for result in results if isinstance(result, BaseException)), None)
+        sent = _Sent()
+        await asyncio.gather(*(self._send_line(line, sent) for line in lines.values()))
+        return sent
 
-    async def _send_line(self, line: deque[Any], published: list[int]) -> None:
-        async with asyncio.timeout(_BATCH_SECONDS):
-            while line:
-                await self._send_one(line[0])
-                published.append(line.popleft().position)
+    async def _send_line(self, line: Sequence[Any], sent: _Sent) -> None:
+        try:
+            async with asyncio.timeout(_BATCH_SECONDS):
+                for row in line:
+                    try:
+                        await self._send_one(row)
+                    except Exception as error:
+                        if broker_module.is_away(error):
+                            raise
+                        logger.warning("NATS refuses the event %s: %s", row.id, error)
+                        sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
+                        return
+                    sent.published.append(row.position)
+        except Exception as error:  # noqa: BLE001 (it ends the batch, once the others are marked)
+            sent.outage = error
 
     async def _send_one(self, row: Any) -> None:
         name = f"publish {row.type}"
@@ -160,12 +185,13 @@ class Relay:
         }
         # The request that wrote the event has long been answered; its trace goes on here.
         with tracing.span(name, SpanKind.PRODUCER, attributes, parent=row.trace_context):
-            await self._broker.publish(row.stream, row.subject, row.payload, self._headers(row))
+            await self._broker.publish(row.subject, row.payload, self._headers(row))
 
     def _headers(self, row: Any) -> dict[str, str]:
         """CloudEvents in binary mode, and what our consumers need besides."""
         headers = {
-            "Nats-Msg-Id": str(row.id),
+            # Another one for each rebuild, which the broker would take for a duplicate of what it had.
+            "Nats-Msg-Id": f"{row.id}/{row.rebuilds}" if row.rebuilds else str(row.id),
             "ce-specversion": "1.0",
             "ce-id": str(row.id),
             "ce-source": self._source,
@@ -180,32 +206,17 @@ class Relay:
             headers[PREVIOUS_HEADER] = json.dumps(row.previous)
         return headers
 
-    async def _measure(self) -> None:
-        seconds, events = LAG_SECONDS.labels(self._database.name), LAG_EVENTS.labels(self._database.name)
-        while True:
-            checkpoint()
-            try:
-                async with self._database.connection() as connection:
-                    row = await (await connection.execute(_MEASURE)).fetchone()
-            except Exception:
-                logger.debug("The outbox could not be measured.", exc_info=True)
-            else:
-                if row is not None:
-                    events.set(row[0])
-                    seconds.set(row[1])
-            await asyncio.sleep(MEASURE_SECONDS)
+
+async def _record(connection: AsyncConnection[Any], sent: _Sent) -> None:
+    if sent.published:
+        await connection.execute(_MARK, (sent.published,), prepare=True)
+    for position, error in sent.refused.items():
+        await connection.execute(_REFUSED, (error[:_LONGEST_ERROR], position))
 
 
-async def republish(database: Database, stream: str, since: dt.datetime) -> int:
-    """Has the events of a stream sent again that were written since a time, to rebuild a stream that was lost.
-
-    Answers how many. The outbox goes back 7 days; consumers drop what they have handled before.
-    """
-    async with database.connection() as connection:
-        return (await connection.execute(_REPUBLISH, (stream, since))).rowcount
-
-
-async def purge(database: Database) -> int:
-    """Deletes a batch of events that were published long ago; returns how many."""
-    async with database.connection() as connection:
-        return (await connection.execute(_PURGE)).rowcount
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

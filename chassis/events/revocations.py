@@ -8,6 +8,7 @@ import logging
 from typing import Any
 
 import nats.errors
+import nats.js.errors
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
@@ -55,8 +56,10 @@ class RevocationFeed:
         while True:
             try:
                 jetstream = await broker.ready()
-                await broker.ensure_stream(_STREAM)
                 await self._read(jetstream)
+            except nats.js.errors.NotFoundError:
+                # Identity has yet to make its stream, so no session has ended.
+                self._caught_up.set()
             except Exception as error:  # noqa: BLE001 (whatever it is, sessions go on ending)
                 self._tell(error)
             checkpoint()

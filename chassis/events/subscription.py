@@ -58,11 +58,13 @@ class Subscription:
         while True:
             checkpoint()
             try:
-                await self._broker.ensure_stream(self._stream)
                 await jetstream.add_consumer(self._stream, self._config)
                 async with contextlib.aclosing(self._pulled(room)) as messages:
                     async for message in messages:
                         yield Delivery(message, self._types[message.subject.rpartition(".")[0]])
+            except nats.js.errors.NotFoundError:
+                # Its owner makes the stream, with the settings that it wants.
+                logger.info("%s waits for the stream %s.", self._name, self._stream)
             except Exception as error:  # noqa: BLE001 (a subscription outlives every failure)
                 logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -115,7 +117,7 @@ class Subscription:
     async def is_coming(self, delivery: Delivery, predecessors: Collection[uuid.UUID]) -> bool:
         """Whether one of the events before a delivery's is in the stream, and not acknowledged.
 
-        Raises what NATS raises.
+        In a stream that was rebuilt it may stand behind the delivery. Raises what NATS raises.
         """
         jetstream = await self._broker.ready()
         floor = (await jetstream.consumer_info(self._stream, self.durable)).ack_floor
@@ -124,13 +126,13 @@ class Subscription:
         for kind in self._types.values():
             subject = kind.subject_of(delivery.aggregate_id)
             sequence = first
-            while sequence < delivery.sequence:
+            while True:
                 try:
                     found = await jetstream.get_msg(self._stream, sequence, subject, next=True)
                 except nats.js.errors.NotFoundError:
                     break
                 if (found.headers or {}).get("ce-id") in wanted:
-                    return (found.seq or 0) < delivery.sequence
+                    return True
                 sequence = (found.seq or sequence) + 1
         return False
 

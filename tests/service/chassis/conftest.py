@@ -41,7 +41,7 @@ async def broker(nats_url: str) -> AsyncIterator[Broker]:
 
 @pytest.fixture
 async def relay(database: Database, broker: Broker) -> AsyncIterator[Relay]:
-    async with running(Relay(database, broker, "things")) as started:
+    async with running(Relay(database, broker, "ordering")) as started:
         yield started
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pathlib
+import shutil
 import signal
 import sys
 import uuid
@@ -15,7 +16,7 @@ import pytest
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database, UnitOfWork, migrations
-from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters, streams
 from meshctl.core.ports import Ports
 from meshctl.mesh.parts import nats as nats_part
 from meshctl.mesh.parts import postgres
@@ -40,7 +41,7 @@ class Stand:
         work.add(Thing(name=event.order_id))
 
     def relay(self) -> Relay:
-        return Relay(self.database, self.broker, "things")
+        return Relay(self.database, self.broker, "ordering")
 
     def consumer(self, name: str = "things.copy") -> Consumer:
         return Consumer(
@@ -71,6 +72,9 @@ class Stand:
         except Exception:  # noqa: BLE001 (whatever a part that is down makes of it)
             return False
         return True
+
+    async def all_sent(self) -> bool:
+        return not await scalar(self.database, "SELECT count(*) FROM outbox WHERE published_at IS NULL")
 
     async def settled(self, written: list[str]) -> None:
         """Waits until as many effects are there as events; they must be these, each once."""
@@ -125,6 +129,29 @@ async def test_killing_a_part_in_the_middle_of_traffic_loses_and_doubles_nothing
         await stand.settled(written)
 
 
+async def test_a_jetstream_store_that_is_removed_is_rebuilt_and_nothing_is_lost_or_doubled(
+    stand: Stand, tmp_path: pathlib.Path
+):
+    async with running(stand.relay()):
+        async with running(stand.consumer()):
+            handled = await stand.write(20)
+            await stand.settled(handled)
+        unheard = await stand.write(8)
+        await eventually(stand.all_sent)
+        await stand.nats.stop()
+        shutil.rmtree(tmp_path / "nats" / "jetstream")
+        meanwhile = await stand.write(4)
+        await stand.nats.start()
+        # Nobody says so to the relay or the consumer.
+        async with running(stand.consumer()):
+            await stand.settled(handled + unheard + meanwhile)
+            await eventually(stand.all_sent)
+            later = await stand.write(2)
+            await stand.settled(handled + unheard + meanwhile + later)
+    info = await (await stand.broker.ready()).stream_info("ORDERING")
+    assert info.state.messages == 34
+
+
 async def test_nats_that_dies_between_taking_an_event_and_acknowledging_it_gets_it_again(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ):
@@ -137,7 +164,7 @@ async def test_nats_that_dies_between_taking_an_event_and_acknowledging_it_gets_
 
     monkeypatch.setattr(stand.broker, "publish", stored_but_not_acknowledged)
     [order_id] = await stand.write(1)
-    await stand.broker.ready()
+    await streams.declare(stand.broker, "ORDERING")
     with pytest.raises(nats.errors.TimeoutError):
         await relay.publish_batch()
     assert await scalar(stand.database, "SELECT count(*) FROM outbox WHERE published_at IS NULL") == 1
@@ -152,7 +179,7 @@ async def test_a_relay_that_dies_between_acknowledgement_and_mark_sends_the_even
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ):
     [order_id] = await stand.write(1)
-    await stand.broker.ready()
+    await streams.declare(stand.broker, "ORDERING")
     publish = stand.broker.publish
 
     async def then_die(*arguments: Any) -> None:
@@ -206,7 +233,7 @@ async def test_an_event_that_kills_its_process_is_given_up_as_well(
     async with database.unit_of_work() as work:
         work.publish(happened(reason="deadly"))
         work.publish(happened(reason="harmless"))
-    async with running(Relay(database, broker, "things")):
+    async with running(Relay(database, broker, "ordering")):
         deaths = 0
         async with supervised(migrated_url, nats_url, name) as died:
 

@@ -12,7 +12,7 @@ import nats.errors
 import pytest
 from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked
 
-from chassis.events import Broker, RevocationFeed
+from chassis.events import Broker, RevocationFeed, streams
 from chassis.trust import Revocations
 from tests.proxy import Proxy
 
@@ -22,6 +22,7 @@ USER = "11111111-1111-7111-8111-111111111111"
 @pytest.fixture
 async def broker(nats_url: str) -> AsyncIterator[Broker]:
     async with Broker(nats_url) as connected:
+        await streams.declare(connected, "IDENTITY")
         yield connected
 
 
@@ -45,7 +46,7 @@ async def revoke(broker: Broker) -> str:
     event = SessionsRevoked(user_id=USER, session_ids=[str(uuid.uuid4())])
     event.revoked_at.GetCurrentTime()
     subject = f"identity.sessions.revoked.v1.{USER}"
-    await broker.publish("IDENTITY", subject, event.SerializeToString(), {})
+    await broker.publish(subject, event.SerializeToString(), {})
     return str(event.session_ids[0])
 
 
@@ -155,7 +156,7 @@ async def test_the_feed_goes_on_after_any_error(
 
 async def test_an_event_that_is_none_is_passed_over(broker: Broker) -> None:
     async with following(broker) as (revocations, _):
-        await broker.publish("IDENTITY", f"identity.sessions.revoked.v1.{USER}", b"\xff", {})
+        await broker.publish(f"identity.sessions.revoked.v1.{USER}", b"\xff", {})
         await known(revocations, await revoke(broker))
 
 

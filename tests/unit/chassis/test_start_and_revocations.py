@@ -9,7 +9,7 @@ import pytest
 from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked
 
 from chassis import service
-from chassis.events import Broker
+from chassis.events import Broker, streams
 from tests.proxy import Proxy
 from tests.unit.chassis.stand import Thing, bearer, method, running, token
 from tests.unit.chassis.test_revocations import USER, through
@@ -22,9 +22,8 @@ async def test_no_call_is_served_before_the_revocations_of_before_are_known(
     event = SessionsRevoked(user_id=USER, session_ids=[ended])
     event.revoked_at.GetCurrentTime()
     async with Broker(nats_url) as broker:
-        await broker.publish(
-            "IDENTITY", f"identity.sessions.revoked.v1.{USER}", event.SerializeToString(), {}
-        )
+        await streams.declare(broker, "IDENTITY")
+        await broker.publish(f"identity.sessions.revoked.v1.{USER}", event.SerializeToString(), {})
     port = int(nats_url.rpartition(":")[2])
     async with Proxy.before("127.0.0.1", port) as proxy:
         proxy.hang()
