@@ -15,7 +15,11 @@ EVERY_WORKLOAD = options_pb2.Access(internal=options_pb2.Internal(callers=["*"])
 async def compose(service: Service) -> None:
     settings = service.settings
     assert isinstance(settings, ObserverSettings)
-    store = TraceStore(max_spans=settings.trace_window_spans, max_spans_per_trace=settings.trace_max_spans)
+    store = TraceStore(
+        max_spans=settings.trace_window_spans,
+        max_spans_per_trace=settings.trace_max_spans,
+        max_bytes=settings.trace_window_megabytes << 20,
+    )
     service.serve("protomesh.observer.v1.ObserverService", ObserverService(store, settings.cursor_secret))
     service.serve(
         "opentelemetry.proto.collector.trace.v1.TraceService", OtlpTraceService(store), access=EVERY_WORKLOAD

@@ -23,6 +23,7 @@ class ObserverService:
         self._cursor_secret = cursor_secret.encode()
 
     async def ListTraces(self, request: ListTracesRequest, call: Call) -> ListTracesResponse:
+        await self._store.catch_up()
         limit, offset = window(request)
         matching = [trace for trace in self._store.newest_first() if _matches(trace, request)]
         # They arrive in another order than they began, since each process sends its spans when it sees fit.
@@ -39,6 +40,7 @@ class ObserverService:
         return ListTracesResponse(data=map(convert.summary, page), meta=meta)
 
     async def GetTrace(self, request: GetTraceRequest, call: Call) -> Trace:
+        await self._store.catch_up()
         trace = self._store.get(request.trace_id)
         if trace is None:
             raise NotFound("TRACE_NOT_FOUND", "No such trace, or it is no longer kept.")

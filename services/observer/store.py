@@ -1,6 +1,7 @@
 """The window of recent spans, in memory and bounded."""
 
-from collections import OrderedDict
+import asyncio
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ class StoredTrace:
     ended_ns: int = 0
     errors: int = 0
     dropped: int = 0
+    size: int = 0
     services: set[str] = field(default_factory=set)
     # Service and span by span id, so that an exporter's retry adds nothing. Serialised: a parsed span costs
     # about five times the memory, and few are ever looked at.
@@ -28,28 +30,47 @@ class StoredTrace:
     def duration_ms(self) -> float:
         return (self.ended_ns - self.started_ns) / 1e6
 
-    def add(self, service: str, span: Span) -> None:
-        self.spans[span.span_id] = (service, span.SerializeToString())
+    def add(self, service: str, span: Span) -> int:
+        """Takes a span in; returns its bytes."""
+        data = span.SerializeToString()
+        self.spans[span.span_id] = (service, data)
+        self.size += len(data)
         self.services.add(service)
         self.started_ns = min(self.started_ns or span.start_time_unix_nano, span.start_time_unix_nano)
         self.ended_ns = max(self.ended_ns, span.end_time_unix_nano)
         self.errors += span.status.code == Status.STATUS_CODE_ERROR
         if not span.parent_span_id:
             self.name = span.name
+        return len(data)
 
     def parsed(self) -> Iterator[tuple[str, Span]]:
         for service, raw in self.spans.values():
             yield service, Span.FromString(raw)
 
 
-class TraceStore:
-    """Keeps at most `max_spans` spans; the traces that began to arrive first are the first to go."""
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Spans as they came over the wire, at which nobody has looked."""
 
-    def __init__(self, *, max_spans: int, max_spans_per_trace: int) -> None:
+    spans: int
+    data: bytes
+
+
+class TraceStore:
+    """Keeps at most `max_spans` spans and `max_bytes` of them; those that began to arrive first are the first to go.
+
+    Spans come by the thousand and are looked at by a person now and then: they are kept as they come, and taken
+    apart when somebody looks.
+    """
+
+    def __init__(self, *, max_spans: int, max_spans_per_trace: int, max_bytes: int) -> None:
         self._max_spans = max_spans
         self._max_spans_per_trace = max_spans_per_trace
+        self._max_bytes = max_bytes
+        self._arrived: deque[_Batch] = deque()
         self._traces: OrderedDict[str, StoredTrace] = OrderedDict()
         self._span_count = 0
+        self._bytes = 0
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -57,18 +78,30 @@ class TraceStore:
 
     @property
     def span_count(self) -> int:
+        """Spans that are kept, taken apart or not."""
         return self._span_count
 
-    def add(self, request: ExportTraceServiceRequest) -> int:
-        """Takes spans in; answers how many were refused for having no valid ids."""
-        refused = 0
-        for resource_spans in request.resource_spans:
-            service = _service_name(resource_spans)
-            for scope_spans in resource_spans.scope_spans:
-                for span in scope_spans.spans:
-                    refused += not self._add_span(service, span)
+    @property
+    def size(self) -> int:
+        """Bytes of the spans that are kept."""
+        return self._bytes
+
+    def add(self, request: ExportTraceServiceRequest) -> None:
+        """Takes spans in."""
+        spans = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
+        batch = _Batch(spans, request.SerializeToString())
+        self._arrived.append(batch)
+        self._count(spans, len(batch.data))
         self._evict()
-        return refused
+
+    async def catch_up(self) -> None:
+        """Takes apart what has arrived, a batch at a time, so that others get their turn."""
+        while self._arrived:
+            batch = self._arrived.popleft()
+            self._count(-batch.spans, -len(batch.data))
+            self._take_apart(ExportTraceServiceRequest.FromString(batch.data))
+            self._evict()
+            await asyncio.sleep(0)
 
     def get(self, trace_id: str) -> StoredTrace | None:
         return self._traces.get(trace_id)
@@ -77,16 +110,21 @@ class TraceStore:
         """Traces by arrival, the last first."""
         return reversed(self._traces.values())
 
-    def _add_span(self, service: str, span: Span) -> bool:
+    def _take_apart(self, request: ExportTraceServiceRequest) -> None:
+        for resource_spans in request.resource_spans:
+            service = _service_name(resource_spans)
+            for scope_spans in resource_spans.scope_spans:
+                for span in scope_spans.spans:
+                    self._add_span(service, span)
+
+    def _add_span(self, service: str, span: Span) -> None:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            return False
+            return  # belongs nowhere
         trace = self._trace(span.trace_id.hex())
         if len(trace.spans) >= self._max_spans_per_trace:
             trace.dropped += 1
         elif span.span_id not in trace.spans:
-            trace.add(service, span)
-            self._span_count += 1
-        return True
+            self._count(1, trace.add(service, span))
 
     def _trace(self, trace_id: str) -> StoredTrace:
         trace = self._traces.get(trace_id)
@@ -95,10 +133,19 @@ class TraceStore:
             trace = self._traces[trace_id] = StoredTrace(trace_id, self._sequence)
         return trace
 
+    def _count(self, spans: int, size: int) -> None:
+        self._span_count += spans
+        self._bytes += size
+
     def _evict(self) -> None:
-        while self._span_count > self._max_spans:
-            _, oldest = self._traces.popitem(last=False)
-            self._span_count -= len(oldest.spans)
+        """Lets the oldest go: traces that were looked at came before batches that were not."""
+        while self._span_count > self._max_spans or self._bytes > self._max_bytes:
+            if self._traces:
+                _, oldest = self._traces.popitem(last=False)
+                self._count(-len(oldest.spans), -oldest.size)
+            else:
+                batch = self._arrived.popleft()
+                self._count(-batch.spans, -len(batch.data))
 
 
 def _service_name(resource_spans: ResourceSpans) -> str:
