@@ -8,8 +8,6 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
-from chassis.contract.descriptors import reachable
-
 Event = TypeVar("Event", bound=Message)
 
 
@@ -34,22 +32,45 @@ def untold(field: FieldDescriptor) -> bool:
 
 @functools.cache
 def _tells_too_much(message: Descriptor) -> bool:
-    return any(untold(field) for part in reachable(message) for field in part.fields)
+    return any(untold(field) for part in _parts(message, set()) for field in part.fields)
+
+
+def _parts(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
+    if message.full_name not in seen:
+        seen.add(message.full_name)
+        yield message
+        for field in message.fields:
+            if field.message_type is not None:
+                yield from _parts(field.message_type, seen)
+
+
+@functools.cache
+def _untold(message: Descriptor) -> tuple[tuple[str, ...], tuple[FieldDescriptor, ...]]:
+    """The fields that are left out, by name, and those in whose messages something is."""
+    left_out = [field for field in message.fields if untold(field)]
+    within = [
+        field
+        for field in message.fields
+        if field not in left_out and field.message_type is not None and _tells_too_much(field.message_type)
+    ]
+    return tuple(field.name for field in left_out), tuple(within)
 
 
 def _leave_out(message: Message) -> None:
-    for field, value in message.ListFields():
-        if untold(field):
-            message.ClearField(field.name)
-        elif field.message_type is not None and _tells_too_much(field.message_type):
-            for part in _messages(field, value):
-                _leave_out(part)
+    left_out, within = _untold(message.DESCRIPTOR)
+    for name in left_out:
+        message.ClearField(name)
+    for field in within:
+        for part in _messages(field, message):
+            _leave_out(part)
 
 
-def _messages(field: FieldDescriptor, value: object) -> Iterator[Message]:
+def _messages(field: FieldDescriptor, message: Message) -> Iterator[Message]:
+    value = getattr(message, field.name)
     if not field.is_repeated:
-        yield value  # type: ignore[misc]
+        if message.HasField(field.name):
+            yield value
     elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-        yield from (value[key] for key in value)  # type: ignore[attr-defined, index]
+        yield from (value[key] for key in value)
     else:
-        yield from value  # type: ignore[misc]
+        yield from value

@@ -12,7 +12,7 @@ from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
 from protomesh.type.v1.money_pb2 import Money
 
 from chassis.core import timestamp
-from services.catalog.model import ReservationStatus, normal_sku
+from services.catalog.model import ReservationStatus, normal_name, normal_sku
 from services.catalog.stock_repository import Lines
 
 _PRODUCT_STATUS = dict(Product.Status.items())
@@ -50,9 +50,11 @@ def product_status(value: Product.Status.ValueType) -> str:
 
 def product_changes(request: UpdateProductRequest) -> dict[str, Any]:
     """The columns that the request changes, and no others."""
-    changes: dict[str, Any] = {
-        field: getattr(request, field) for field in ("name", "description") if request.HasField(field)
-    }
+    changes: dict[str, Any] = {}
+    if request.HasField("name"):
+        changes["name"] = normal_name(request.name)
+    if request.HasField("description"):
+        changes["description"] = request.description
     if request.HasField("sku"):
         changes["sku"] = normal_sku(request.sku)
     if request.HasField("category_id"):

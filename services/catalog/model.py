@@ -45,6 +45,11 @@ def normal_sku(sku: str) -> str:
     return " ".join(sku.split()).upper()
 
 
+def normal_name(name: str) -> str:
+    """A name as it is kept: without outer blanks of any kind."""
+    return name.strip()
+
+
 class Category(Versioned, Model):
     """A place in the tree. `path` holds the slugs from the top, so that a subtree is a prefix."""
 

@@ -1,30 +1,32 @@
 """Imports: many products at once, by SKU, in a few statements however many rows there are."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import protovalidate
 from protomesh.catalog.v1.catalog_events_pb2 import ProductCreated, ProductUpdated
 from protomesh.catalog.v1.product_service_pb2 import ProductRow, ProductRowResult
-from sqlalchemy import Row, bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import text
 
 from chassis.core import Aborted, uuid7
-from chassis.data import UnitOfWork
-from services.catalog import convert, repository, stock_repository
-from services.catalog.model import normal_sku
+from chassis.data import Prepared, Row, UnitOfWork
+from services.catalog import convert, repository
+from services.catalog.model import Product, normal_name, normal_sku
 
 # The rows as a table; a field that the import did not bring is NULL.
 _ROWS = """
-    jsonb_to_recordset(:rows) AS row (id uuid, sku text, name text, description text, category_id uuid,
-        recategorized boolean, currency_code text, price_minor bigint, status text)
+    json_to_recordset(CAST(:rows AS json)) AS row (id uuid, sku text, name text, description text, category_id uuid,
+        recategorized boolean, currency_code text, price_minor bigint, status text, units bigint)
 """
+_COLUMNS = ", ".join(f"products.{column.name}" for column in Product.__table__.columns)
 
 # Held in one order, so that two imports of the same rows wait for each other once.
-_HOLD = text("SELECT id, sku FROM products WHERE sku = ANY(:skus) ORDER BY sku FOR NO KEY UPDATE")
+_HOLD = Prepared(text("SELECT id, sku FROM products WHERE sku = ANY(:skus) ORDER BY sku FOR NO KEY UPDATE"))
 
-_UPDATE = text(f"""
+_UPDATE = Prepared(
+    text(f"""
     UPDATE products SET (name, description, category_id, currency_code, price_minor, status, version, updated_at) =
         ROW(wanted.name, wanted.description, wanted.category_id, wanted.currency_code, wanted.price_minor,
             wanted.status, products.version + 1, now())
@@ -39,17 +41,31 @@ _UPDATE = text(f"""
            products.status)
         IS DISTINCT FROM (wanted.name, wanted.description, wanted.category_id, wanted.currency_code,
            wanted.price_minor, wanted.status)
-    RETURNING products.id
-    """).bindparams(bindparam("rows", type_=JSONB))  # noqa: S608 (both parts are ours)
+    RETURNING {_COLUMNS}
+    """)  # noqa: S608 (all parts are ours)
+)
 
-_INSERT = text(f"""
-    INSERT INTO products (id, sku, name, description, category_id, currency_code, price_minor, status, image_urls,
-                          version, created_at, updated_at)
-    SELECT id, sku, name, coalesce(description, ''), category_id, currency_code, price_minor,
-           coalesce(status, 'active'), '{{}}', 1, now(), now()
-    FROM {_ROWS} ORDER BY sku
-    ON CONFLICT (sku) DO NOTHING RETURNING id
-    """).bindparams(bindparam("rows", type_=JSONB))  # noqa: S608 (both parts are ours)
+# With their stock, which may be 0, and its first entry in the ledger.
+_INSERT = Prepared(
+    text(f"""
+    WITH row AS MATERIALIZED (SELECT * FROM {_ROWS}), created AS (
+        INSERT INTO products (id, sku, name, description, category_id, currency_code, price_minor, status, image_urls,
+                              version, created_at, updated_at)
+        SELECT id, sku, name, coalesce(description, ''), category_id, currency_code, price_minor,
+               coalesce(status, 'active'), '{{}}', 1, now(), now()
+        FROM row ORDER BY sku
+        ON CONFLICT (sku) DO NOTHING RETURNING {_COLUMNS}
+    ), stocked AS (
+        INSERT INTO stock (product_id, available, reserved, sold, received)
+        SELECT row.id, row.units, 0, 0, row.units FROM created JOIN row USING (id)
+    ), moved AS (
+        INSERT INTO stock_movements (product_id, kind, quantity, reason, actor_id)
+        SELECT row.id, 'received', row.units, 'initial stock', :actor_id FROM created JOIN row USING (id)
+        WHERE row.units > 0
+    )
+    SELECT * FROM created
+    """)  # noqa: S608 (all parts are ours)
+)
 
 
 class Batch:
@@ -64,24 +80,20 @@ class Batch:
     async def write(self, work: UnitOfWork, actor_id: str) -> None:
         """Creates and updates what differs, and publishes it. Aborted CONFLICT when another import got in the way."""
         categories = await self._categories(work)
-        held = await work.execute(_HOLD, {"skus": list(self._rows)})
-        ids: dict[str, UUID] = {row.sku: row.id for row in held}
-        known = [_columns(sku, row, categories) for sku, (row, _) in self._rows.items() if sku in ids]
-        new = [
-            _columns(sku, row, categories) | {"id": str(uuid7())}
-            for sku, (row, _) in self._rows.items()
-            if sku not in ids
-        ]
-        updated = await _changed(work, _UPDATE, known)
-        created = await _changed(work, _INSERT, new)
-        if len(created) < len(new):
-            raise Aborted("CONFLICT", "Another import brings the same products; try again.", retry_after=0.1)
-        ids |= {row["sku"]: UUID(row["id"]) for row in new}
-        await stock_repository.receive_first(
-            work, {ids[row["sku"]]: self._rows[row["sku"]][0].initial_stock for row in new}, actor_id
-        )
-        self._report(ids, created, updated)
-        await _publish(work, created, updated)
+        held = {row.sku: row.id for row in await work.all(_HOLD, skus=list(self._rows))}
+        known: list[dict[str, Any]] = []
+        new: list[dict[str, Any]] = []
+        for sku, (row, _) in self._rows.items():
+            (known if sku in held else new).append(_columns(sku, row, categories))
+        updated = await work.all(_UPDATE, rows=json.dumps(known)) if known else []
+        created = await self._create(work, new, actor_id) if new else []
+        self._report(held, created, updated)
+        for product in created:
+            message = convert.product_message(product, available=0)
+            work.publish(ProductCreated(product_id=message.id, product=message), version=product.version)
+        for product in updated:
+            message = convert.product_message(product, available=0)
+            work.publish(ProductUpdated(product_id=message.id, product=message), version=product.version)
 
     def _check(self, row: ProductRow, result: ProductRowResult) -> None:
         """Takes a row in, or rejects it."""
@@ -103,15 +115,20 @@ class Batch:
                 del self._rows[sku]
         return found
 
-    def _report(self, ids: dict[str, UUID], created: set[UUID], updated: set[UUID]) -> None:
+    async def _create(self, work: UnitOfWork, rows: list[dict[str, Any]], actor_id: str) -> list[Row]:
+        for row in rows:
+            row |= {"id": str(uuid7()), "units": self._rows[row["sku"]][0].initial_stock}
+        created = await work.all(_INSERT, rows=json.dumps(rows), actor_id=actor_id)
+        if len(created) < len(rows):
+            raise Aborted("CONFLICT", "Another import brings the same products; try again.", retry_after=0.1)
+        return created
+
+    def _report(self, held: dict[str, UUID], created: list[Row], updated: list[Row]) -> None:
+        outcomes = {row.sku: (ProductRowResult.created, row.id) for row in created}
+        outcomes |= {row.sku: (ProductRowResult.updated, row.id) for row in updated}
         for sku, (_, result) in self._rows.items():
-            result.product_id = str(ids[sku])
-            if ids[sku] in created:
-                result.outcome = ProductRowResult.created
-            elif ids[sku] in updated:
-                result.outcome = ProductRowResult.updated
-            else:
-                result.outcome = ProductRowResult.unchanged
+            outcome, product_id = outcomes.get(sku) or (ProductRowResult.unchanged, held[sku])
+            result.outcome, result.product_id = outcome, str(product_id)
 
 
 def _reject(result: ProductRowResult, reason: str, message: str) -> None:
@@ -127,7 +144,7 @@ def _columns(sku: str, row: ProductRow, categories: dict[str, UUID]) -> dict[str
     category_id = categories.get(row.category_path)
     return {
         "sku": sku,
-        "name": row.name.strip(),
+        "name": normal_name(row.name),
         "description": row.description if row.HasField("description") else None,
         "category_id": str(category_id) if category_id else None,
         "recategorized": row.HasField("category_path"),
@@ -135,18 +152,3 @@ def _columns(sku: str, row: ProductRow, categories: dict[str, UUID]) -> dict[str
         "price_minor": row.price.amount_minor,
         "status": convert.product_status(row.status) if row.HasField("status") else None,
     }
-
-
-async def _changed(work: UnitOfWork, statement: Any, rows: list[dict[str, Any]]) -> set[UUID]:
-    if not rows:
-        return set()
-    return {row.id for row in await work.execute(statement, {"rows": rows})}
-
-
-async def _publish(work: UnitOfWork, created: Iterable[UUID], updated: set[UUID]) -> None:
-    ids = [*created, *updated]
-    row: Row[Any]
-    for row in await repository.products(work, ids) if ids else ():
-        message = convert.product_message(row, row.available)
-        kind = ProductUpdated if row.id in updated else ProductCreated
-        work.publish(kind(product_id=message.id, product=message), version=row.version)

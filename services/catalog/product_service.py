@@ -24,7 +24,7 @@ from chassis.core import timestamp
 from chassis.data import Database, Page
 from chassis.rpc import Call
 from services.catalog import convert, product_import, repository, search, stock_repository
-from services.catalog.model import Product, ProductStatus, normal_sku
+from services.catalog.model import Product, ProductStatus, normal_name, normal_sku
 
 _LISTINGS = {
     ListProductsRequest.newest: repository.NEWEST,
@@ -87,7 +87,10 @@ class ProductService:
             call.match_etag(product.version, request.etag)
             if product.change(status=ProductStatus.ARCHIVED.value):
                 await repository.save_product(work, product)
-                event = ProductArchived(product_id=str(product.id), archived_at=timestamp(product.updated_at))
+                answer = convert.product_message(product, available)
+                event = ProductArchived(
+                    product_id=answer.id, product=answer, archived_at=timestamp(product.updated_at)
+                )
                 work.publish(event, version=product.version)
             return work.answer(convert.product_message(product, available))
 
@@ -130,7 +133,7 @@ def _new_product(id: UUID, request: CreateProductRequest) -> Product:
     return Product(
         id=id,
         sku=normal_sku(request.sku),
-        name=request.name.strip(),
+        name=normal_name(request.name),
         description=request.description,
         category_id=UUID(request.category_id) if request.category_id else None,
         currency_code=request.price.currency_code,

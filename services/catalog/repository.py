@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from chassis.core import AlreadyExists, FailedPrecondition, MeshError, NotFound
-from chassis.data import Listing, Query, RankedListing, UnitOfWork
+from chassis.data import Listing, Query, RankedListing, Row, UnitOfWork
 from services.catalog import search
 from services.catalog.model import Category, Product, Stock, check_depth
 
@@ -82,15 +82,18 @@ async def parent(work: UnitOfWork, id: str) -> Category | None:
     return await category(work, id) if id else None
 
 
-async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_depth: int) -> None:
-    """Gives what is below a category that moved from `old_path` its new paths. FailedPrecondition CATEGORY_TOO_DEEP."""
+async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_depth: int) -> Sequence[Row]:
+    """Gives what is below a category that moved from `old_path` its new paths, and returns it as it is then.
+
+    FailedPrecondition CATEGORY_TOO_DEEP.
+    """
     below = func.starts_with(Category.path, f"{old_path}/")
     deepest = (await work.execute(select(func.max(Category.depth)).where(below))).scalar()
     if deepest is None:
-        return
+        return []
     deeper = moved.depth - old_depth
     check_depth(deepest + deeper)
-    await work.execute(
+    carried = await work.execute(
         update(Category)
         .where(below)
         .values(
@@ -99,8 +102,10 @@ async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_de
             version=Category.version + 1,
             updated_at=moved.updated_at,
         )
+        .returning(*Category.__table__.columns)
         .execution_options(synchronize_session=False)
     )
+    return carried.all()
 
 
 async def save_category(work: UnitOfWork, entity: Category) -> None:
@@ -149,11 +154,6 @@ async def save_product(work: UnitOfWork, entity: Product) -> None:
     }
     async with _refusing(refusals):
         await work.session.flush()
-
-
-async def products(work: UnitOfWork, ids: Sequence[UUID]) -> Sequence[Any]:
-    """Rows of products as GET_PRODUCT has them, within the unit of work."""
-    return (await work.execute(_PRODUCTS.where(Product.id.in_(ids)))).all()
 
 
 async def category_ids(work: UnitOfWork, paths: Sequence[str]) -> dict[str, UUID]:

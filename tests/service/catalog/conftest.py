@@ -5,7 +5,10 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
+from google.protobuf.message import Message
+from protomesh.catalog.v1 import catalog_events_pb2
 from protomesh.catalog.v1.category_pb2 import Category
 from protomesh.catalog.v1.category_service_pb2 import CreateCategoryRequest
 from protomesh.catalog.v1.category_service_pb2_grpc import CategoryServiceStub
@@ -73,9 +76,34 @@ class Catalog:
     async def stock(self, product_id: str) -> Stock:
         return await self.inventory.GetStock(GetStockRequest(product_id=product_id), metadata=self.staff)
 
+    async def published(self, aggregate_id: str) -> list[tuple[Message, int]]:
+        """The events about an aggregate, and its version at each."""
+        async with await psycopg.AsyncConnection.connect(self.mesh.database_url("catalog")) as database:
+            rows = await database.execute(
+                "SELECT type, payload, aggregate_version FROM outbox WHERE aggregate_id = %s ORDER BY position",
+                [aggregate_id],
+            )
+            return [(_event(kind, payload), version) for kind, payload, version in await rows.fetchall()]
+
     async def reserve(self, order_id: str, *lines: tuple[str, int]) -> Any:
         request = ReserveStockRequest(order_id=order_id, lines=stock_lines(lines))
         return await self.inventory.ReserveStock(request)
+
+
+def told(product: Product) -> Product:
+    """A product as events tell of it: less the stock, which changes apart from it and marks its etag."""
+    without = Product()
+    without.CopyFrom(product)
+    without.ClearField("available")
+    without.ClearField("in_stock")
+    without.etag = product.etag.partition(".")[0]
+    return without
+
+
+def _event(kind: str, payload: bytes) -> Message:
+    event: Message = getattr(catalog_events_pb2, kind.rpartition(".")[2])()
+    event.ParseFromString(payload)
+    return event
 
 
 def stock_lines(lines: Sequence[tuple[str, int]]) -> list[StockLine]:

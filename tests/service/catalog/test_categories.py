@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from protomesh.catalog.v1.catalog_events_pb2 import CategoryCreated, CategoryDeleted, CategoryUpdated
 from protomesh.catalog.v1.category_pb2 import Category
 from protomesh.catalog.v1.category_service_pb2 import (
     CreateCategoryRequest,
@@ -115,6 +116,27 @@ async def test_a_change_of_what_somebody_else_changed_is_aborted(catalog: Catalo
     assert changed.etag != category.etag
     refused = await refusal(_move(catalog, category, "", name="Newer", etag=category.etag))
     assert (refused.code, refused.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+
+
+async def test_the_whole_life_of_a_category_is_published(catalog: Catalog):
+    old, new = await catalog.new_category(), await catalog.new_category()
+    middle = await catalog.new_category(old, slug="middle")
+    leaf = await catalog.new_category(middle, slug="leaf")
+    await _move(catalog, middle, new.id)
+    await _move(catalog, middle, new.id)
+    for category in (leaf, middle):
+        request = DeleteCategoryRequest(id=category.id)
+        await catalog.categories.DeleteCategory(request, metadata=catalog.staff)
+    for category, path in ((middle, f"{new.slug}/middle"), (leaf, f"{new.slug}/middle/leaf")):
+        events = await catalog.published(category.id)
+        assert [(type(event), version) for event, version in events] == [
+            (CategoryCreated, 1),
+            (CategoryUpdated, 2),
+            (CategoryDeleted, 3),
+        ]
+        moved = events[1][0]
+        assert isinstance(moved, CategoryUpdated)
+        assert moved.category.path == path
 
 
 async def test_only_staff_changes_the_tree(catalog: Catalog):

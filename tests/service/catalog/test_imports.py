@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from protomesh.catalog.v1.catalog_events_pb2 import ProductCreated, ProductUpdated
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
     ArchiveProductRequest,
@@ -27,7 +28,7 @@ from meshctl.import_columns import ColumnMap
 from meshctl.import_source import Source
 from meshctl.importing import import_products
 from meshctl.mesh.session import EdgeSession
-from tests.service.catalog.conftest import Catalog, refusal, word
+from tests.service.catalog.conftest import Catalog, refusal, told, word
 
 RETAIL = Path(__file__).parents[4] / "shared/data/online-retail/products.csv"
 
@@ -60,6 +61,27 @@ async def test_rows_create_what_is_new_change_what_differs_and_leave_the_rest(ca
     assert await _outcomes(catalog, _row(one, initial_stock=9), _row(other, 300)) == ["unchanged", "updated"]
     assert (await _product(catalog, one)).available == 4
     assert (await _product(catalog, other)).price.amount_minor == 300
+
+
+async def test_an_import_tells_of_each_product_that_it_creates_or_changes(catalog: Catalog):
+    one, other = word(), word()
+    for rows in (
+        [_row(one, initial_stock=4), _row(other)],
+        [_row(one), _row(other, name=" Renamed\u00a0")],
+        [_row(one)],
+    ):
+        await _outcomes(catalog, *rows)
+    for sku, expected in (
+        (one, [(ProductCreated, 1)]),
+        (other, [(ProductCreated, 1), (ProductUpdated, 2)]),
+    ):
+        product = await _product(catalog, sku)
+        events = await catalog.published(product.id)
+        assert [(type(event), version) for event, version in events] == expected
+        last = events[-1][0]
+        assert isinstance(last, ProductCreated | ProductUpdated)
+        assert last.product == told(product)
+    assert (await _product(catalog, other)).name == "Renamed"
 
 
 async def test_a_field_that_an_import_does_not_bring_stays(catalog: Catalog):

@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import httpx
-import psycopg
 import pytest
+from protomesh.catalog.v1.catalog_events_pb2 import ProductArchived, ProductCreated, ProductUpdated
 from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
@@ -19,7 +19,7 @@ from protomesh.catalog.v1.product_service_pb2 import (
     UpdateProductRequest,
 )
 
-from tests.service.catalog.conftest import Catalog, new_id, refusal, word
+from tests.service.catalog.conftest import Catalog, new_id, refusal, told, word
 
 
 async def _list(catalog: Catalog, **fields: Any) -> ListProductsResponse:
@@ -263,13 +263,18 @@ async def test_each_change_is_published_once_and_in_order(catalog: Catalog):
     await _update(catalog, product, name="Other")
     await _update(catalog, product, name="Other")
     await _archive(catalog, product)
-    async with await psycopg.AsyncConnection.connect(catalog.mesh.database_url("catalog")) as database:
-        rows = await database.execute(
-            "SELECT type, aggregate_version FROM outbox WHERE aggregate_id = %s ORDER BY position",
-            [product.id],
-        )
-        published = [(kind.rpartition(".")[2], version) for kind, version in await rows.fetchall()]
-    assert published == [("ProductCreated", 1), ("ProductUpdated", 2), ("ProductArchived", 3)]
+    archived = await catalog.products.GetAnyProduct(
+        GetAnyProductRequest(id=product.id), metadata=catalog.staff
+    )
+    events = await catalog.published(product.id)
+    assert [(type(event), version) for event, version in events] == [
+        (ProductCreated, 1),
+        (ProductUpdated, 2),
+        (ProductArchived, 3),
+    ]
+    last = events[-1][0]
+    assert isinstance(last, ProductArchived)
+    assert last.product == told(archived)
 
 
 @pytest.mark.parametrize(
