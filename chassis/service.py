@@ -201,6 +201,7 @@ class Service:
             trust_domain=settings.trust_domain,
             receive_limit=self._receive_limit(),
             database=self.__dict__.get("database"),
+            check_reasons=settings.check_reasons,
         )
 
     def _receive_limit(self) -> int:

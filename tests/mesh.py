@@ -25,8 +25,9 @@ from meshctl.mesh.running import RunningMesh
 
 ROOT = Path(__file__).parents[1]
 UP_SECONDS, HEALTHY_SECONDS = 120.0, 60.0
-# All tests share one address, and send more than a client of it may.
+# All tests share one address, and send more than a client of it may. A reason that no contract declares is a fault.
 GENEROUS = {
+    "PROTOMESH_CHECK_REASONS": "true",
     "PROTOMESH_RATE_LIMIT_MULTIPLIER": "1000",
     "PROTOMESH_EDGE_ADDRESS_REQUESTS_PER_SECOND": "100000",
     "PROTOMESH_EDGE_ADDRESS_BURST": "100000",

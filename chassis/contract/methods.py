@@ -102,6 +102,7 @@ class MethodContract:
     success_status: int
     audit: bool
     untraced: bool
+    errors: frozenset[str]
     idempotency_key: KeySource
     idempotency_level: IdempotencyLevel
     http: tuple[HttpBinding, ...]
@@ -152,6 +153,7 @@ def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = N
         success_status=extension[options_pb2.success_status] or 200,
         audit=extension[options_pb2.audit],
         untraced=extension[options_pb2.untraced],
+        errors=frozenset(extension[options_pb2.errors].reasons),
         idempotency_key=_KEY_SOURCES[extension[options_pb2.idempotency_key]],
         idempotency_level=_LEVELS[options.idempotency_level],
         http=tuple(_http_bindings(extension[annotations_pb2.http])),

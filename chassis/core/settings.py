@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+    check_reasons: bool = Field(
+        False,
+        description="Whether a call that fails with a reason that its contract does not declare is a fault; for tests.",
+    )
     maximum_concurrent_rpcs: int = Field(
         1000,
         ge=1,

@@ -18,7 +18,7 @@ from chassis.observe.tracing import trace_id
 from chassis.rpc.call import Call, current_call
 from chassis.rpc.failure import failure_of
 from chassis.rpc.stage import Proceed, Stage
-from chassis.rpc.stages import access, audit, caching, validation
+from chassis.rpc.stages import access, audit, caching, reasons, validation
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.caller import CallerStage
 from chassis.rpc.stages.deadline import Deadline
@@ -41,6 +41,8 @@ class Parts:
     # Bytes that the server takes of any request.
     receive_limit: int
     database: Database | None
+    # Whether a reason that an RPC gives and its contract does not declare fails the call, as in tests.
+    check_reasons: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,11 @@ STEPS: Sequence[Step] = (
         "idempotency",
         _idempotency,
         "After access, so that a stored answer goes only to whom it was given; before the handler, which it replaces.",
+    ),
+    Step(
+        "reasons",
+        lambda contract, parts: reasons.stage(contract, check=parts.check_reasons),
+        "Innermost, and in tests only: it looks at what the handler raised.",
     ),
 )
 

@@ -20,6 +20,14 @@ METHODS = contract.platform()
 # Contracts that others wrote, and that we must speak as they are.
 OURS = [file for file in contract.files() if file.package.startswith("protomesh.")]
 OUR_METHODS = [method for method in METHODS if method.service.startswith("protomesh.")]
+REASONS = {
+    value.name
+    for file in contract.files()
+    for enum in file.enum_types_by_name.values()
+    if enum.name == "ErrorReason"
+    for value in enum.values
+    if value.number
+}
 LISTS = [method for method in OUR_METHODS if method.name.startswith("List")]
 ROLES = {"staff", "customer", "service"}
 DEPLOYABLES = {method.deployable for method in METHODS}
@@ -143,6 +151,21 @@ def test_only_a_put_or_a_delete_is_harmless_to_repeat_by_its_nature(method: Meth
     if method.idempotency_level == "idempotent" and method.idempotency_key == "none":
         assert method.http
         assert {binding.verb for binding in method.http} <= {"PUT", "DELETE"}
+
+
+@each_method
+def test_the_reasons_that_an_rpc_declares_are_those_that_its_comment_explains(
+    method: MethodContract, comments: Comments
+) -> None:
+    said = set(re.findall(r"\b[A-Z_]{4,}\b", comments.errors(method.full_name))) & REASONS
+    assert method.errors <= REASONS
+    assert said == method.errors
+
+
+@each_method
+def test_a_change_that_takes_an_etag_says_that_it_may_be_refused(method: MethodContract) -> None:
+    if "etag" in method.descriptor.input_type.fields_by_name:
+        assert "ETAG_MISMATCH" in method.errors
 
 
 @each_method

@@ -122,7 +122,7 @@ async def test_the_client_for_asyncio_does_the_same(consume: Consume, stand: Edg
     answers = {LOGIN: sign_in, PLACE_ORDER: order, WATCH_ORDER: order, GET_PRODUCT: not_found}
     stand.upstream.answers.update(answers)
     seen = await consume("asynchronous", stand.url, ID, "ada@example.com")
-    assert seen == [True, ["NotFound", "PRODUCT_NOT_FOUND"]]
+    assert seen == [True, ["ProductNotFound", "PRODUCT_NOT_FOUND"]]
 
 
 async def test_a_read_is_repeated_when_its_server_is_unavailable(consume: Consume, stand: EdgeStand) -> None:
@@ -162,7 +162,7 @@ async def test_an_error_arrives_with_its_reason_and_details(consume: Consume, st
 
     stand.upstream.answers[PLACE_ORDER] = out_of_stock
     outcome = await consume("one_call", stand.url, "place", ID, stand.token())
-    assert outcome == ["FailedPrecondition", "OUT_OF_STOCK", {"available": "3"}]
+    assert outcome == ["OutOfStock", "OUT_OF_STOCK", {"available": "3"}]
 
 
 async def test_a_call_without_a_timeout_ends_at_that_of_its_contract(consume: Consume) -> None:

@@ -13,7 +13,7 @@ from meshctl.build.gen import files, protoc
 
 ROOT = Path(__file__).resolve().parents[3]
 # Directories that the generator owns wholly: what it does not write there, it removes.
-OWNED = ["gen", "docs/reference"]
+OWNED = ["gen", "docs/reference", "sdk/python/src/protomesh_sdk/reasons"]
 RELEASED = "gen/descriptors/released.binpb"
 
 
@@ -31,13 +31,14 @@ def generate(root: Path, fresh: Path) -> None:
 def derive(image: Path, fresh: Path) -> None:
     """Writes what the compiled contracts say: the edge, OpenAPI, client configuration, reference pages."""
     from chassis import contract
-    from meshctl.build.gen import envoy, openapi, reference, settings_page
+    from meshctl.build.gen import envoy, openapi, reasons, reference, sdk_errors, settings_page
     from meshctl.build.gen.comments import Comments
 
     comments = Comments(image)
     methods, protos = contract.platform(), contract.files()
+    known = reasons.all_reasons(protos, comments)
     write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
-    write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments))
+    write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments, known))
     for deployable in sorted({method.deployable for method in methods} - {""}):
         write(
             fresh / f"gen/client/{deployable}.json",
@@ -47,6 +48,7 @@ def derive(image: Path, fresh: Path) -> None:
     write(fresh / "docs/reference/options.md", reference.options(comments))
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
     write(fresh / "gen/python/protomesh/permissions.py", reference.permission_constants(methods))
+    write(fresh / "sdk/python/src/protomesh_sdk/reasons/__init__.py", sdk_errors.module(known.values()))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
     write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
     write(fresh / "docs/reference/settings.md", settings_page.page(ROOT / "services"))

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2
-from google.rpc import code_pb2
 
 # Field numbers on a source location's path, from descriptor.proto.
 _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE, _FILE_EXTENSION = 4, 5, 6, 7
@@ -38,9 +37,6 @@ class Comments:
         _, _, errors = self.of(method).partition("Errors: ")
         return "" if errors.startswith("none of its own") else errors.strip()
 
-    def codes(self, method: str) -> set[str]:
-        """The canonical codes that an RPC's comment names, such as `NOT_FOUND`."""
-        return set(re.findall(r"\b[A-Z_]+\b", self.errors(method))) & set(code_pb2.Code.keys())
 
 
 def _names(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, Path_]]:

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of what the edge takes and gives."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -11,16 +11,17 @@ from chassis.contract import HttpBinding, MethodContract
 from meshctl.build.gen import openapi_errors
 from meshctl.build.gen.bounds import Schema
 from meshctl.build.gen.comments import Comments
+from meshctl.build.gen.reasons import Reason
 from meshctl.build.gen.schemas import Schemas
 
 
-def document(methods: Sequence[MethodContract], comments: Comments) -> str:
+def document(methods: Sequence[MethodContract], comments: Comments, reasons: Mapping[str, Reason]) -> str:
     """The document as YAML: every RPC that has a REST binding, in order of its path."""
     exposed = [method for method in methods if method.http]
     schemas = Schemas(comments, (method.descriptor.input_type for method in exposed))
     paths: dict[str, dict[str, Any]] = {}
     for binding, method in sorted(_bindings(exposed), key=lambda pair: (pair[0].path, pair[0].verb)):
-        operation = _operation(method, binding, schemas, comments)
+        operation = _operation(method, binding, schemas, comments, reasons)
         paths.setdefault(_plain(binding.path), {})[binding.verb.lower()] = operation
     components = {
         "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
@@ -65,7 +66,13 @@ def _tag(service: str, comments: Comments) -> Schema:
     return {"name": service.rpartition(".")[2], "description": comments.of(service)}
 
 
-def _operation(method: MethodContract, binding: HttpBinding, schemas: Schemas, comments: Comments) -> Schema:
+def _operation(
+    method: MethodContract,
+    binding: HttpBinding,
+    schemas: Schemas,
+    comments: Comments,
+    reasons: Mapping[str, Reason],
+) -> Schema:
     description, errors = comments.description(method.full_name), comments.errors(method.full_name)
     operation: Schema = {
         "operationId": f"{method.service.rpartition('.')[2]}_{method.name}" + _suffix(method, binding),
@@ -78,7 +85,7 @@ def _operation(method: MethodContract, binding: HttpBinding, schemas: Schemas, c
         operation["parameters"] = parameters
     if binding.body:
         operation["requestBody"] = _request_body(method, binding, schemas)
-    operation["responses"] = _responses(method, binding, schemas, comments)
+    operation["responses"] = _responses(method, binding, schemas, [reasons[name] for name in sorted(method.errors)])
     return operation
 
 
@@ -164,18 +171,20 @@ def _request_body(method: MethodContract, binding: HttpBinding, schemas: Schemas
     return {"required": True, "content": {media: {"schema": schema}}}
 
 
-def _responses(method: MethodContract, binding: HttpBinding, schemas: Schemas, comments: Comments) -> Schema:
+def _responses(
+    method: MethodContract, binding: HttpBinding, schemas: Schemas, reasons: Sequence[Reason]
+) -> Schema:
     statuses = {400, 413, 429} if binding.body else {400, 429}
     if method.access is not None and method.access.kind != "public":
         statuses |= {401, 403} if method.access.kind == "permission" else {401}
-    statuses |= openapi_errors.statuses(comments.codes(method.full_name))
+    statuses |= openapi_errors.statuses(reason.code for reason in reasons)
     if method.idempotency_key in ("required_header", "optional_header"):
         statuses.add(409)
     responses: Schema = {str(method.success_status): _success(method, binding, schemas)}
     if _shows_etag(method):
         responses["304"] = {"description": "What the client holds still holds."}
     for status in sorted(statuses):
-        responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
+        responses[str(status)] = openapi_errors.response(status, reasons)
     return responses | {"default": {"$ref": "#/components/responses/default"}}
 
 

@@ -6,6 +6,7 @@ from google.protobuf.descriptor import Descriptor
 from google.rpc import error_details_pb2
 
 from meshctl.build.gen.bounds import Schema
+from meshctl.build.gen.reasons import Reason
 from meshctl.build.gen.schemas import Schemas
 
 _CODE_STATUS = {
@@ -33,6 +34,15 @@ _DETAILS = ("ErrorInfo", "BadRequest", "RetryInfo", "QuotaFailure")
 def statuses(codes: Iterable[str]) -> set[int]:
     """The HTTP statuses that canonical codes such as `NOT_FOUND` arrive with, as far as they are documented apart."""
     return {_CODE_STATUS[code] for code in codes if code in _CODE_STATUS}
+
+
+def response(status: int, reasons: Iterable[Reason]) -> Schema:
+    """How an operation refers to an error response: with the reasons of its own that arrive with this status."""
+    own = [reason for reason in reasons if _CODE_STATUS.get(reason.code) == status]
+    reference: Schema = {"$ref": f"#/components/responses/{status}"}
+    if own:
+        reference["description"] = "\n".join(f"`{reason.name}`: {reason.meaning}" for reason in own)
+    return reference
 
 
 def responses() -> dict[str, Schema]:

@@ -81,5 +81,12 @@ async def test_a_role_cannot_be_chosen_at_registration(mesh: Mesh) -> None:
 
 
 async def test_a_password_may_hold_any_character(mesh: Mesh) -> None:
-    account = await register(mesh.http, password="пароль 🔑 \u0000 密码")
+    account = await register(mesh.http, password="пароль 🔑 \u0001 密码")
     assert await sign_in(mesh.http, account)
+
+
+async def test_a_nul_is_refused_by_the_name_of_its_field(mesh: Mesh) -> None:
+    body = {"email": "nobody@example.com", "password": "a\u0000b"}
+    answer = await mesh.http.post("/v1/users/login", json=body)
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (400, "VALIDATION_FAILED")
+    assert answer.json()["details"][1]["field_violations"][0]["field"] == "password"

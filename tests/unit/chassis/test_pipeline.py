@@ -63,6 +63,7 @@ def test_the_stages_stand_in_this_order() -> None:
         "validation",
         "caching",
         "idempotency",
+        "reasons",
     ]
 
 
@@ -278,6 +279,23 @@ async def test_a_full_server_refuses_at_once(certificate_directory: Any) -> None
         assert error.retry_after
         await slow
         assert (await call(Thing(text="again"))).text == "again"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("DECLARED", "DECLARED"), ("CONFLICT", "CONFLICT"), ("UNHEARD_OF", "INTERNAL")],
+)
+async def test_where_reasons_are_checked_one_that_is_not_declared_is_a_fault(
+    certificate_directory: Any, given: str, told: str
+) -> None:
+    async with running(certificate_directory, check_reasons=True) as stand:
+        stand.scratch.error = errors.FailedPrecondition(given, "No.")
+        assert errors.reason_of(await failure(method(stand.channel(), "Fail")(Thing()))) == told
+
+
+async def test_elsewhere_a_caller_is_told_what_the_handler_said(stand: Stand) -> None:
+    stand.scratch.error = errors.FailedPrecondition("UNHEARD_OF", "No.")
+    assert errors.reason_of(await failure(method(stand.channel(), "Fail")(Thing()))) == "UNHEARD_OF"
 
 
 async def test_an_answer_that_may_be_cached_says_so(stand: Stand) -> None:

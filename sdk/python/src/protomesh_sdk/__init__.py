@@ -1,5 +1,6 @@
 """A client of Protomesh: `Mesh`, or `AsyncMesh`, is the door; everything else is a stub, a message or an error."""
 
+from protomesh_sdk import reasons
 from protomesh_sdk.aio import AsyncMesh
 from protomesh_sdk.errors import (
     Aborted,
@@ -33,5 +34,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Violation",
+    "reasons",
     "rows",
 ]

@@ -11,10 +11,13 @@ MeshError
 ├── ResourceExhausted   too many requests; wait `retry_after` seconds
 ├── Unavailable         the mesh cannot be reached now; repeating later is right
 └── DeadlineExceeded    the answer did not come in time; what became of the call is unknown
+
+Below them, `protomesh_sdk.reasons` has a class for each reason of the contracts: `except OutOfStock`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import grpc
 import grpc.aio
@@ -33,6 +36,12 @@ class Violation:
 
 class MeshError(Exception):
     """A call failed. `reason` names why, for programs; see the reference of error reasons."""
+
+    by_reason: ClassVar[dict[str, type["MeshError"]]] = {}
+
+    def __init_subclass__(cls, *, reason: str = "") -> None:
+        if reason:
+            MeshError.by_reason[reason] = cls
 
     def __init__(
         self,
@@ -125,7 +134,10 @@ def from_call(call: grpc.Call | grpc.aio.AioRpcError) -> MeshError:
         detail.Unpack(request)
         if detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    return _BY_CODE.get(code, MeshError)(
+    kind = MeshError.by_reason.get(info.reason, MeshError)
+    of_code = _BY_CODE.get(code, MeshError)
+    # A newer server may give a known reason with another code; then the code is what callers rely on.
+    return (kind if issubclass(kind, of_code) else of_code)(
         code,
         call.details() or "",
         reason=info.reason,

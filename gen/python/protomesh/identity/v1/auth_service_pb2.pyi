@@ -33,7 +33,7 @@ class RegisterUserRequest(_message.Message):
     email: _builtins.str
     """At most 254 characters. Kept in lower case, and unique."""
     password: _builtins.str
-    """8 to 128 characters of any kind."""
+    """8 to 128 characters of any kind but NUL."""
     def __init__(
         self,
         *,
@@ -211,7 +211,7 @@ class ChangePasswordRequest(_message.Message):
     current_password: _builtins.str
     """The one that holds now."""
     new_password: _builtins.str
-    """8 to 128 characters of any kind."""
+    """8 to 128 characters of any kind but NUL."""
     def __init__(
         self,
         *,

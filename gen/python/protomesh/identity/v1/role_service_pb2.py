@@ -30,7 +30,7 @@ from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_r
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/role_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"`\n\x10ListRolesRequest\x12\x17\n\x04page\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"i\n\x11ListRolesResponse\x12)\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1b.protomesh.identity.v1.Role\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\")\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\"\x82\x01\n\x11\x41ssignRoleRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12=\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x04\x65tag\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@2\xd3\x02\n\x0bRoleService\x12\x96\x01\n\tListRoles\x12\'.protomesh.identity.v1.ListRolesRequest\x1a(.protomesh.identity.v1.ListRolesResponse\"6\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.roles.read\x12\x05staff\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\x12\x9a\x01\n\nAssignRole\x12(.protomesh.identity.v1.AssignRoleRequest\x1a\x1e.protomesh.identity.v1.Account\"B\x90\x02\x02\xca\xc1\x18\x19\x1a\x17\n\x15identity.roles.assign\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/users/{id}/role:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/role_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"`\n\x10ListRolesRequest\x12\x17\n\x04page\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"i\n\x11ListRolesResponse\x12)\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1b.protomesh.identity.v1.Role\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\")\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\"\x82\x01\n\x11\x41ssignRoleRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12=\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x04\x65tag\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@2\x9e\x03\n\x0bRoleService\x12\xaa\x01\n\tListRoles\x12\'.protomesh.identity.v1.ListRolesRequest\x1a(.protomesh.identity.v1.ListRolesResponse\"J\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.roles.read\x12\x05staff\x92\xc2\x18\x10\n\x0e\x43URSOR_INVALID\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\x12\xd1\x01\n\nAssignRole\x12(.protomesh.identity.v1.AssignRoleRequest\x1a\x1e.protomesh.identity.v1.Account\"y\x90\x02\x02\xca\xc1\x18\x19\x1a\x17\n\x15identity.roles.assign\xf8\xc1\x18\x01\x92\xc2\x18\x33\n\x0eUSER_NOT_FOUND\n\x12LAST_ADMINISTRATOR\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/users/{id}/role:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,9 +52,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLESERVICE']._loaded_options = None
   _globals['_ROLESERVICE']._serialized_options = b'\252\273\030\n\n\010identity'
   _globals['_ROLESERVICE'].methods_by_name['ListRoles']._loaded_options = None
-  _globals['_ROLESERVICE'].methods_by_name['ListRoles']._serialized_options = b'\220\002\001\312\301\030\036\032\034\n\023identity.roles.read\022\005staff\202\323\344\223\002\013\022\t/v1/roles'
+  _globals['_ROLESERVICE'].methods_by_name['ListRoles']._serialized_options = b'\220\002\001\312\301\030\036\032\034\n\023identity.roles.read\022\005staff\222\302\030\020\n\016CURSOR_INVALID\202\323\344\223\002\013\022\t/v1/roles'
   _globals['_ROLESERVICE'].methods_by_name['AssignRole']._loaded_options = None
-  _globals['_ROLESERVICE'].methods_by_name['AssignRole']._serialized_options = b'\220\002\002\312\301\030\031\032\027\n\025identity.roles.assign\370\301\030\001\202\323\344\223\002\030\032\023/v1/users/{id}/role:\001*'
+  _globals['_ROLESERVICE'].methods_by_name['AssignRole']._serialized_options = b'\220\002\002\312\301\030\031\032\027\n\025identity.roles.assign\370\301\030\001\222\302\0303\n\016USER_NOT_FOUND\n\022LAST_ADMINISTRATOR\n\rETAG_MISMATCH\202\323\344\223\002\030\032\023/v1/users/{id}/role:\001*'
   _globals['_LISTROLESREQUEST']._serialized_start=260
   _globals['_LISTROLESREQUEST']._serialized_end=356
   _globals['_LISTROLESRESPONSE']._serialized_start=358
@@ -64,5 +64,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNROLEREQUEST']._serialized_start=509
   _globals['_ASSIGNROLEREQUEST']._serialized_end=639
   _globals['_ROLESERVICE']._serialized_start=642
-  _globals['_ROLESERVICE']._serialized_end=981
+  _globals['_ROLESERVICE']._serialized_end=1056
 # @@protoc_insertion_point(module_scope)

@@ -286,6 +286,30 @@ class Quota(_message.Message):
 Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
+class Errors(_message.Message):
+    """How an RPC may fail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Values of the ErrorReason of any domain, such as `OUT_OF_STOCK`: what another service refuses may be passed on."""
+
+    def __init__(
+        self,
+        *,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Errors: _TypeAlias = Errors  # noqa: Y015
+
+@_typing.final
 class Cache(_message.Message):
     """How long an answer may be kept."""
 
@@ -347,6 +371,7 @@ SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
 AUDIT_FIELD_NUMBER: _builtins.int
 IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
 UNTRACED_FIELD_NUMBER: _builtins.int
+ERRORS_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 PERSONAL_DATA_FIELD_NUMBER: _builtins.int
 UNVERSIONED_FIELD_NUMBER: _builtins.int
@@ -373,6 +398,10 @@ same (a PUT or DELETE) is so by its nature, and clients repeat it when the serve
 untraced: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
 """Whether a call begins no trace, for what watchers and machines ask all the time. A call that is part of a trace is
 in it all the same. Unset: it begins one.
+"""
+errors: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Errors]
+"""The reasons that the RPC may fail with, besides those of `protomesh.type.v1`, which any RPC may give. In tests another
+one fails the call. Unset: none of its own.
 """
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is a fact that a service publishes."""

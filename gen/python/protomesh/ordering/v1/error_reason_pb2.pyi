@@ -30,8 +30,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `rejected`."""
     ORDER_TOTAL_TOO_LARGE: _ErrorReason.ValueType  # 3
     """FAILED_PRECONDITION: the order comes to more than an amount of money can hold. Metadata: none."""
-    OUT_OF_STOCK: _ErrorReason.ValueType  # 4
-    """FAILED_PRECONDITION: fewer units are there than are wanted. Metadata: `product_id`, `available`, such as `3`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of ordering. The name of a value is what `ErrorInfo.reason` holds."""
@@ -44,6 +42,4 @@ ORDER_NOT_CANCELLABLE: ErrorReason.ValueType  # 2
 """FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `rejected`."""
 ORDER_TOTAL_TOO_LARGE: ErrorReason.ValueType  # 3
 """FAILED_PRECONDITION: the order comes to more than an amount of money can hold. Metadata: none."""
-OUT_OF_STOCK: ErrorReason.ValueType  # 4
-"""FAILED_PRECONDITION: fewer units are there than are wanted. Metadata: `product_id`, `available`, such as `3`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,38 @@
+"""Reasons: in tests, an RPC that fails with a reason that its contract does not declare fails as a fault of ours."""
+
+from typing import Any
+
+from protomesh.type.v1 import error_reason_pb2
+
+from chassis.contract.methods import MethodContract
+from chassis.rpc.call import Call
+from chassis.rpc.failure import from_exception
+from chassis.rpc.stage import Proceed, Stage
+
+# What the chassis itself gives, for any RPC.
+_COMMON = frozenset(error_reason_pb2.ErrorReason.keys())
+
+
+class UndeclaredReason(Exception):
+    """The contract of an RPC does not declare a reason that its handler gave."""
+
+
+def stage(contract: MethodContract, *, check: bool) -> Stage | None:
+    """The stage where reasons are checked; None where they are not, and for contracts that others wrote."""
+    return _Reasons(contract) if check and not contract.foreign else None
+
+
+class _Reasons:
+    def __init__(self, contract: MethodContract) -> None:
+        self._known = contract.errors | _COMMON
+
+    async def __call__(self, proceed: Proceed, request: Any, call: Call) -> Any:
+        try:
+            return await proceed(request, call)
+        except Exception as error:
+            reason = from_exception(error).reason
+            if reason not in self._known:
+                raise UndeclaredReason(
+                    f"{call.method.full_name} failed with {reason}; declare it in (protomesh.options.v1.errors)."
+                ) from error
+            raise
