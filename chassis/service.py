@@ -1,14 +1,15 @@
 """A service: what it serves, what it reacts to, and its life from start-up to drain."""
 
+import argparse
 import asyncio
 import contextlib
 import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import uvloop
@@ -16,18 +17,13 @@ from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
 from chassis import process
-from chassis.contract import methods
 from chassis.contract.event_types import event_type
-from chassis.contract.methods import ContractError, MethodContract
-from chassis.core.settings import Settings
+from chassis.contract.methods import ContractError
+from chassis.core.settings import Role, Settings
 from chassis.core.tasks import Worker, background, first
-from chassis.data import bulkheads, idempotency_keys, pool_metrics, retention
+from chassis.data import pool_metrics
 from chassis.data.database import Database
-from chassis.events import inbox, maintenance
 from chassis.events.broker import Broker
-from chassis.events.consumer import Consumer
-from chassis.events.delivery import Policy
-from chassis.events.relay import Relay
 from chassis.events.revocations import RevocationFeed
 from chassis.events.transaction import Handle
 from chassis.observe import exporter, logs, metrics
@@ -35,12 +31,14 @@ from chassis.rpc import pipeline
 from chassis.rpc.channels import MeshChannel
 from chassis.rpc.identity_keys import identity_keys
 from chassis.rpc.server import ListenError, Server
+from chassis.rpc.servicers import Servicers
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.per_caller import PerCaller
 from chassis.trust.certificates import CertificateError, Certificates
 from chassis.trust.keys import KeySource
 from chassis.trust.revocations import Revocations
 from chassis.trust.tokens import TokenVerifier
+from chassis.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +68,9 @@ class Service:
         self._revocation_feed = RevocationFeed(self.revocations)
         # Identity puts its own keys here; everybody else fetches them from identity.
         self.token_keys: KeySource = identity_keys(self.mesh)
-        self._servicers: list[tuple[dict[str, MethodContract], object]] = []
+        self._servicers = Servicers()
         self._subscriptions: dict[str, Mapping[type[Message], Handle]] = {}
-        self._workers: list[Worker] = []
+        self._workers = Workers(settings)
 
     @cached_property
     def database(self) -> Database:
@@ -86,9 +84,7 @@ class Service:
 
         ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
         """
-        served = methods.methods_of(name, access)
-        _check(name, served, servicer)
-        self._servicers.append((served, servicer))
+        self._servicers.add(name, servicer, access)
 
     def subscribe(self, durable: str, handlers: Mapping[type[Message], Handle]) -> None:
         """Has `handle(event, envelope, work)` called for each event, in one transaction with the event's inbox row.
@@ -106,64 +102,83 @@ class Service:
         self._subscriptions[durable] = handlers
 
     def background(self, worker: Worker) -> None:
-        """Runs `worker()` beside the server; it is cancelled at the drain, and its failure ends the process."""
-        self._workers.append(worker)
+        """Runs `worker()` in the processes that do background work: all of them, or those of `--role worker`.
+
+        It is cancelled at the drain, and its failure ends the process.
+        """
+        self._workers.background(worker)
+
+    def beside_server(self, worker: Worker) -> None:
+        """Runs `worker()` in every process with a server, such as one that keeps what it has in memory up to date."""
+        self._workers.beside_server(worker)
 
     async def run(self, until: asyncio.Event, ready: Callable[[int], None] = lambda _: None) -> None:
         """Serves until the event is set, then drains. `ready` gets the port once calls are answered.
 
-        Raises what ended a background worker.
+        Raises what ended a worker, once the server has drained, and StartError.
         """
+        if self._subscriptions and not self.settings.nats_url:
+            raise StartError(f"{self.settings.service} subscribes to events: set PROTOMESH_NATS_URL.")
         async with contextlib.AsyncExitStack() as parts:
             parts.push_async_callback(self.mesh.close)
-            workers = await self._workers_with_parts(parts)
-            server = Server(self.settings, self.certificates, self._receive_limit())
-            server.register(self._handlers(), [next(iter(m.values())).service for m, _ in self._servicers])
+            await self._open_parts(parts)
+            # A process that only works has a server too, for its health.
+            served = self._servicers if self.settings.role != "worker" else Servicers()
+            server = Server(self.settings, self.certificates, served.receive_limit())
+            server.register(served.handlers(self._parts()), served.names())
             await server.start()
             # What is there now stays; the collector need not look at it again with every few hundred calls.
             gc.collect()
             gc.freeze()
             gc.set_threshold(_GARBAGE)
-            async with background([partial(_beside, worker) for worker in workers]) as failed:
-                await self._until_reachable(until)
-                await self._until_informed()
+            async with background(list(self._workers)) as failed:
+                await self._live(server, first(until, failed), ready)
+
+    async def _live(self, server: Server, end: Awaitable[None], ready: Callable[[int], None]) -> None:
+        """Serves from when the service can until its end, and drains, whatever the end is."""
+        ending, starting = asyncio.ensure_future(end), asyncio.ensure_future(self._until_ready())
+        try:
+            await asyncio.wait((ending, starting), return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                starting.result()
                 await server.serving(True)
                 ready(server.port)
                 logger.info("Serving on port %d.", server.port)
-                await first(until, failed)
+                await asyncio.wait((ending,))
+                logger.log(logging.ERROR if ending.exception() else logging.INFO, "Draining.")
                 await self._drain(server)
+            ending.result()
+        finally:
+            starting.cancel()
+            ending.cancel()
+            await server.stop(0)
 
-    async def _workers_with_parts(self, parts: contextlib.AsyncExitStack) -> list[Worker]:
-        """Opens database and broker, to be closed with `parts`, and lists what runs beside the server."""
-        workers = [self.token_keys.run, *self._workers]
-        database = self.__dict__.get("database")
+    async def _open_parts(self, parts: contextlib.AsyncExitStack) -> None:
+        """Opens database and broker, to be closed with `parts`, and adds the workers that need them."""
+        self._workers.beside_server(self.token_keys.run)
+        settings = self.settings
+        # Whoever subscribes needs one, for the inbox.
+        database = self.database if self._subscriptions else self.__dict__.get("database")
         if database is not None:
             await parts.enter_async_context(database)
             pool_metrics.watch_pool(database)
-            workers.append(
-                partial(retention.run, database, (maintenance.purge, inbox.purge, idempotency_keys.purge))
-            )
-        if not self.settings.nats_url:
-            return workers
-        settings = self.settings
-        broker = await parts.enter_async_context(
-            Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
-        )
-        workers.append(partial(self._revocation_feed.follow, broker))
-        if database is not None:
-            workers.append(Relay(database, broker, self.settings.service).run)
-            workers.extend(self._consumers(database, broker))
-        return workers
+            self._workers.keep_tables(database)
+        if settings.nats_url:
+            broker = Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
+            await parts.enter_async_context(broker)
+            self._workers.beside_server(partial(self._revocation_feed.follow, broker))
+            if database is not None:
+                self._workers.events(database, broker, self._subscriptions)
 
-    def _consumers(self, database: Database, broker: Broker) -> Iterator[Worker]:
-        policy = Policy(self.settings.event_attempts, self.settings.event_backoff_seconds)
-        for name, handlers in self._subscriptions.items():
-            yield Consumer(database, broker, name=name, handlers=handlers, policy=policy).run
+    async def _until_ready(self) -> None:
+        await self._until_reachable()
+        if self.settings.role != "worker":
+            await self._until_informed()
 
-    async def _until_reachable(self, until: asyncio.Event) -> None:
+    async def _until_reachable(self) -> None:
         """Waits for the database to answer: a service that could only fail wants no calls."""
         database = self.__dict__.get("database")
-        while database is not None and not until.is_set():
+        while database is not None:
             try:
                 async with database.connection() as connection:
                     await connection.execute("SELECT 1")
@@ -181,14 +196,6 @@ class Service:
                 "10 minutes are taken for good until NATS is back."
             )
 
-    def _handlers(self) -> dict[str, Any]:
-        parts = self._parts()
-        return {
-            method.path: pipeline.compile_rpc(method, getattr(servicer, name), parts)
-            for methods, servicer in self._servicers
-            for name, method in methods.items()
-        }
-
     def _parts(self) -> pipeline.Parts:
         settings = self.settings
         verifier = TokenVerifier(
@@ -199,47 +206,22 @@ class Service:
             admission=Admission(settings.maximum_concurrent_rpcs, settings.maximum_concurrent_streams),
             per_caller=PerCaller(settings.maximum_calls_per_caller, settings.maximum_streams_per_caller),
             trust_domain=settings.trust_domain,
-            receive_limit=self._receive_limit(),
+            receive_limit=self._servicers.receive_limit(),
             database=self.__dict__.get("database"),
             check_reasons=settings.check_reasons,
         )
 
-    def _receive_limit(self) -> int:
-        limits = [method.max_request_bytes for methods, _ in self._servicers for method in methods.values()]
-        return max(limits, default=methods.DEFAULT_MAX_REQUEST_BYTES)
-
     async def _drain(self, server: Server) -> None:
-        logger.info("Draining.")
         await server.serving(False)
         await asyncio.sleep(self.settings.drain_wait_seconds)
         await server.stop(self.settings.drain_seconds)
 
 
-async def _beside(worker: Worker) -> None:
-    """Runs a worker on the connections that calls do not use."""
-    bulkheads.current.set("background")
-    await worker()
-
-
-def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> None:
-    has = {
-        attribute
-        for attribute in dir(servicer)
-        if attribute[0].isupper() and callable(getattr(servicer, attribute))
-    }
-    for missing in sorted(methods.keys() - has):
-        raise ContractError(f"{type(servicer).__name__} lacks {missing}, which {name} has.")
-    for extra in sorted(has - methods.keys()):
-        raise ContractError(f"{type(servicer).__name__} has {extra}, which {name} lacks.")
-    for method in methods.values():
-        if method.access is None:
-            raise ContractError(f"{method.full_name} has no access option, so nobody may call it.")
-
-
 def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> None:
     """The entry point of a deployable: reads settings, composes, serves, drains on SIGTERM or SIGINT."""
+    given = _arguments(name)
     try:
-        values = settings(service=name)
+        values = settings(service=name, **given)
     except pydantic.ValidationError as error:
         sys.exit("\n".join(f"{name}: {_sentence(problem)}" for problem in error.errors()))
     logs.set_up(name, values.log_level)
@@ -248,6 +230,15 @@ def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> Non
         uvloop.run(_live(values, compose))
     except (StartError, ContractError, CertificateError, ListenError) as error:
         sys.exit(f"{name} cannot start: {error}")
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    """Settings that stand on the command line."""
+    parser = argparse.ArgumentParser(prog=f"services.{name}")
+    parser.add_argument(
+        "--role", choices=get_args(Role), help="What this process does; all of it by default."
+    )
+    return {key: value for key, value in vars(parser.parse_args()).items() if value is not None}
 
 
 def _sentence(problem: Any) -> str:

@@ -19,7 +19,7 @@ from chassis.core.errors import (
 )
 from chassis.core.identifiers import uuid7
 from chassis.core.moments import timestamp
-from chassis.core.settings import Settings
+from chassis.core.settings import Role, Settings
 from chassis.core.tasks import Worker, checkpoint
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "ResourceExhausted",
+    "Role",
     "Settings",
     "Unauthenticated",
     "Unavailable",

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_PORT = 9000
 
+Role = Literal["all", "server", "worker"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -18,6 +19,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PROTOMESH_", extra="ignore", frozen=True)
 
     service: str = Field("", description="Name of the deployable; its entry point sets it.")
+    role: Role = Field(
+        "all",
+        description="What this process does: `server` answers calls, `worker` sends and handles events and does other "
+        "background work, `all` does both. The option `--role` of the entry point sets it too.",
+    )
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     port: Port = Field(DEFAULT_PORT, description="Port that the gRPC server listens on; 0 takes a free one.")
     metrics_port: Port = Field(

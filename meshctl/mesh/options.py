@@ -10,7 +10,7 @@ DEFAULT_PORT = 8080
 VARIABLES = frozenset(
     f"PROTOMESH_{name}"
     for name in (
-        *("DATA", "PORT", "WORKERS", "SAMPLE_DATA"),
+        *("DATA", "PORT", "WORKERS", "BACKGROUND_WORKERS", "SAMPLE_DATA"),
         *("POSTGRES_URL", "NATS_URL", "VALKEY_URL", "OBJECTS_URL"),
     )
 )
@@ -23,6 +23,8 @@ class Options:
     data: Path = DEFAULT_FOLDER
     port: int = DEFAULT_PORT
     workers: int = 1
+    # Of each service with a database, apart from its servers; 0: background work runs beside the servers.
+    background_workers: int = 0
     sample_data: bool = True
     postgres_url: str = ""
     nats_url: str = ""

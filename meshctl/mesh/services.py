@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from chassis.core import Role
 from meshctl.core import deployables
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
@@ -33,10 +34,17 @@ class Worker:
     number: int
     port: int
     metrics_port: int
+    role: Role = "all"
 
     @property
     def name(self) -> str:
-        return f"{self.service}-{self.number}"
+        kind = f"{self.service}-worker" if self.role == "worker" else self.service
+        return f"{kind}-{self.number}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether calls are sent to it."""
+        return self.role != "worker"
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Wiring:
         """Deployable → gRPC target with all its workers, less one that is about to stop."""
         ports: dict[str, list[int]] = {}
         for worker in self.workers:
-            if worker != without:
+            if worker.serves and worker != without:
                 ports.setdefault(worker.service, []).append(worker.port)
         return {
             name: "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in found) for name, found in ports.items()
@@ -64,7 +72,7 @@ class Wiring:
     def program(self, worker: Worker) -> Program:
         return Program(
             name=worker.name,
-            command=(sys.executable, "-P", "-m", f"services.{worker.service}"),
+            command=(sys.executable, "-P", "-m", f"services.{worker.service}", "--role", worker.role),
             port=worker.port,
             ready=Health(self.folder.certificates, worker).serving,
             metrics_url=f"http://127.0.0.1:{worker.metrics_port}/metrics",
@@ -92,13 +100,21 @@ class Wiring:
         return {f"PROTOMESH_{name.upper()}": value for name, value in values.items()}
 
 
-def workers(names: Iterable[str], count: int, ports: Ports) -> tuple[Worker, ...]:
-    """`count` workers of each deployable, on ports of their own."""
-    return tuple(
-        Worker(name, number, ports.take(), ports.take())
-        for name in names
-        for number in range(1, (1 if name in ALONE else count) + 1)
-    )
+def workers(names: Iterable[str], count: int, ports: Ports, background: int = 0) -> tuple[Worker, ...]:
+    """`count` workers of each deployable, on ports of their own.
+
+    With `background`, so many more of those with a database do the background work, and the others only serve.
+    """
+    found: list[Worker] = []
+
+    def add(name: str, many: int, role: Role) -> None:
+        found.extend(Worker(name, number, ports.take(), ports.take(), role) for number in range(1, many + 1))
+
+    for name in names:
+        apart = background if name in deployables.with_database() else 0
+        add(name, 1 if name in ALONE else count, "server" if apart else "all")
+        add(name, apart, "worker")
+    return tuple(found)
 
 
 def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wiring:

@@ -60,7 +60,9 @@ class Supervisor:
         parts = Parts(self.options, self.folder, self._ports)
         await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
         await self._step("databases, roles, migrations", self._migrate(parts))
-        workers = services.workers(deployables.deployables(), self.options.workers, self._ports)
+        workers = services.workers(
+            deployables.deployables(), self.options.workers, self._ports, self.options.background_workers
+        )
         wiring = services.wire(self.folder, parts, workers)
         await self._step(f"services: {', '.join(deployables.deployables())}", self._start_services(wiring))
         await self._step(f"edge: {self.edge_url}", self._start_edge(wiring))
@@ -110,10 +112,11 @@ class Supervisor:
         if not workers:
             known = ", ".join(deployables.deployables())
             raise OperatorError(f"There is no service {service!r}: the services are {known}.")
+        servers = sum(worker.serves for worker in workers)
         async with self._restarting:
             for worker in workers:
-                remaining = wiring.targets(without=worker) if len(workers) > 1 else wiring.targets()
-                gateway.route_to(remaining)
+                if worker.serves and servers > 1:
+                    gateway.route_to(wiring.targets(without=worker))
                 await self._replace(worker, wiring, gateway)
                 say(f"{worker.name} is healthy again")
 
@@ -122,8 +125,9 @@ class Supervisor:
             await self._processes[worker.name].restart()
         finally:
             gateway.route_to(wiring.targets())
-        await self._until_reached(gateway, [worker])
-        await asyncio.sleep(RECONNECT_SECONDS)
+        if worker.serves:
+            await self._until_reached(gateway, [worker])
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     def _started(self) -> tuple[Wiring, Gateway]:
         if self._wiring is None or self._gateway is None:
@@ -147,7 +151,7 @@ class Supervisor:
     async def _until_reached(self, gateway: Gateway, workers: Iterable[Worker]) -> None:
         """Waits until the edge finds these workers healthy."""
         wanted: dict[str, list[int]] = {}
-        for worker in workers:
+        for worker in filter(lambda worker: worker.serves, workers):
             wanted.setdefault(worker.service, []).append(worker.port)
         try:
             async with asyncio.timeout(REACHED_SECONDS):

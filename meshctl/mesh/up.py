@@ -36,6 +36,15 @@ def up(
     workers: Annotated[
         int, typer.Option(envvar="PROTOMESH_WORKERS", min=1, max=16, help="Processes of each service.")
     ] = 1,
+    background_workers: Annotated[
+        int,
+        typer.Option(
+            envvar="PROTOMESH_BACKGROUND_WORKERS",
+            min=0,
+            max=4,
+            help="Processes of each service that send and handle events apart from its servers; 0: the servers do it.",
+        ),
+    ] = 0,
     sample_data: Annotated[
         bool, typer.Option(envvar="PROTOMESH_SAMPLE_DATA", help="Load sample products, stock and accounts.")
     ] = True,
@@ -59,7 +68,9 @@ def up(
     """Starts the whole mesh, waits until it is healthy, and keeps it running until Ctrl-C."""
     if detach:
         raise typer.Exit(_detached())
-    options = Options(data, port, workers, sample_data, postgres_url, nats_url, valkey_url, objects_url)
+    options = Options(
+        data, port, workers, background_workers, sample_data, postgres_url, nats_url, valkey_url, objects_url
+    )
     try:
         asyncio.run(_live(options, background=background))
     except OSError as failure:

@@ -14,7 +14,7 @@ async def compose(service: Service) -> None:
     changes = Changes(service.database)
     service.serve("protomesh.ordering.v1.OrderService", OrderService(service.database, placement, changes))
     service.background(placement.recover)
-    service.background(changes.listen)
+    service.beside_server(changes.listen)
 
 
 if __name__ == "__main__":

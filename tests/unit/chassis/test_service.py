@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -16,8 +18,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from chassis.core import Settings
 from chassis.data import bulkheads
-from tests.unit.chassis.stand import SERVICE, Stand, Thing, method, running
+from chassis.service import Service
+from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, method, running
 
 ROOT = pathlib.Path(__file__).parents[3]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -125,6 +129,127 @@ async def test_a_worker_that_fails_ends_the_service(certificate_directory: pathl
     with pytest.raises(RuntimeError, match="the worker is broken"):
         async with running(certificate_directory, workers=(fail,)) as stand:
             await asyncio.wait_for(stand.ended.wait(), 5)
+
+
+async def test_a_server_whose_worker_fails_drains_all_the_same(certificate_directory: pathlib.Path) -> None:
+    broken = asyncio.Event()
+
+    async def fail() -> None:
+        await broken.wait()
+        raise RuntimeError("the worker is broken")
+
+    with pytest.raises(RuntimeError, match="the worker is broken"):  # noqa: PT012 (what fails is the block's end)
+        async with running(certificate_directory, workers=(fail,), drain_wait_seconds=0.3) as stand:
+            health: Any = health_pb2_grpc.HealthStub(stand.plain())
+            watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
+            assert (await anext(watch)).status == SERVING
+            stream = aiter(method(stand.plain("ordering"), "Chat")(_slowly()))
+            assert (await anext(stream)).text == "A"
+            broken.set()
+            assert (await anext(watch)).status == NOT_SERVING
+            assert (await anext(stream)).text == "B"
+
+
+async def test_a_service_that_is_stopped_while_it_waits_for_its_database_never_says_that_it_serves(
+    certificate_directory: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(
+        service="scratch",
+        port=0,
+        tls_directory=certificate_directory,
+        database_url=f"postgresql://127.0.0.1:{free_port()}/none",
+    )
+    service, stop, served = Service(settings), asyncio.Event(), list[int]()
+    assert service.database
+    with caplog.at_level("INFO", "chassis.service"):
+        task = asyncio.ensure_future(service.run(stop, served.append))
+        while "Waiting for the database" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
+            await asyncio.sleep(0.01)
+        stop.set()
+        await asyncio.wait_for(task, 10)
+    assert not served
+    assert "Serving" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("role", "runs", "code"),
+    [
+        ("all", {"background", "beside server"}, None),
+        ("server", {"beside server"}, None),
+        ("worker", {"background"}, grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+async def test_a_process_does_what_its_role_says(
+    certificate_directory: pathlib.Path, role: Any, runs: set[str], code: grpc.StatusCode | None
+) -> None:
+    settings = Settings(service="scratch", port=0, tls_directory=certificate_directory, role=role)
+    service, ran = Service(settings), set[str]()
+    service.token_keys = Keys()
+    service.serve(SERVICE, Scratch())
+
+    def working(name: str) -> Callable[[], Awaitable[None]]:
+        async def work() -> None:
+            ran.add(name)
+
+        return work
+
+    service.background(working("background"))
+    service.beside_server(working("beside server"))
+    async with live(service) as port:
+        stand = Stand(certificate_directory, port)
+        health: Any = health_pb2_grpc.HealthStub(stand.plain())
+        assert (await health.Check(health_pb2.HealthCheckRequest())).status == SERVING
+        call = method(stand.plain(), "Open")(Thing(text="x"))
+        if code is None:
+            assert (await call).text == "x"
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is code
+        await stand.close()
+    assert ran == runs
+
+
+@asynccontextmanager
+async def live(service: Service) -> AsyncIterator[int]:
+    """The service at its port, until the block ends."""
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    task = asyncio.ensure_future(service.run(stop, port.set_result))
+    try:
+        yield await asyncio.wait_for(port, 10)
+    finally:
+        stop.set()
+        await task
+
+
+def test_an_entry_point_takes_the_role_of_its_process(certificate_directory: pathlib.Path) -> None:
+    ended = subprocess.run(
+        [*program(), "--role", "nothing"],
+        env=environment(certificate_directory),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "invalid choice: 'nothing' (choose from 'all', 'server', 'worker')" in ended.stderr
+
+
+SUBSCRIBES = """
+    from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+    service.subscribe("scratch.test", {OrderCancelled: None})
+"""
+
+
+def test_a_subscription_without_a_broker_or_a_database_does_not_start(
+    certificate_directory: pathlib.Path,
+) -> None:
+    nowhere = {"database_url": "postgresql://127.0.0.1:1/none", "nats_url": "nats://127.0.0.1:1"}
+    text = refusal(certificate_directory, SUBSCRIBES, database_url=nowhere["database_url"])
+    assert text == "scratch cannot start: scratch subscribes to events: set PROTOMESH_NATS_URL."
+    text = refusal(certificate_directory, SUBSCRIBES, nats_url=nowhere["nats_url"])
+    assert text == "scratch cannot start: scratch needs a database: set PROTOMESH_DATABASE_URL."
 
 
 async def test_a_process_serves_reports_metrics_and_drains_on_sigterm(

@@ -1,0 +1,56 @@
+"""The servicers of a process: checked against their contracts, and compiled to handlers."""
+
+from protomesh.options.v1 import options_pb2
+
+from chassis.contract import methods
+from chassis.contract.methods import ContractError, MethodContract
+from chassis.rpc import pipeline
+from chassis.rpc.pipeline import Handler
+
+
+class Servicers:
+    """What answers the RPCs of each gRPC service."""
+
+    def __init__(self) -> None:
+        self._servicers: list[tuple[dict[str, MethodContract], object]] = []
+
+    def add(self, name: str, servicer: object, access: options_pb2.Access | None = None) -> None:
+        """Takes the servicer of a gRPC service by its full name. `access` is for contracts that are not ours.
+
+        ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
+        """
+        served = methods.methods_of(name, access)
+        _check(name, served, servicer)
+        self._servicers.append((served, servicer))
+
+    def handlers(self, parts: pipeline.Parts) -> dict[str, Handler]:
+        """The compiled pipeline of each RPC, by its path."""
+        return {
+            method.path: pipeline.compile_rpc(method, getattr(servicer, name), parts)
+            for served, servicer in self._servicers
+            for name, method in served.items()
+        }
+
+    def names(self) -> list[str]:
+        """The gRPC services by their full names."""
+        return [next(iter(served.values())).service for served, _ in self._servicers]
+
+    def receive_limit(self) -> int:
+        """The largest request that any of the RPCs takes, in bytes."""
+        limits = [method.max_request_bytes for served, _ in self._servicers for method in served.values()]
+        return max(limits, default=methods.DEFAULT_MAX_REQUEST_BYTES)
+
+
+def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> None:
+    has = {
+        attribute
+        for attribute in dir(servicer)
+        if attribute[0].isupper() and callable(getattr(servicer, attribute))
+    }
+    for missing in sorted(methods.keys() - has):
+        raise ContractError(f"{type(servicer).__name__} lacks {missing}, which {name} has.")
+    for extra in sorted(has - methods.keys()):
+        raise ContractError(f"{type(servicer).__name__} has {extra}, which {name} lacks.")
+    for method in methods.values():
+        if method.access is None:
+            raise ContractError(f"{method.full_name} has no access option, so nobody may call it.")

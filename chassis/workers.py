@@ -1,0 +1,67 @@
+"""What runs in a process of a service besides its server, by the role of the process."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+from google.protobuf.message import Message
+
+from chassis.core.settings import Settings
+from chassis.core.tasks import Worker
+from chassis.data import bulkheads, idempotency_keys, retention
+from chassis.data.database import Database
+from chassis.events import inbox, maintenance, wakeup
+from chassis.events.broker import Broker
+from chassis.events.consumer import Consumer
+from chassis.events.delivery import Policy
+from chassis.events.relay import Relay
+from chassis.events.transaction import Handle
+
+PURGES = (maintenance.purge, inbox.purge, idempotency_keys.purge)
+
+
+class Workers:
+    """The workers of a process: those that belong to its server, and those that any process of the service may run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._beside_server: list[Worker] = []
+        self._background: list[Worker] = []
+
+    def beside_server(self, worker: Worker) -> None:
+        """Adds one that every process with a server needs for itself."""
+        self._beside_server.append(worker)
+
+    def background(self, worker: Worker) -> None:
+        """Adds one that need not run where the server does."""
+        self._background.append(worker)
+
+    def events(
+        self,
+        database: Database,
+        broker: Broker,
+        subscriptions: Mapping[str, Mapping[type[Message], Handle]],
+    ) -> None:
+        """Adds what sends and handles events."""
+        settings = self._settings
+        self.background(Relay(database, broker, settings.service).run)
+        policy = Policy(settings.event_attempts, settings.event_backoff_seconds)
+        for name, handlers in subscriptions.items():
+            self.background(Consumer(database, broker, name=name, handlers=handlers, policy=policy).run)
+        if settings.role == "server":
+            self.beside_server(partial(wakeup.announce, database, broker))
+
+    def __iter__(self) -> Iterator[Worker]:
+        """Those of this process's role, each on the connections that calls do not use."""
+        if self._settings.role != "worker":
+            yield from (partial(_apart, worker) for worker in self._beside_server)
+        if self._settings.role != "server":
+            yield from (partial(_apart, worker) for worker in self._background)
+
+    def keep_tables(self, database: Database) -> None:
+        """Adds what deletes old rows of the chassis's tables."""
+        self.background(partial(retention.run, database, PURGES))
+
+
+async def _apart(worker: Worker) -> None:
+    bulkheads.current.set("background")
+    await worker()
