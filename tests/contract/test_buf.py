@@ -25,7 +25,7 @@ def changed(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     order = tmp_path / "proto" / ORDER
     before = order.read_text()
-    after = before.replace("  // UUIDv7.\n  string id = 1;", "  string id = 1000;", 1)
+    after = before.replace("  // UUIDv7.\n  string id = 1 [", "  string id = 1000 [", 1)
     assert after != before
     order.write_text(after)
     image = tmp_path / "image.binpb"

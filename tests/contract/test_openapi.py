@@ -40,6 +40,34 @@ def test_bounds_come_from_the_validation_rules(document: dict[str, Any]) -> None
     assert body["properties"]["email"]["format"] == "email"
 
 
+def test_who_sets_a_field_and_what_it_looks_like_comes_from_its_behavior(document: dict[str, Any]) -> None:
+    product = document["components"]["schemas"]["catalog.v1.Product"]["properties"]
+    assert product["etag"]["readOnly"]
+    assert product["id"]["readOnly"]
+    assert "readOnly" not in product["name"]
+    assert product["sku"]["examples"] == ["85123A"]
+    assert product["available"]["examples"] == [12]
+
+
+def test_a_body_has_no_other_fields_than_its_message(document: dict[str, Any]) -> None:
+    bodies = [
+        operation["requestBody"]["content"]["application/json"]["schema"]
+        for path in document["paths"].values()
+        for operation in path.values()
+        if "requestBody" in operation
+    ]
+    assert bodies
+    assert all(body["additionalProperties"] is False for body in bodies)
+
+
+def test_an_operation_says_with_which_reasons_it_fails(document: dict[str, Any]) -> None:
+    place = document["paths"]["/v1/orders"]["post"]["responses"]
+    assert "`OUT_OF_STOCK`: fewer units are there than are wanted." in place["400"]["description"]
+    assert document["paths"]["/v1/products/{id}"]["get"]["responses"]["404"]["description"].startswith(
+        "`PRODUCT_NOT_FOUND`: "
+    )
+
+
 def test_status_values_are_the_lower_case_names_of_the_enum(document: dict[str, Any]) -> None:
     status = document["components"]["schemas"]["projects.v1.Project"]["properties"]["status"]
     assert "on_hold" in status["enum"]

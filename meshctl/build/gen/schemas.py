@@ -2,12 +2,11 @@
 
 from collections.abc import Collection, Iterable
 
-import protovalidate
 from buf.validate import validate_pb2
-from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from chassis.contract import reachable
+from meshctl.build.gen.behaviors import examples, is_required, keywords
 from meshctl.build.gen.bounds import Schema, allowed_names, bounds, rules_of
 from meshctl.build.gen.comments import Comments
 
@@ -66,20 +65,21 @@ class Schemas:
         if names := [field.name for field in fields if field.name in required]:
             schema["required"] = names
         schema["properties"] = {field.name: self.field(field) for field in fields}
+        if message.full_name in self._inputs:
+            schema["additionalProperties"] = False  # The edge refuses them.
         return schema
 
     def required(self, message: Descriptor) -> set[str]:
         """Of what a client sends: the fields without which it is not valid. Of what it gets: those always shown."""
         if message.full_name in self._inputs:
-            empty = message_factory.GetMessageClass(message)()
-            violations = protovalidate.collect_violations(empty)
-            paths = (violation.proto.field for violation in violations)
-            return {path.elements[0].field_name for path in paths if path and path.elements}
+            return {field.name for field in message.fields if is_required(field)}
         return {field.name for field in message.fields if field.is_repeated or not field.has_presence}
 
     def field(self, field: FieldDescriptor) -> Schema:
         """The schema of a field, with its bounds and its comment."""
-        described = {"description": text} if (text := self._comments.of(field.full_name)) else {}
+        described = keywords(field) | (
+            {"description": text} if (text := self._comments.of(field.full_name)) else {}
+        )
         rules = rules_of(field)
         if entry := _map_entry(field):
             values = self._value(entry.fields_by_name["value"], rules.map.values)
@@ -97,14 +97,14 @@ class Schemas:
         if field.message_type is not None:
             return self.reference(field.message_type)
         if field.enum_type is not None:
-            return {"type": "string", "enum": allowed_names(field.enum_type, rules)}
+            return {"type": "string", "enum": allowed_names(field.enum_type, rules), **examples(field)}
         if field.type == FieldDescriptor.TYPE_BYTES:
             return {"type": "string", "contentEncoding": "base64"}
         schema = _SCALARS[field.cpp_type] | bounds(rules)
         if field.cpp_type in _LARGE and len(schema) > len(_SCALARS[field.cpp_type]):
             # A number is taken as well as a string, and only of a number can JSON Schema say the bounds.
             schema["type"] = ["string", "integer"]
-        return schema
+        return schema | examples(field)
 
 
 def _map_entry(field: FieldDescriptor) -> Descriptor | None:

@@ -22,16 +22,38 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/catalog/v1/category.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x01\n\x08\x43\x61tegory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tparent_id\x18\x02 \x01(\t\x12\x0c\n\x04slug\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x10\n\x08position\x18\x05 \x01(\x05\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x07 \x01(\x05\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/catalog/v1/category.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"\xb4\x03\n\x08\x43\x61tegory\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12?\n\tparent_id\x18\x02 \x01(\tB,\xe2\x41\x01\x01\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12 \n\x04slug\x18\x03 \x01(\tB\x12\xe2\x41\x01\x02\x9a\xce\x18\ntea-lights\x12 \n\x04name\x18\x04 \x01(\tB\x12\xe2\x41\x01\x02\x9a\xce\x18\nTea lights\x12\x1b\n\x08position\x18\x05 \x01(\x05\x42\t\xe2\x41\x01\x01\x9a\xce\x18\x01\x31\x12-\n\x04path\x18\x06 \x01(\tB\x1f\xe2\x41\x01\x03\x9a\xce\x18\x17home/candles/tea-lights\x12\x18\n\x05\x64\x65pth\x18\x07 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x32\x12\x17\n\x04\x65tag\x18\x08 \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.category_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CATEGORY']._serialized_start=95
-  _globals['_CATEGORY']._serialized_end=321
+  _globals['_CATEGORY'].fields_by_name['id']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_CATEGORY'].fields_by_name['parent_id']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['parent_id']._serialized_options = b'\342A\001\001\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_CATEGORY'].fields_by_name['slug']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['slug']._serialized_options = b'\342A\001\002\232\316\030\ntea-lights'
+  _globals['_CATEGORY'].fields_by_name['name']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['name']._serialized_options = b'\342A\001\002\232\316\030\nTea lights'
+  _globals['_CATEGORY'].fields_by_name['position']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['position']._serialized_options = b'\342A\001\001\232\316\030\0011'
+  _globals['_CATEGORY'].fields_by_name['path']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['path']._serialized_options = b'\342A\001\003\232\316\030\027home/candles/tea-lights'
+  _globals['_CATEGORY'].fields_by_name['depth']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['depth']._serialized_options = b'\342A\001\003\232\316\030\0012'
+  _globals['_CATEGORY'].fields_by_name['etag']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_CATEGORY'].fields_by_name['created_at']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_CATEGORY'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_CATEGORY'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_CATEGORY']._serialized_start=164
+  _globals['_CATEGORY']._serialized_end=600
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from protomesh.catalog.v1 import category_pb2 as protomesh_dot_catalog_dot_v1_dot_category__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
@@ -31,7 +32,7 @@ from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_r
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/catalog/v1/category_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a#protomesh/catalog/v1/category.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"+\n\x12GetCategoryRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x96\x01\n\x15ListCategoriesRequest\x12!\n\tparent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12\x17\n\x04page\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\x42\x0c\n\n_parent_id\"q\n\x16ListCategoriesResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.catalog.v1.Category\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"E\n\x16GetCategoryTreeRequest\x12\x1f\n\x07root_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x42\n\n\x08_root_id\"@\n\x0c\x43\x61tegoryTree\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.CategoryNode\"v\n\x0c\x43\x61tegoryNode\x12\x30\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x1e.protomesh.catalog.v1.Category\x12\x34\n\x08\x63hildren\x18\x02 \x03(\x0b\x32\".protomesh.catalog.v1.CategoryNode\"\x86\x01\n\x15\x43reateCategoryRequest\x12\x1c\n\tparent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\x17\n\x04slug\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc0\xd4\x18<\x12\x17\n\x04name\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xb0\xd4\x18\x64\x12\x1d\n\x08position\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\"\xf7\x01\n\x15UpdateCategoryRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12!\n\tparent_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xd4\x18\x01H\x00\x88\x01\x01\x12\x1c\n\x04slug\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc0\xd4\x18<H\x01\x88\x01\x01\x12\x1c\n\x04name\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xb0\xd4\x18\x64H\x02\x88\x01\x01\x12\"\n\x08position\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00H\x03\x88\x01\x01\x12\x17\n\x04\x65tag\x18\x06 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@B\x0c\n\n_parent_idB\x07\n\x05_slugB\x07\n\x05_nameB\x0b\n\t_position\"G\n\x15\x44\x65leteCategoryRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@2\xdf\t\n\x0f\x43\x61tegoryService\x12\x9b\x01\n\x0bGetCategory\x12(.protomesh.catalog.v1.GetCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"B\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x92\xc2\x18\x14\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/categories/{id}\x12\x92\x01\n\x0eListCategories\x12+.protomesh.catalog.v1.ListCategoriesRequest\x1a,.protomesh.catalog.v1.ListCategoriesResponse\"%\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/categories\x12\xa7\x01\n\x0fGetCategoryTree\x12,.protomesh.catalog.v1.GetCategoryTreeRequest\x1a\".protomesh.catalog.v1.CategoryTree\"B\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x92\xc2\x18\x14\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/categories:tree\x12\xe7\x01\n\x0e\x43reateCategory\x12+.protomesh.catalog.v1.CreateCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"\x87\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\x33\n\x12\x43\x41TEGORY_NOT_FOUND\n\nSLUG_TAKEN\n\x11\x43\x41TEGORY_TOO_DEEP\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/categories:\x01*\x12\x82\x02\n\x0eUpdateCategory\x12+.protomesh.catalog.v1.UpdateCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"\xa2\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18R\n\x12\x43\x41TEGORY_NOT_FOUND\n\nSLUG_TAKEN\n\x0e\x43\x41TEGORY_CYCLE\n\x11\x43\x41TEGORY_TOO_DEEP\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/categories/{id}:\x01*\x12\xf0\x01\n\x0e\x44\x65leteCategory\x12+.protomesh.catalog.v1.DeleteCategoryRequest\x1a\x16.google.protobuf.Empty\"\x98\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18K\n\x12\x43\x41TEGORY_NOT_FOUND\n\x15\x43\x41TEGORY_HAS_CHILDREN\n\x0f\x43\x41TEGORY_IN_USE\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x15*\x13/v1/categories/{id}\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/catalog/v1/category_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a#protomesh/catalog/v1/category.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"/\n\x12GetCategoryRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xa6\x01\n\x15ListCategoriesRequest\x12%\n\tparent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12\x1b\n\x04page\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x04 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\x42\x0c\n\n_parent_id\"q\n\x16ListCategoriesResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.catalog.v1.Category\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"I\n\x16GetCategoryTreeRequest\x12#\n\x07root_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x42\n\n\x08_root_id\"@\n\x0c\x43\x61tegoryTree\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.CategoryNode\"v\n\x0c\x43\x61tegoryNode\x12\x30\n\x08\x63\x61tegory\x18\x01 \x01(\x0b\x32\x1e.protomesh.catalog.v1.Category\x12\x34\n\x08\x63hildren\x18\x02 \x03(\x0b\x32\".protomesh.catalog.v1.CategoryNode\"\xa9\x01\n\x15\x43reateCategoryRequest\x12 \n\tparent_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\x1b\n\x04slug\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc0\xd4\x18<\x12)\n\x04name\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x02\xbaH\x06r\x04\xb0\xd4\x18\x64\x9a\xce\x18\nTea lights\x12&\n\x08position\x18\x04 \x01(\x05\x42\x14\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x9a\xce\x18\x01\x31\"\xa7\x02\n\x15UpdateCategoryRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12%\n\tparent_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01H\x00\x88\x01\x01\x12 \n\x04slug\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xc0\xd4\x18<H\x01\x88\x01\x01\x12.\n\x04name\x18\x04 \x01(\tB\x1b\xe2\x41\x01\x01\xbaH\x06r\x04\xb0\xd4\x18\x64\x9a\xce\x18\nTea lightsH\x02\x88\x01\x01\x12+\n\x08position\x18\x05 \x01(\x05\x42\x14\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x9a\xce\x18\x01\x31H\x03\x88\x01\x01\x12 \n\x04\x65tag\x18\x06 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x42\x0c\n\n_parent_idB\x07\n\x05_slugB\x07\n\x05_nameB\x0b\n\t_position\"T\n\x15\x44\x65leteCategoryRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12 \n\x04\x65tag\x18\x02 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x32\xdf\t\n\x0f\x43\x61tegoryService\x12\x9b\x01\n\x0bGetCategory\x12(.protomesh.catalog.v1.GetCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"B\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x92\xc2\x18\x14\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/categories/{id}\x12\x92\x01\n\x0eListCategories\x12+.protomesh.catalog.v1.ListCategoriesRequest\x1a,.protomesh.catalog.v1.ListCategoriesResponse\"%\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/categories\x12\xa7\x01\n\x0fGetCategoryTree\x12,.protomesh.catalog.v1.GetCategoryTreeRequest\x1a\".protomesh.catalog.v1.CategoryTree\"B\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08<\x92\xc2\x18\x14\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/categories:tree\x12\xe7\x01\n\x0e\x43reateCategory\x12+.protomesh.catalog.v1.CreateCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"\x87\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\x33\n\x12\x43\x41TEGORY_NOT_FOUND\n\nSLUG_TAKEN\n\x11\x43\x41TEGORY_TOO_DEEP\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/categories:\x01*\x12\x82\x02\n\x0eUpdateCategory\x12+.protomesh.catalog.v1.UpdateCategoryRequest\x1a\x1e.protomesh.catalog.v1.Category\"\xa2\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18R\n\x12\x43\x41TEGORY_NOT_FOUND\n\nSLUG_TAKEN\n\x0e\x43\x41TEGORY_CYCLE\n\x11\x43\x41TEGORY_TOO_DEEP\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/categories/{id}:\x01*\x12\xf0\x01\n\x0e\x44\x65leteCategory\x12+.protomesh.catalog.v1.DeleteCategoryRequest\x1a\x16.google.protobuf.Empty\"\x98\x01\x90\x02\x02\xca\xc1\x18#\x1a!\n\x18\x63\x61talog.categories.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18K\n\x12\x43\x41TEGORY_NOT_FOUND\n\x15\x43\x41TEGORY_HAS_CHILDREN\n\x0f\x43\x41TEGORY_IN_USE\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x15*\x13/v1/categories/{id}\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,41 +40,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.catego
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCATEGORYREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETCATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETCATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_LISTCATEGORIESREQUEST'].fields_by_name['parent_id']._loaded_options = None
-  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['parent_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['parent_id']._serialized_options = b'\342A\001\001\272H\006r\004\310\324\030\001'
   _globals['_LISTCATEGORIESREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTCATEGORIESREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTCATEGORIESREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTCATEGORIESREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_GETCATEGORYTREEREQUEST'].fields_by_name['root_id']._loaded_options = None
-  _globals['_GETCATEGORYTREEREQUEST'].fields_by_name['root_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETCATEGORYTREEREQUEST'].fields_by_name['root_id']._serialized_options = b'\342A\001\001\272H\006r\004\310\324\030\001'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['parent_id']._loaded_options = None
-  _globals['_CREATECATEGORYREQUEST'].fields_by_name['parent_id']._serialized_options = b'\272H\006r\004\320\324\030\001'
+  _globals['_CREATECATEGORYREQUEST'].fields_by_name['parent_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._loaded_options = None
-  _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\006r\004\300\324\030<'
+  _globals['_CREATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\342A\001\002\272H\006r\004\300\324\030<'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATECATEGORYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\006r\004\260\324\030d'
+  _globals['_CREATECATEGORYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\006r\004\260\324\030d\232\316\030\nTea lights'
   _globals['_CREATECATEGORYREQUEST'].fields_by_name['position']._loaded_options = None
-  _globals['_CREATECATEGORYREQUEST'].fields_by_name['position']._serialized_options = b'\272H\010\032\006\030\240\215\006(\000'
+  _globals['_CREATECATEGORYREQUEST'].fields_by_name['position']._serialized_options = b'\342A\001\001\272H\010\032\006\030\240\215\006(\000\232\316\030\0011'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['parent_id']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['parent_id']._serialized_options = b'\272H\006r\004\320\324\030\001'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['parent_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['slug']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\272H\006r\004\300\324\030<'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['slug']._serialized_options = b'\342A\001\001\272H\006r\004\300\324\030<'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\006r\004\260\324\030d'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\001\272H\006r\004\260\324\030d\232\316\030\nTea lights'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['position']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['position']._serialized_options = b'\272H\010\032\006\030\240\215\006(\000'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['position']._serialized_options = b'\342A\001\001\272H\010\032\006\030\240\215\006(\000\232\316\030\0011'
   _globals['_UPDATECATEGORYREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_UPDATECATEGORYREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_DELETECATEGORYREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_DELETECATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_DELETECATEGORYREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_DELETECATEGORYREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_DELETECATEGORYREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_DELETECATEGORYREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_CATEGORYSERVICE']._loaded_options = None
   _globals['_CATEGORYSERVICE']._serialized_options = b'\252\273\030\t\n\007catalog'
   _globals['_CATEGORYSERVICE'].methods_by_name['GetCategory']._loaded_options = None
@@ -88,24 +89,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATEGORYSERVICE'].methods_by_name['UpdateCategory']._serialized_options = b'\220\002\002\312\301\030#\032!\n\030catalog.categories.write\022\005staff\370\301\030\001\222\302\030R\n\022CATEGORY_NOT_FOUND\n\nSLUG_TAKEN\n\016CATEGORY_CYCLE\n\021CATEGORY_TOO_DEEP\n\rETAG_MISMATCH\202\323\344\223\002\030\032\023/v1/categories/{id}:\001*'
   _globals['_CATEGORYSERVICE'].methods_by_name['DeleteCategory']._loaded_options = None
   _globals['_CATEGORYSERVICE'].methods_by_name['DeleteCategory']._serialized_options = b'\220\002\002\312\301\030#\032!\n\030catalog.categories.write\022\005staff\370\301\030\001\222\302\030K\n\022CATEGORY_NOT_FOUND\n\025CATEGORY_HAS_CHILDREN\n\017CATEGORY_IN_USE\n\rETAG_MISMATCH\202\323\344\223\002\025*\023/v1/categories/{id}'
-  _globals['_GETCATEGORYREQUEST']._serialized_start=294
-  _globals['_GETCATEGORYREQUEST']._serialized_end=337
-  _globals['_LISTCATEGORIESREQUEST']._serialized_start=340
-  _globals['_LISTCATEGORIESREQUEST']._serialized_end=490
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=492
-  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=605
-  _globals['_GETCATEGORYTREEREQUEST']._serialized_start=607
-  _globals['_GETCATEGORYTREEREQUEST']._serialized_end=676
-  _globals['_CATEGORYTREE']._serialized_start=678
-  _globals['_CATEGORYTREE']._serialized_end=742
-  _globals['_CATEGORYNODE']._serialized_start=744
-  _globals['_CATEGORYNODE']._serialized_end=862
-  _globals['_CREATECATEGORYREQUEST']._serialized_start=865
-  _globals['_CREATECATEGORYREQUEST']._serialized_end=999
-  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1002
-  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1249
-  _globals['_DELETECATEGORYREQUEST']._serialized_start=1251
-  _globals['_DELETECATEGORYREQUEST']._serialized_end=1322
-  _globals['_CATEGORYSERVICE']._serialized_start=1325
-  _globals['_CATEGORYSERVICE']._serialized_end=2572
+  _globals['_GETCATEGORYREQUEST']._serialized_start=327
+  _globals['_GETCATEGORYREQUEST']._serialized_end=374
+  _globals['_LISTCATEGORIESREQUEST']._serialized_start=377
+  _globals['_LISTCATEGORIESREQUEST']._serialized_end=543
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_start=545
+  _globals['_LISTCATEGORIESRESPONSE']._serialized_end=658
+  _globals['_GETCATEGORYTREEREQUEST']._serialized_start=660
+  _globals['_GETCATEGORYTREEREQUEST']._serialized_end=733
+  _globals['_CATEGORYTREE']._serialized_start=735
+  _globals['_CATEGORYTREE']._serialized_end=799
+  _globals['_CATEGORYNODE']._serialized_start=801
+  _globals['_CATEGORYNODE']._serialized_end=919
+  _globals['_CREATECATEGORYREQUEST']._serialized_start=922
+  _globals['_CREATECATEGORYREQUEST']._serialized_end=1091
+  _globals['_UPDATECATEGORYREQUEST']._serialized_start=1094
+  _globals['_UPDATECATEGORYREQUEST']._serialized_end=1389
+  _globals['_DELETECATEGORYREQUEST']._serialized_start=1391
+  _globals['_DELETECATEGORYREQUEST']._serialized_end=1475
+  _globals['_CATEGORYSERVICE']._serialized_start=1478
+  _globals['_CATEGORYSERVICE']._serialized_end=2725
 # @@protoc_insertion_point(module_scope)

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\"?\n\x12QuotePricesRequest\x12)\n\x0bproduct_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"I\n\x13QuotePricesResponse\x12\x32\n\x06prices\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPrice\"~\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x11\n\tavailable\x18\x05 \x01(\x05\"I\n\tStockLine\x12\x1d\n\nproduct_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\"\xdc\x01\n\x13ReserveStockRequest\x12\x1b\n\x08order_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\xa7\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineBw\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\"1\n\x12\x43ommitStockRequest\x12\x1b\n\x08order_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"2\n\x13ReleaseStockRequest\x12\x1b\n\x08order_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xd2\x01\n\x0bReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x38\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.Status\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLine\"G\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\"0\n\x0fGetStockRequest\x12\x1d\n\nproduct_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"v\n\x12\x41\x64justStockRequest\x12\x1d\n\nproduct_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12%\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42\x16\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\"`\n\x05Stock\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x05\x12\x10\n\x08reserved\x18\x03 \x01(\x05\x12\x0c\n\x04sold\x18\x04 \x01(\x05\x12\x10\n\x08received\x18\x05 \x01(\x05\x32\xe9\x08\n\x10InventoryService\x12\xa1\x01\n\x0bQuotePrices\x12(.protomesh.catalog.v1.QuotePricesRequest\x1a).protomesh.catalog.v1.QuotePricesResponse\"=\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x92\xc2\x18&\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\x12\xc9\x01\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"k\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18P\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x12RESERVATION_CLOSED\n\x16IDEMPOTENCY_KEY_REUSED\x12\xa2\x01\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"F\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18+\n\x15RESERVATION_NOT_FOUND\n\x12RESERVATION_CLOSED\x12\x8d\x01\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"/\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18\x14\n\x12RESERVATION_CLOSED\x12\xb2\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"b\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xeb\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"\x94\x01\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18\x32\n\x11PRODUCT_NOT_FOUND\n\x0cOUT_OF_STOCK\n\x0fSTOCK_TOO_LARGE\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\"C\n\x12QuotePricesRequest\x12-\n\x0bproduct_ids\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"I\n\x13QuotePricesResponse\x12\x32\n\x06prices\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPrice\"~\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x11\n\tavailable\x18\x05 \x01(\x05\"V\n\tStockLine\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12&\n\x08quantity\x18\x02 \x01(\x05\x42\x14\xe2\x41\x01\x02\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x9a\xce\x18\x01\x32\"\xe4\x01\n\x13ReserveStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\xab\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB{\xe2\x41\x01\x02\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\"5\n\x12\x43ommitStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"6\n\x13ReleaseStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x94\x02\n\x0bReservation\x12>\n\x08order_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x46\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.StatusB\x0c\xe2\x41\x01\x03\x9a\xce\x18\x04held\x12\x34\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB\x04\xe2\x41\x01\x03\"G\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\"4\n\x0fGetStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x99\x01\n\x12\x41\x64justStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12/\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42 \xe2\x41\x01\x02\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x9a\xce\x18\x02\x31\x32\x12/\n\x06reason\x18\x03 \x01(\tB\x1f\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\rDelivery 4711\"\xbd\x01\n\x05Stock\x12@\n\nproduct_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\tavailable\x18\x02 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x31\x32\x12\x1b\n\x08reserved\x18\x03 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x33\x12\x18\n\x04sold\x18\x04 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x34\x30\x12\x1c\n\x08received\x18\x05 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x35\x35\x32\xe9\x08\n\x10InventoryService\x12\xa1\x01\n\x0bQuotePrices\x12(.protomesh.catalog.v1.QuotePricesRequest\x1a).protomesh.catalog.v1.QuotePricesResponse\"=\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x92\xc2\x18&\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\x12\xc9\x01\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"k\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18P\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x12RESERVATION_CLOSED\n\x16IDEMPOTENCY_KEY_REUSED\x12\xa2\x01\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"F\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18+\n\x15RESERVATION_NOT_FOUND\n\x12RESERVATION_CLOSED\x12\x8d\x01\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"/\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18\x14\n\x12RESERVATION_CLOSED\x12\xb2\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"b\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xeb\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"\x94\x01\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18\x32\n\x11PRODUCT_NOT_FOUND\n\x0cOUT_OF_STOCK\n\x0fSTOCK_TOO_LARGE\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +38,43 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.invent
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_QUOTEPRICESREQUEST'].fields_by_name['product_ids']._loaded_options = None
-  _globals['_QUOTEPRICESREQUEST'].fields_by_name['product_ids']._serialized_options = b'\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
+  _globals['_QUOTEPRICESREQUEST'].fields_by_name['product_ids']._serialized_options = b'\342A\001\002\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
   _globals['_STOCKLINE'].fields_by_name['product_id']._loaded_options = None
-  _globals['_STOCKLINE'].fields_by_name['product_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_STOCKLINE'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_STOCKLINE'].fields_by_name['quantity']._loaded_options = None
-  _globals['_STOCKLINE'].fields_by_name['quantity']._serialized_options = b'\272H\010\032\006\030\240\215\006(\001'
+  _globals['_STOCKLINE'].fields_by_name['quantity']._serialized_options = b'\342A\001\002\272H\010\032\006\030\240\215\006(\001\232\316\030\0012'
   _globals['_RESERVESTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
-  _globals['_RESERVESTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._loaded_options = None
-  _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._serialized_options = b'\272Ht\222\001\004\010\001\020d\272\001j\n\025lines.products_unique\022\'each product may stand in one line only\032(this.map(line, line.product_id).unique()'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002\272Ht\222\001\004\010\001\020d\272\001j\n\025lines.products_unique\022\'each product may stand in one line only\032(this.map(line, line.product_id).unique()'
   _globals['_COMMITSTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
-  _globals['_COMMITSTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_COMMITSTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_RELEASESTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
-  _globals['_RELEASESTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_RELEASESTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
+  _globals['_RESERVATION'].fields_by_name['order_id']._loaded_options = None
+  _globals['_RESERVATION'].fields_by_name['order_id']._serialized_options = b'\342A\001\003\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_RESERVATION'].fields_by_name['status']._loaded_options = None
+  _globals['_RESERVATION'].fields_by_name['status']._serialized_options = b'\342A\001\003\232\316\030\004held'
+  _globals['_RESERVATION'].fields_by_name['lines']._loaded_options = None
+  _globals['_RESERVATION'].fields_by_name['lines']._serialized_options = b'\342A\001\003'
   _globals['_GETSTOCKREQUEST'].fields_by_name['product_id']._loaded_options = None
-  _globals['_GETSTOCKREQUEST'].fields_by_name['product_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETSTOCKREQUEST'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['product_id']._loaded_options = None
-  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['product_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['delta']._loaded_options = None
-  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['delta']._serialized_options = b'\272H\023\032\021\030\300\204=(\300\373\302\377\377\377\377\377\377\0018\000'
+  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['delta']._serialized_options = b'\342A\001\002\272H\023\032\021\030\300\204=(\300\373\302\377\377\377\377\377\377\0018\000\232\316\030\00212'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\250\324\030\310\001'
+  _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['reason']._serialized_options = b'\342A\001\001\272H\007r\005\250\324\030\310\001\232\316\030\rDelivery 4711'
+  _globals['_STOCK'].fields_by_name['product_id']._loaded_options = None
+  _globals['_STOCK'].fields_by_name['product_id']._serialized_options = b'\342A\001\003\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_STOCK'].fields_by_name['available']._loaded_options = None
+  _globals['_STOCK'].fields_by_name['available']._serialized_options = b'\342A\001\003\232\316\030\00212'
+  _globals['_STOCK'].fields_by_name['reserved']._loaded_options = None
+  _globals['_STOCK'].fields_by_name['reserved']._serialized_options = b'\342A\001\003\232\316\030\0013'
+  _globals['_STOCK'].fields_by_name['sold']._loaded_options = None
+  _globals['_STOCK'].fields_by_name['sold']._serialized_options = b'\342A\001\003\232\316\030\00240'
+  _globals['_STOCK'].fields_by_name['received']._loaded_options = None
+  _globals['_STOCK'].fields_by_name['received']._serialized_options = b'\342A\001\003\232\316\030\00255'
   _globals['_INVENTORYSERVICE']._loaded_options = None
   _globals['_INVENTORYSERVICE']._serialized_options = b'\252\273\030\t\n\007catalog'
   _globals['_INVENTORYSERVICE'].methods_by_name['QuotePrices']._loaded_options = None
@@ -72,30 +89,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._serialized_options = b'\220\002\001\312\301\030\035\032\033\n\022catalog.stock.read\022\005staff\222\302\030\023\n\021PRODUCT_NOT_FOUND\202\323\344\223\002!\022\037/v1/products/{product_id}/stock'
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._serialized_options = b'\220\002\002\312\301\030\036\032\034\n\023catalog.stock.write\022\005staff\370\301\030\001\200\302\030\001\222\302\0302\n\021PRODUCT_NOT_FOUND\n\014OUT_OF_STOCK\n\017STOCK_TOO_LARGE\202\323\344\223\002+\"&/v1/products/{product_id}/stock:adjust:\001*'
-  _globals['_QUOTEPRICESREQUEST']._serialized_start=230
-  _globals['_QUOTEPRICESREQUEST']._serialized_end=293
-  _globals['_QUOTEPRICESRESPONSE']._serialized_start=295
-  _globals['_QUOTEPRICESRESPONSE']._serialized_end=368
-  _globals['_PRODUCTPRICE']._serialized_start=370
-  _globals['_PRODUCTPRICE']._serialized_end=496
-  _globals['_STOCKLINE']._serialized_start=498
-  _globals['_STOCKLINE']._serialized_end=571
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=574
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=794
-  _globals['_COMMITSTOCKREQUEST']._serialized_start=796
-  _globals['_COMMITSTOCKREQUEST']._serialized_end=845
-  _globals['_RELEASESTOCKREQUEST']._serialized_start=847
-  _globals['_RELEASESTOCKREQUEST']._serialized_end=897
-  _globals['_RESERVATION']._serialized_start=900
-  _globals['_RESERVATION']._serialized_end=1110
-  _globals['_RESERVATION_STATUS']._serialized_start=1039
-  _globals['_RESERVATION_STATUS']._serialized_end=1110
-  _globals['_GETSTOCKREQUEST']._serialized_start=1112
-  _globals['_GETSTOCKREQUEST']._serialized_end=1160
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1162
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1280
-  _globals['_STOCK']._serialized_start=1282
-  _globals['_STOCK']._serialized_end=1378
-  _globals['_INVENTORYSERVICE']._serialized_start=1381
-  _globals['_INVENTORYSERVICE']._serialized_end=2510
+  _globals['_QUOTEPRICESREQUEST']._serialized_start=263
+  _globals['_QUOTEPRICESREQUEST']._serialized_end=330
+  _globals['_QUOTEPRICESRESPONSE']._serialized_start=332
+  _globals['_QUOTEPRICESRESPONSE']._serialized_end=405
+  _globals['_PRODUCTPRICE']._serialized_start=407
+  _globals['_PRODUCTPRICE']._serialized_end=533
+  _globals['_STOCKLINE']._serialized_start=535
+  _globals['_STOCKLINE']._serialized_end=621
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=624
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=852
+  _globals['_COMMITSTOCKREQUEST']._serialized_start=854
+  _globals['_COMMITSTOCKREQUEST']._serialized_end=907
+  _globals['_RELEASESTOCKREQUEST']._serialized_start=909
+  _globals['_RELEASESTOCKREQUEST']._serialized_end=963
+  _globals['_RESERVATION']._serialized_start=966
+  _globals['_RESERVATION']._serialized_end=1242
+  _globals['_RESERVATION_STATUS']._serialized_start=1171
+  _globals['_RESERVATION_STATUS']._serialized_end=1242
+  _globals['_GETSTOCKREQUEST']._serialized_start=1244
+  _globals['_GETSTOCKREQUEST']._serialized_end=1296
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1299
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1452
+  _globals['_STOCK']._serialized_start=1455
+  _globals['_STOCK']._serialized_end=1644
+  _globals['_INVENTORYSERVICE']._serialized_start=1647
+  _globals['_INVENTORYSERVICE']._serialized_end=2776
 # @@protoc_insertion_point(module_scope)

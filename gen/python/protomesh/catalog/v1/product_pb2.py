@@ -22,24 +22,47 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protomesh/catalog/v1/product.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xb3\x03\n\x07Product\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x13\n\x0b\x63\x61tegory_id\x18\x05 \x01(\t\x12\'\n\x05price\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x34\n\x06status\x18\x07 \x01(\x0e\x32$.protomesh.catalog.v1.Product.Status\x12\x17\n\tavailable\x18\x08 \x01(\x05\x42\x04\x90\xce\x18\x01\x12\x16\n\x08in_stock\x18\t \x01(\x08\x42\x04\x90\xce\x18\x01\x12\x12\n\nimage_urls\x18\n \x03(\t\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\t\n\x05\x64raft\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0c\n\x08\x61rchived\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protomesh/catalog/v1/product.proto\x12\x14protomesh.catalog.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xe1\x05\n\x07Product\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1b\n\x03sku\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x02\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12\x38\n\x04name\x18\x03 \x01(\tB*\xe2\x41\x01\x02\x9a\xce\x18\"White hanging heart T-light holder\x12\x37\n\x0b\x64\x65scription\x18\x04 \x01(\tB\"\xe2\x41\x01\x01\x9a\xce\x18\x1aHand-made, of white metal.\x12\x41\n\x0b\x63\x61tegory_id\x18\x05 \x01(\tB,\xe2\x41\x01\x01\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12-\n\x05price\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x04\xe2\x41\x01\x02\x12\x44\n\x06status\x18\x07 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x0e\xe2\x41\x01\x01\x9a\xce\x18\x06\x61\x63tive\x12!\n\tavailable\x18\x08 \x01(\x05\x42\x0e\xe2\x41\x01\x03\x90\xce\x18\x01\x9a\xce\x18\x02\x31\x32\x12\"\n\x08in_stock\x18\t \x01(\x08\x42\x10\xe2\x41\x01\x03\x90\xce\x18\x01\x9a\xce\x18\x04true\x12\x41\n\nimage_urls\x18\n \x03(\tB-\xe2\x41\x01\x01\x9a\xce\x18%https://images.example.com/85123a.jpg\x12\x17\n\x04\x65tag\x18\x0b \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\x12\x34\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\"E\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\t\n\x05\x64raft\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0c\n\x08\x61rchived\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.product_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['id']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PRODUCT'].fields_by_name['sku']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['sku']._serialized_options = b'\342A\001\002\232\316\030\00685123A'
+  _globals['_PRODUCT'].fields_by_name['name']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['name']._serialized_options = b'\342A\001\002\232\316\030\"White hanging heart T-light holder'
+  _globals['_PRODUCT'].fields_by_name['description']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['description']._serialized_options = b'\342A\001\001\232\316\030\032Hand-made, of white metal.'
+  _globals['_PRODUCT'].fields_by_name['category_id']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['category_id']._serialized_options = b'\342A\001\001\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PRODUCT'].fields_by_name['price']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['price']._serialized_options = b'\342A\001\002'
+  _globals['_PRODUCT'].fields_by_name['status']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['status']._serialized_options = b'\342A\001\001\232\316\030\006active'
   _globals['_PRODUCT'].fields_by_name['available']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['available']._serialized_options = b'\220\316\030\001'
+  _globals['_PRODUCT'].fields_by_name['available']._serialized_options = b'\342A\001\003\220\316\030\001\232\316\030\00212'
   _globals['_PRODUCT'].fields_by_name['in_stock']._loaded_options = None
-  _globals['_PRODUCT'].fields_by_name['in_stock']._serialized_options = b'\220\316\030\001'
-  _globals['_PRODUCT']._serialized_start=161
-  _globals['_PRODUCT']._serialized_end=596
-  _globals['_PRODUCT_STATUS']._serialized_start=527
-  _globals['_PRODUCT_STATUS']._serialized_end=596
+  _globals['_PRODUCT'].fields_by_name['in_stock']._serialized_options = b'\342A\001\003\220\316\030\001\232\316\030\004true'
+  _globals['_PRODUCT'].fields_by_name['image_urls']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['image_urls']._serialized_options = b'\342A\001\001\232\316\030%https://images.example.com/85123a.jpg'
+  _globals['_PRODUCT'].fields_by_name['etag']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_PRODUCT'].fields_by_name['created_at']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_PRODUCT'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_PRODUCT'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_PRODUCT']._serialized_start=194
+  _globals['_PRODUCT']._serialized_end=931
+  _globals['_PRODUCT_STATUS']._serialized_start=862
+  _globals['_PRODUCT_STATUS']._serialized_end=931
 # @@protoc_insertion_point(module_scope)

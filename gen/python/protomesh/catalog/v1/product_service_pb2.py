@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.catalog.v1 import product_pb2 as protomesh_dot_catalog_dot_v1_dot_product__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
@@ -31,7 +32,7 @@ from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*protomesh/catalog/v1/product_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"protomesh/catalog/v1/product.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\x1a\x1cprotomesh/type/v1/page.proto\"*\n\x11GetProductRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xd0\x04\n\x13ListProductsRequest\x12\x1a\n\x06search\x18\x01 \x01(\tB\n\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x12#\n\x0b\x63\x61tegory_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12>\n\x06status\x18\x03 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\'\n\x0fmin_price_minor\x18\x04 \x01(\x03\x42\t\xbaH\x06\"\x04\xa8\xd4\x18\x01H\x01\x88\x01\x01\x12\'\n\x0fmax_price_minor\x18\x05 \x01(\x03\x42\t\xbaH\x06\"\x04\xa8\xd4\x18\x01H\x02\x88\x01\x01\x12\x16\n\x03sku\x18\x06 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18(\x12\x46\n\x04sort\x18\x07 \x01(\x0e\x32..protomesh.catalog.v1.ListProductsRequest.SortB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x04page\x18\x08 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\t \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\n \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\x12+\n\rcurrency_code\x18\x0b \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$\"S\n\x04Sort\x12\x14\n\x10sort_unspecified\x10\x00\x12\n\n\x06newest\x10\x01\x12\x13\n\x0fprice_ascending\x10\x02\x12\x14\n\x10price_descending\x10\x03\x42\x0e\n\x0c_category_idB\x12\n\x10_min_price_minorB\x12\n\x10_max_price_minor\"n\n\x14ListProductsResponse\x12+\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1d.protomesh.catalog.v1.Product\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"-\n\x14GetAnyProductRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xfe\x03\n\x16ListAllProductsRequest\x12\x1a\n\x06search\x18\x01 \x01(\tB\n\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x12#\n\x0b\x63\x61tegory_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12>\n\x06status\x18\x03 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\'\n\x0fmin_price_minor\x18\x04 \x01(\x03\x42\t\xbaH\x06\"\x04\xa8\xd4\x18\x01H\x01\x88\x01\x01\x12\'\n\x0fmax_price_minor\x18\x05 \x01(\x03\x42\t\xbaH\x06\"\x04\xa8\xd4\x18\x01H\x02\x88\x01\x01\x12\x16\n\x03sku\x18\x06 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18(\x12\x46\n\x04sort\x18\x07 \x01(\x0e\x32..protomesh.catalog.v1.ListProductsRequest.SortB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x04page\x18\x08 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\t \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\n \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\x12+\n\rcurrency_code\x18\x0b \x01(\tB\x14\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$B\x0e\n\x0c_category_idB\x12\n\x10_min_price_minorB\x12\n\x10_max_price_minor\"q\n\x17ListAllProductsResponse\x12+\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1d.protomesh.catalog.v1.Product\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\xf0\x03\n\x14\x43reateProductRequest\x12\x36\n\x03sku\x18\x01 \x01(\tB)\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x12\x1f\n\x0b\x64\x65scription\x18\x03 \x01(\tB\n\xbaH\x07r\x05\xb8\xd4\x18\x90N\x12\x1e\n\x0b\x63\x61tegory_id\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\xa8\x01\n\x05price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x7f\xbaH|\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\xc8\x01\x01\x12\x42\n\x06status\x18\x06 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x0c\xbaH\t\x82\x01\x06\x18\x00\x18\x01\x18\x02\x12\x32\n\nimage_urls\x18\x07 \x03(\tB\x1e\xbaH\x1b\x92\x01\x18\x10\n\x18\x01\"\x12r\x10\x18\xf4\x03:\x08https://\x88\x01\x01\x12\"\n\rinitial_stock\x18\x08 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\"\xcc\x04\n\x14UpdateProductRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12;\n\x03sku\x18\x02 \x01(\tB)\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$H\x00\x88\x01\x01\x12\x1d\n\x04name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01H\x01\x88\x01\x01\x12$\n\x0b\x64\x65scription\x18\x04 \x01(\tB\n\xbaH\x07r\x05\xb8\xd4\x18\x90NH\x02\x88\x01\x01\x12#\n\x0b\x63\x61tegory_id\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd0\xd4\x18\x01H\x03\x88\x01\x01\x12\xa5\x01\n\x05price\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB|\xbaHy\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\x12\x45\n\x06status\x18\x07 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\n\xbaH\x07\x82\x01\x04\x18\x01\x18\x02H\x04\x88\x01\x01\x12\x32\n\nimage_urls\x18\x08 \x03(\tB\x1e\xbaH\x1b\x92\x01\x18\x10\n\x18\x01\"\x12r\x10\x18\xf4\x03:\x08https://\x88\x01\x01\x12\x17\n\x04\x65tag\x18\t \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@B\x06\n\x04_skuB\x07\n\x05_nameB\x0e\n\x0c_descriptionB\x0e\n\x0c_category_idB\t\n\x07_status\"G\n\x15\x41rchiveProductRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@\"^\n\x1a\x42\x61tchImportProductsRequest\x12@\n\x04rows\x18\x01 \x03(\x0b\x32 .protomesh.catalog.v1.ProductRowB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"\xa3\x04\n\nProductRow\x12\x36\n\x03sku\x18\x01 \x01(\tB)\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x12$\n\x0b\x64\x65scription\x18\x03 \x01(\tB\n\xbaH\x07r\x05\xb8\xd4\x18\x90NH\x00\x88\x01\x01\x12\x43\n\rcategory_path\x18\x04 \x01(\tB\'\xbaH$r\"\x18\xf4\x03\x32\x1d^([a-z0-9-]+(/[a-z0-9-]+)*)?$H\x01\x88\x01\x01\x12\xa8\x01\n\x05price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x7f\xbaH|\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\xc8\x01\x01\x12\x45\n\x06status\x18\x06 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\n\xbaH\x07\x82\x01\x04\x18\x01\x18\x02H\x02\x88\x01\x01\x12\'\n\rinitial_stock\x18\x07 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00H\x03\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x10\n\x0e_category_pathB\t\n\x07_statusB\x10\n\x0e_initial_stock\"V\n\x1b\x42\x61tchImportProductsResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.protomesh.catalog.v1.ProductRowResult\"\xe3\x01\n\x10ProductRowResult\x12?\n\x07outcome\x18\x01 \x01(\x0e\x32..protomesh.catalog.v1.ProductRowResult.Outcome\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"Y\n\x07Outcome\x12\x17\n\x13outcome_unspecified\x10\x00\x12\x0b\n\x07\x63reated\x10\x01\x12\x0b\n\x07updated\x10\x02\x12\r\n\tunchanged\x10\x03\x12\x0c\n\x08rejected\x10\x04\x32\xa7\x0c\n\x0eProductService\x12\x95\x01\n\nGetProduct\x12\'.protomesh.catalog.v1.GetProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"?\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08\n\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/products/{id}\x12\x8a\x01\n\x0cListProducts\x12).protomesh.catalog.v1.ListProductsRequest\x1a*.protomesh.catalog.v1.ListProductsResponse\"#\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08\n\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\xbb\x01\n\rGetAnyProduct\x12*.protomesh.catalog.v1.GetAnyProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"_\x90\x02\x01\xca\xc1\x18$\x1a\"\n\x19\x63\x61talog.products.read_all\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products/{id}:any\x12\xb3\x01\n\x0fListAllProducts\x12,.protomesh.catalog.v1.ListAllProductsRequest\x1a-.protomesh.catalog.v1.ListAllProductsResponse\"C\x90\x02\x01\xca\xc1\x18$\x1a\"\n\x19\x63\x61talog.products.read_all\x12\x05staff\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/products:all\x12\xcb\x01\n\rCreateProduct\x12*.protomesh.catalog.v1.CreateProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"o\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\x1f\n\tSKU_TAKEN\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*\x12\xea\x01\n\rUpdateProduct\x12*.protomesh.catalog.v1.UpdateProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"\x8d\x01\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18\x41\n\x11PRODUCT_NOT_FOUND\n\x12\x43\x41TEGORY_NOT_FOUND\n\tSKU_TAKEN\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x16\x1a\x11/v1/products/{id}:\x01*\x12\xd8\x01\n\x0e\x41rchiveProduct\x12+.protomesh.catalog.v1.ArchiveProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"z\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\"\n\x11PRODUCT_NOT_FOUND\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/products/{id}:archive:\x01*\x12\xd6\x01\n\x13\x42\x61tchImportProducts\x12\x30.protomesh.catalog.v1.BatchImportProductsRequest\x1a\x31.protomesh.catalog.v1.BatchImportProductsResponse\"Z\xca\xc1\x18\"\x1a \n\x17\x63\x61talog.products.import\x12\x05staff\xd2\xc1\x18\x02\x08\n\xd8\xc1\x18\x80\x80\xc0\n\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/products:batchImport:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*protomesh/catalog/v1/product_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/catalog/v1/product.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\x1a\x1cprotomesh/type/v1/page.proto\".\n\x11GetProductRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xaf\x05\n\x13ListProductsRequest\x12\'\n\x06search\x18\x01 \x01(\tB\x17\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\x05heart\x12\'\n\x0b\x63\x61tegory_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12L\n\x06status\x18\x03 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x16\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x06\x61\x63tive\x12\x32\n\x0fmin_price_minor\x18\x04 \x01(\x03\x42\x14\xe2\x41\x01\x01\xbaH\x06\"\x04\xa8\xd4\x18\x01\x9a\xce\x18\x03\x31\x30\x30H\x01\x88\x01\x01\x12\x33\n\x0fmax_price_minor\x18\x05 \x01(\x03\x42\x15\xe2\x41\x01\x01\xbaH\x06\"\x04\xa8\xd4\x18\x01\x9a\xce\x18\x04\x31\x30\x30\x30H\x02\x88\x01\x01\x12$\n\x03sku\x18\x06 \x01(\tB\x17\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18(\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12J\n\x04sort\x18\x07 \x01(\x0e\x32..protomesh.catalog.v1.ListProductsRequest.SortB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\x04page\x18\x08 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\t \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\n \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\x12\x36\n\rcurrency_code\x18\x0b \x01(\tB\x1f\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$\x9a\xce\x18\x03GBP\"S\n\x04Sort\x12\x14\n\x10sort_unspecified\x10\x00\x12\n\n\x06newest\x10\x01\x12\x13\n\x0fprice_ascending\x10\x02\x12\x14\n\x10price_descending\x10\x03\x42\x0e\n\x0c_category_idB\x12\n\x10_min_price_minorB\x12\n\x10_max_price_minor\"n\n\x14ListProductsResponse\x12+\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1d.protomesh.catalog.v1.Product\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"1\n\x14GetAnyProductRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xdd\x04\n\x16ListAllProductsRequest\x12\'\n\x06search\x18\x01 \x01(\tB\x17\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\x05heart\x12\'\n\x0b\x63\x61tegory_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xc8\xd4\x18\x01H\x00\x88\x01\x01\x12L\n\x06status\x18\x03 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x16\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x06\x61\x63tive\x12\x32\n\x0fmin_price_minor\x18\x04 \x01(\x03\x42\x14\xe2\x41\x01\x01\xbaH\x06\"\x04\xa8\xd4\x18\x01\x9a\xce\x18\x03\x31\x30\x30H\x01\x88\x01\x01\x12\x33\n\x0fmax_price_minor\x18\x05 \x01(\x03\x42\x15\xe2\x41\x01\x01\xbaH\x06\"\x04\xa8\xd4\x18\x01\x9a\xce\x18\x04\x31\x30\x30\x30H\x02\x88\x01\x01\x12$\n\x03sku\x18\x06 \x01(\tB\x17\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18(\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12J\n\x04sort\x18\x07 \x01(\x0e\x32..protomesh.catalog.v1.ListProductsRequest.SortB\x0c\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\x04page\x18\x08 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\t \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\n \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\x12\x36\n\rcurrency_code\x18\x0b \x01(\tB\x1f\xe2\x41\x01\x01\xbaH\x11r\x0f\x32\r^([A-Z]{3})?$\x9a\xce\x18\x03GBPB\x0e\n\x0c_category_idB\x12\n\x10_min_price_minorB\x12\n\x10_max_price_minor\"q\n\x17ListAllProductsResponse\x12+\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1d.protomesh.catalog.v1.Product\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\x98\x05\n\x14\x43reateProductRequest\x12\x44\n\x03sku\x18\x01 \x01(\tB7\xe2\x41\x01\x02\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12\x42\n\x04name\x18\x02 \x01(\tB4\xe2\x41\x01\x02\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x9a\xce\x18\"White hanging heart T-light holder\x12\x41\n\x0b\x64\x65scription\x18\x03 \x01(\tB,\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\x90N\x9a\xce\x18\x1aHand-made, of white metal.\x12\"\n\x0b\x63\x61tegory_id\x18\x04 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\xad\x01\n\x05price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x83\x01\xe2\x41\x01\x02\xbaH|\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\xc8\x01\x01\x12P\n\x06status\x18\x06 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x1a\xe2\x41\x01\x01\xbaH\t\x82\x01\x06\x18\x00\x18\x01\x18\x02\x9a\xce\x18\x06\x61\x63tive\x12_\n\nimage_urls\x18\x07 \x03(\tBK\xe2\x41\x01\x01\xbaH\x1b\x92\x01\x18\x10\n\x18\x01\"\x12r\x10\x18\xf4\x03:\x08https://\x88\x01\x01\x9a\xce\x18%https://images.example.com/85123a.jpg\x12,\n\rinitial_stock\x18\x08 \x01(\x05\x42\x15\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x9a\xce\x18\x02\x31\x32\"\xf7\x05\n\x14UpdateProductRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12I\n\x03sku\x18\x02 \x01(\tB7\xe2\x41\x01\x01\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41H\x00\x88\x01\x01\x12G\n\x04name\x18\x03 \x01(\tB4\xe2\x41\x01\x01\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x9a\xce\x18\"White hanging heart T-light holderH\x01\x88\x01\x01\x12\x46\n\x0b\x64\x65scription\x18\x04 \x01(\tB,\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\x90N\x9a\xce\x18\x1aHand-made, of white metal.H\x02\x88\x01\x01\x12\'\n\x0b\x63\x61tegory_id\x18\x05 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01H\x03\x88\x01\x01\x12\xaa\x01\n\x05price\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x80\x01\xe2\x41\x01\x01\xbaHy\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\x12S\n\x06status\x18\x07 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x18\xe2\x41\x01\x01\xbaH\x07\x82\x01\x04\x18\x01\x18\x02\x9a\xce\x18\x06\x61\x63tiveH\x04\x88\x01\x01\x12_\n\nimage_urls\x18\x08 \x03(\tBK\xe2\x41\x01\x01\xbaH\x1b\x92\x01\x18\x10\n\x18\x01\"\x12r\x10\x18\xf4\x03:\x08https://\x88\x01\x01\x9a\xce\x18%https://images.example.com/85123a.jpg\x12 \n\x04\x65tag\x18\t \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x42\x06\n\x04_skuB\x07\n\x05_nameB\x0e\n\x0c_descriptionB\x0e\n\x0c_category_idB\t\n\x07_status\"T\n\x15\x41rchiveProductRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12 \n\x04\x65tag\x18\x02 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\"b\n\x1a\x42\x61tchImportProductsRequest\x12\x44\n\x04rows\x18\x01 \x03(\x0b\x32 .protomesh.catalog.v1.ProductRowB\x14\xe2\x41\x01\x02\xbaH\r\x92\x01\n\x08\x01\x10\xf4\x03\"\x03\xd8\x01\x03\"\xae\x05\n\nProductRow\x12\x44\n\x03sku\x18\x01 \x01(\tB7\xe2\x41\x01\x02\xbaH&r$\x18(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12\x42\n\x04name\x18\x02 \x01(\tB4\xe2\x41\x01\x02\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x9a\xce\x18\"White hanging heart T-light holder\x12\x46\n\x0b\x64\x65scription\x18\x03 \x01(\tB,\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\x90N\x9a\xce\x18\x1aHand-made, of white metal.H\x00\x88\x01\x01\x12W\n\rcategory_path\x18\x04 \x01(\tB;\xe2\x41\x01\x01\xbaH$r\"\x18\xf4\x03\x32\x1d^([a-z0-9-]+(/[a-z0-9-]+)*)?$\x9a\xce\x18\x0chome/candlesH\x01\x88\x01\x01\x12\xad\x01\n\x05price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x83\x01\xe2\x41\x01\x02\xbaH|\xba\x01v\n\x0bprice.range\x12-price must be from 1 to 100000000 minor units\x1a\x38this.amount_minor >= 1 && this.amount_minor <= 100000000\xc8\x01\x01\x12S\n\x06status\x18\x06 \x01(\x0e\x32$.protomesh.catalog.v1.Product.StatusB\x18\xe2\x41\x01\x01\xbaH\x07\x82\x01\x04\x18\x01\x18\x02\x9a\xce\x18\x06\x61\x63tiveH\x02\x88\x01\x01\x12\x31\n\rinitial_stock\x18\x07 \x01(\x05\x42\x15\xe2\x41\x01\x01\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x9a\xce\x18\x02\x31\x32H\x03\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x10\n\x0e_category_pathB\t\n\x07_statusB\x10\n\x0e_initial_stock\"V\n\x1b\x42\x61tchImportProductsResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.protomesh.catalog.v1.ProductRowResult\"\xe3\x01\n\x10ProductRowResult\x12?\n\x07outcome\x18\x01 \x01(\x0e\x32..protomesh.catalog.v1.ProductRowResult.Outcome\x12\x12\n\nproduct_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"Y\n\x07Outcome\x12\x17\n\x13outcome_unspecified\x10\x00\x12\x0b\n\x07\x63reated\x10\x01\x12\x0b\n\x07updated\x10\x02\x12\r\n\tunchanged\x10\x03\x12\x0c\n\x08rejected\x10\x04\x32\xa7\x0c\n\x0eProductService\x12\x95\x01\n\nGetProduct\x12\'.protomesh.catalog.v1.GetProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"?\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08\n\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/products/{id}\x12\x8a\x01\n\x0cListProducts\x12).protomesh.catalog.v1.ListProductsRequest\x1a*.protomesh.catalog.v1.ListProductsResponse\"#\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x02\x08\n\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/products\x12\xbb\x01\n\rGetAnyProduct\x12*.protomesh.catalog.v1.GetAnyProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"_\x90\x02\x01\xca\xc1\x18$\x1a\"\n\x19\x63\x61talog.products.read_all\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/products/{id}:any\x12\xb3\x01\n\x0fListAllProducts\x12,.protomesh.catalog.v1.ListAllProductsRequest\x1a-.protomesh.catalog.v1.ListAllProductsResponse\"C\x90\x02\x01\xca\xc1\x18$\x1a\"\n\x19\x63\x61talog.products.read_all\x12\x05staff\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/products:all\x12\xcb\x01\n\rCreateProduct\x12*.protomesh.catalog.v1.CreateProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"o\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\x1f\n\tSKU_TAKEN\n\x12\x43\x41TEGORY_NOT_FOUND\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/products:\x01*\x12\xea\x01\n\rUpdateProduct\x12*.protomesh.catalog.v1.UpdateProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"\x8d\x01\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18\x41\n\x11PRODUCT_NOT_FOUND\n\x12\x43\x41TEGORY_NOT_FOUND\n\tSKU_TAKEN\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x16\x1a\x11/v1/products/{id}:\x01*\x12\xd8\x01\n\x0e\x41rchiveProduct\x12+.protomesh.catalog.v1.ArchiveProductRequest\x1a\x1d.protomesh.catalog.v1.Product\"z\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x16\x63\x61talog.products.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x02\x92\xc2\x18\"\n\x11PRODUCT_NOT_FOUND\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/products/{id}:archive:\x01*\x12\xd6\x01\n\x13\x42\x61tchImportProducts\x12\x30.protomesh.catalog.v1.BatchImportProductsRequest\x1a\x31.protomesh.catalog.v1.BatchImportProductsResponse\"Z\xca\xc1\x18\"\x1a \n\x17\x63\x61talog.products.import\x12\x05staff\xd2\xc1\x18\x02\x08\n\xd8\xc1\x18\x80\x80\xc0\n\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/products:batchImport:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,107 +40,107 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.produc
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETPRODUCTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['search']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['search']._serialized_options = b'\272H\007r\005\250\324\030\310\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['search']._serialized_options = b'\342A\001\001\272H\007r\005\250\324\030\310\001\232\316\030\005heart'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category_id']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['category_id']._serialized_options = b'\342A\001\001\272H\006r\004\310\324\030\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\006active'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['min_price_minor']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['min_price_minor']._serialized_options = b'\272H\006\"\004\250\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['min_price_minor']._serialized_options = b'\342A\001\001\272H\006\"\004\250\324\030\001\232\316\030\003100'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['max_price_minor']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['max_price_minor']._serialized_options = b'\272H\006\"\004\250\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['max_price_minor']._serialized_options = b'\342A\001\001\272H\006\"\004\250\324\030\001\232\316\030\0041000'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sku']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sku']._serialized_options = b'\272H\006r\004\250\324\030('
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sku']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030(\232\316\030\00685123A'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sort']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sort']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['sort']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_LISTPRODUCTSREQUEST'].fields_by_name['currency_code']._loaded_options = None
-  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['currency_code']._serialized_options = b'\272H\021r\0172\r^([A-Z]{3})?$'
+  _globals['_LISTPRODUCTSREQUEST'].fields_by_name['currency_code']._serialized_options = b'\342A\001\001\272H\021r\0172\r^([A-Z]{3})?$\232\316\030\003GBP'
   _globals['_GETANYPRODUCTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETANYPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETANYPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['search']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['search']._serialized_options = b'\272H\007r\005\250\324\030\310\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['search']._serialized_options = b'\342A\001\001\272H\007r\005\250\324\030\310\001\232\316\030\005heart'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['category_id']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['category_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['category_id']._serialized_options = b'\342A\001\001\272H\006r\004\310\324\030\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\006active'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['min_price_minor']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['min_price_minor']._serialized_options = b'\272H\006\"\004\250\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['min_price_minor']._serialized_options = b'\342A\001\001\272H\006\"\004\250\324\030\001\232\316\030\003100'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['max_price_minor']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['max_price_minor']._serialized_options = b'\272H\006\"\004\250\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['max_price_minor']._serialized_options = b'\342A\001\001\272H\006\"\004\250\324\030\001\232\316\030\0041000'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sku']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sku']._serialized_options = b'\272H\006r\004\250\324\030('
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sku']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030(\232\316\030\00685123A'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sort']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sort']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['sort']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['currency_code']._loaded_options = None
-  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['currency_code']._serialized_options = b'\272H\021r\0172\r^([A-Z]{3})?$'
+  _globals['_LISTALLPRODUCTSREQUEST'].fields_by_name['currency_code']._serialized_options = b'\342A\001\001\272H\021r\0172\r^([A-Z]{3})?$\232\316\030\003GBP'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['sku']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['sku']._serialized_options = b'\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['sku']._serialized_options = b'\342A\001\002\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\232\316\030\00685123A'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\007r\005\260\324\030\310\001'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\007r\005\260\324\030\310\001\232\316\030\"White hanging heart T-light holder'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\007r\005\270\324\030\220N'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\220N\232\316\030\032Hand-made, of white metal.'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['category_id']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['category_id']._serialized_options = b'\272H\006r\004\320\324\030\001'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['category_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['price']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['price']._serialized_options = b'\272H|\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000\310\001\001'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['price']._serialized_options = b'\342A\001\002\272H|\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000\310\001\001'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['status']._serialized_options = b'\272H\t\202\001\006\030\000\030\001\030\002'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\t\202\001\006\030\000\030\001\030\002\232\316\030\006active'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['image_urls']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['image_urls']._serialized_options = b'\272H\033\222\001\030\020\n\030\001\"\022r\020\030\364\003:\010https://\210\001\001'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['image_urls']._serialized_options = b'\342A\001\001\272H\033\222\001\030\020\n\030\001\"\022r\020\030\364\003:\010https://\210\001\001\232\316\030%https://images.example.com/85123a.jpg'
   _globals['_CREATEPRODUCTREQUEST'].fields_by_name['initial_stock']._loaded_options = None
-  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['initial_stock']._serialized_options = b'\272H\010\032\006\030\300\204=(\000'
+  _globals['_CREATEPRODUCTREQUEST'].fields_by_name['initial_stock']._serialized_options = b'\342A\001\001\272H\010\032\006\030\300\204=(\000\232\316\030\00212'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['sku']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['sku']._serialized_options = b'\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['sku']._serialized_options = b'\342A\001\001\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\232\316\030\00685123A'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\007r\005\260\324\030\310\001'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\001\272H\007r\005\260\324\030\310\001\232\316\030\"White hanging heart T-light holder'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\007r\005\270\324\030\220N'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\220N\232\316\030\032Hand-made, of white metal.'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['category_id']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['category_id']._serialized_options = b'\272H\006r\004\320\324\030\001'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['category_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['price']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['price']._serialized_options = b'\272Hy\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['price']._serialized_options = b'\342A\001\001\272Hy\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['status']._serialized_options = b'\272H\007\202\001\004\030\001\030\002'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\007\202\001\004\030\001\030\002\232\316\030\006active'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['image_urls']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['image_urls']._serialized_options = b'\272H\033\222\001\030\020\n\030\001\"\022r\020\030\364\003:\010https://\210\001\001'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['image_urls']._serialized_options = b'\342A\001\001\272H\033\222\001\030\020\n\030\001\"\022r\020\030\364\003:\010https://\210\001\001\232\316\030%https://images.example.com/85123a.jpg'
   _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_UPDATEPRODUCTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_ARCHIVEPRODUCTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_BATCHIMPORTPRODUCTSREQUEST'].fields_by_name['rows']._loaded_options = None
-  _globals['_BATCHIMPORTPRODUCTSREQUEST'].fields_by_name['rows']._serialized_options = b'\272H\r\222\001\n\010\001\020\364\003\"\003\330\001\003'
+  _globals['_BATCHIMPORTPRODUCTSREQUEST'].fields_by_name['rows']._serialized_options = b'\342A\001\002\272H\r\222\001\n\010\001\020\364\003\"\003\330\001\003'
   _globals['_PRODUCTROW'].fields_by_name['sku']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['sku']._serialized_options = b'\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$'
+  _globals['_PRODUCTROW'].fields_by_name['sku']._serialized_options = b'\342A\001\002\272H&r$\030(2 ^ *[A-Za-z0-9][A-Za-z0-9 ._/-]*$\232\316\030\00685123A'
   _globals['_PRODUCTROW'].fields_by_name['name']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['name']._serialized_options = b'\272H\007r\005\260\324\030\310\001'
+  _globals['_PRODUCTROW'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\007r\005\260\324\030\310\001\232\316\030\"White hanging heart T-light holder'
   _globals['_PRODUCTROW'].fields_by_name['description']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['description']._serialized_options = b'\272H\007r\005\270\324\030\220N'
+  _globals['_PRODUCTROW'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\220N\232\316\030\032Hand-made, of white metal.'
   _globals['_PRODUCTROW'].fields_by_name['category_path']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['category_path']._serialized_options = b'\272H$r\"\030\364\0032\035^([a-z0-9-]+(/[a-z0-9-]+)*)?$'
+  _globals['_PRODUCTROW'].fields_by_name['category_path']._serialized_options = b'\342A\001\001\272H$r\"\030\364\0032\035^([a-z0-9-]+(/[a-z0-9-]+)*)?$\232\316\030\014home/candles'
   _globals['_PRODUCTROW'].fields_by_name['price']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['price']._serialized_options = b'\272H|\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000\310\001\001'
+  _globals['_PRODUCTROW'].fields_by_name['price']._serialized_options = b'\342A\001\002\272H|\272\001v\n\013price.range\022-price must be from 1 to 100000000 minor units\0328this.amount_minor >= 1 && this.amount_minor <= 100000000\310\001\001'
   _globals['_PRODUCTROW'].fields_by_name['status']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['status']._serialized_options = b'\272H\007\202\001\004\030\001\030\002'
+  _globals['_PRODUCTROW'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\007\202\001\004\030\001\030\002\232\316\030\006active'
   _globals['_PRODUCTROW'].fields_by_name['initial_stock']._loaded_options = None
-  _globals['_PRODUCTROW'].fields_by_name['initial_stock']._serialized_options = b'\272H\010\032\006\030\300\204=(\000'
+  _globals['_PRODUCTROW'].fields_by_name['initial_stock']._serialized_options = b'\342A\001\001\272H\010\032\006\030\300\204=(\000\232\316\030\00212'
   _globals['_PRODUCTSERVICE']._loaded_options = None
   _globals['_PRODUCTSERVICE']._serialized_options = b'\252\273\030\t\n\007catalog'
   _globals['_PRODUCTSERVICE'].methods_by_name['GetProduct']._loaded_options = None
@@ -158,36 +159,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRODUCTSERVICE'].methods_by_name['ArchiveProduct']._serialized_options = b'\220\002\002\312\301\030!\032\037\n\026catalog.products.write\022\005staff\370\301\030\001\200\302\030\002\222\302\030\"\n\021PRODUCT_NOT_FOUND\n\rETAG_MISMATCH\202\323\344\223\002\036\"\031/v1/products/{id}:archive:\001*'
   _globals['_PRODUCTSERVICE'].methods_by_name['BatchImportProducts']._loaded_options = None
   _globals['_PRODUCTSERVICE'].methods_by_name['BatchImportProducts']._serialized_options = b'\312\301\030\"\032 \n\027catalog.products.import\022\005staff\322\301\030\002\010\n\330\301\030\200\200\300\n\370\301\030\001\202\323\344\223\002\035\"\030/v1/products:batchImport:\001*'
-  _globals['_GETPRODUCTREQUEST']._serialized_start=294
-  _globals['_GETPRODUCTREQUEST']._serialized_end=336
-  _globals['_LISTPRODUCTSREQUEST']._serialized_start=339
-  _globals['_LISTPRODUCTSREQUEST']._serialized_end=931
-  _globals['_LISTPRODUCTSREQUEST_SORT']._serialized_start=792
-  _globals['_LISTPRODUCTSREQUEST_SORT']._serialized_end=875
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=933
-  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1043
-  _globals['_GETANYPRODUCTREQUEST']._serialized_start=1045
-  _globals['_GETANYPRODUCTREQUEST']._serialized_end=1090
-  _globals['_LISTALLPRODUCTSREQUEST']._serialized_start=1093
-  _globals['_LISTALLPRODUCTSREQUEST']._serialized_end=1603
-  _globals['_LISTALLPRODUCTSRESPONSE']._serialized_start=1605
-  _globals['_LISTALLPRODUCTSRESPONSE']._serialized_end=1718
-  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1721
-  _globals['_CREATEPRODUCTREQUEST']._serialized_end=2217
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=2220
-  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=2808
-  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_start=2810
-  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_end=2881
-  _globals['_BATCHIMPORTPRODUCTSREQUEST']._serialized_start=2883
-  _globals['_BATCHIMPORTPRODUCTSREQUEST']._serialized_end=2977
-  _globals['_PRODUCTROW']._serialized_start=2980
-  _globals['_PRODUCTROW']._serialized_end=3527
-  _globals['_BATCHIMPORTPRODUCTSRESPONSE']._serialized_start=3529
-  _globals['_BATCHIMPORTPRODUCTSRESPONSE']._serialized_end=3615
-  _globals['_PRODUCTROWRESULT']._serialized_start=3618
-  _globals['_PRODUCTROWRESULT']._serialized_end=3845
-  _globals['_PRODUCTROWRESULT_OUTCOME']._serialized_start=3756
-  _globals['_PRODUCTROWRESULT_OUTCOME']._serialized_end=3845
-  _globals['_PRODUCTSERVICE']._serialized_start=3848
-  _globals['_PRODUCTSERVICE']._serialized_end=5423
+  _globals['_GETPRODUCTREQUEST']._serialized_start=327
+  _globals['_GETPRODUCTREQUEST']._serialized_end=373
+  _globals['_LISTPRODUCTSREQUEST']._serialized_start=376
+  _globals['_LISTPRODUCTSREQUEST']._serialized_end=1063
+  _globals['_LISTPRODUCTSREQUEST_SORT']._serialized_start=924
+  _globals['_LISTPRODUCTSREQUEST_SORT']._serialized_end=1007
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_start=1065
+  _globals['_LISTPRODUCTSRESPONSE']._serialized_end=1175
+  _globals['_GETANYPRODUCTREQUEST']._serialized_start=1177
+  _globals['_GETANYPRODUCTREQUEST']._serialized_end=1226
+  _globals['_LISTALLPRODUCTSREQUEST']._serialized_start=1229
+  _globals['_LISTALLPRODUCTSREQUEST']._serialized_end=1834
+  _globals['_LISTALLPRODUCTSRESPONSE']._serialized_start=1836
+  _globals['_LISTALLPRODUCTSRESPONSE']._serialized_end=1949
+  _globals['_CREATEPRODUCTREQUEST']._serialized_start=1952
+  _globals['_CREATEPRODUCTREQUEST']._serialized_end=2616
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_start=2619
+  _globals['_UPDATEPRODUCTREQUEST']._serialized_end=3378
+  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_start=3380
+  _globals['_ARCHIVEPRODUCTREQUEST']._serialized_end=3464
+  _globals['_BATCHIMPORTPRODUCTSREQUEST']._serialized_start=3466
+  _globals['_BATCHIMPORTPRODUCTSREQUEST']._serialized_end=3564
+  _globals['_PRODUCTROW']._serialized_start=3567
+  _globals['_PRODUCTROW']._serialized_end=4253
+  _globals['_BATCHIMPORTPRODUCTSRESPONSE']._serialized_start=4255
+  _globals['_BATCHIMPORTPRODUCTSRESPONSE']._serialized_end=4341
+  _globals['_PRODUCTROWRESULT']._serialized_start=4344
+  _globals['_PRODUCTROWRESULT']._serialized_end=4571
+  _globals['_PRODUCTROWRESULT_OUTCOME']._serialized_start=4482
+  _globals['_PRODUCTROWRESULT_OUTCOME']._serialized_end=4571
+  _globals['_PRODUCTSERVICE']._serialized_start=4574
+  _globals['_PRODUCTSERVICE']._serialized_end=6149
 # @@protoc_insertion_point(module_scope)

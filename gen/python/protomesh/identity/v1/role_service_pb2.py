@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.identity.v1 import user_pb2 as protomesh_dot_identity_dot_v1_dot_user__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/role_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"`\n\x10ListRolesRequest\x12\x17\n\x04page\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"i\n\x11ListRolesResponse\x12)\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1b.protomesh.identity.v1.Role\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\")\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\"\x82\x01\n\x11\x41ssignRoleRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12=\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x17\n\x04\x65tag\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@2\x9e\x03\n\x0bRoleService\x12\xaa\x01\n\tListRoles\x12\'.protomesh.identity.v1.ListRolesRequest\x1a(.protomesh.identity.v1.ListRolesResponse\"J\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.roles.read\x12\x05staff\x92\xc2\x18\x10\n\x0e\x43URSOR_INVALID\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\x12\xd1\x01\n\nAssignRole\x12(.protomesh.identity.v1.AssignRoleRequest\x1a\x1e.protomesh.identity.v1.Account\"y\x90\x02\x02\xca\xc1\x18\x19\x1a\x17\n\x15identity.roles.assign\xf8\xc1\x18\x01\x92\xc2\x18\x33\n\x0eUSER_NOT_FOUND\n\x12LAST_ADMINISTRATOR\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/users/{id}/role:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/role_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"l\n\x10ListRolesRequest\x12\x1b\n\x04page\x18\x01 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"i\n\x11ListRolesResponse\x12)\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1b.protomesh.identity.v1.Role\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\")\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\"\x9c\x01\n\x11\x41ssignRoleRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12J\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\x17\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x9a\xce\x18\x05staff\x12 \n\x04\x65tag\x18\x03 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x32\x9e\x03\n\x0bRoleService\x12\xaa\x01\n\tListRoles\x12\'.protomesh.identity.v1.ListRolesRequest\x1a(.protomesh.identity.v1.ListRolesResponse\"J\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.roles.read\x12\x05staff\x92\xc2\x18\x10\n\x0e\x43URSOR_INVALID\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/roles\x12\xd1\x01\n\nAssignRole\x12(.protomesh.identity.v1.AssignRoleRequest\x1a\x1e.protomesh.identity.v1.Account\"y\x90\x02\x02\xca\xc1\x18\x19\x1a\x17\n\x15identity.roles.assign\xf8\xc1\x18\x01\x92\xc2\x18\x33\n\x0eUSER_NOT_FOUND\n\x12LAST_ADMINISTRATOR\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x18\x1a\x13/v1/users/{id}/role:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,31 +39,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.identity.v1.role_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTROLESREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTROLESREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTROLESREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTROLESREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTROLESREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTROLESREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTROLESREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTROLESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTROLESREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_ASSIGNROLEREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_ASSIGNROLEREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ASSIGNROLEREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ASSIGNROLEREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_ASSIGNROLEREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_ASSIGNROLEREQUEST'].fields_by_name['role']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000\232\316\030\005staff'
   _globals['_ASSIGNROLEREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_ASSIGNROLEREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_ASSIGNROLEREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_ROLESERVICE']._loaded_options = None
   _globals['_ROLESERVICE']._serialized_options = b'\252\273\030\n\n\010identity'
   _globals['_ROLESERVICE'].methods_by_name['ListRoles']._loaded_options = None
   _globals['_ROLESERVICE'].methods_by_name['ListRoles']._serialized_options = b'\220\002\001\312\301\030\036\032\034\n\023identity.roles.read\022\005staff\222\302\030\020\n\016CURSOR_INVALID\202\323\344\223\002\013\022\t/v1/roles'
   _globals['_ROLESERVICE'].methods_by_name['AssignRole']._loaded_options = None
   _globals['_ROLESERVICE'].methods_by_name['AssignRole']._serialized_options = b'\220\002\002\312\301\030\031\032\027\n\025identity.roles.assign\370\301\030\001\222\302\0303\n\016USER_NOT_FOUND\n\022LAST_ADMINISTRATOR\n\rETAG_MISMATCH\202\323\344\223\002\030\032\023/v1/users/{id}/role:\001*'
-  _globals['_LISTROLESREQUEST']._serialized_start=260
-  _globals['_LISTROLESREQUEST']._serialized_end=356
-  _globals['_LISTROLESRESPONSE']._serialized_start=358
-  _globals['_LISTROLESRESPONSE']._serialized_end=463
-  _globals['_ROLE']._serialized_start=465
-  _globals['_ROLE']._serialized_end=506
-  _globals['_ASSIGNROLEREQUEST']._serialized_start=509
-  _globals['_ASSIGNROLEREQUEST']._serialized_end=639
-  _globals['_ROLESERVICE']._serialized_start=642
-  _globals['_ROLESERVICE']._serialized_end=1056
+  _globals['_LISTROLESREQUEST']._serialized_start=293
+  _globals['_LISTROLESREQUEST']._serialized_end=401
+  _globals['_LISTROLESRESPONSE']._serialized_start=403
+  _globals['_LISTROLESRESPONSE']._serialized_end=508
+  _globals['_ROLE']._serialized_start=510
+  _globals['_ROLE']._serialized_end=551
+  _globals['_ASSIGNROLEREQUEST']._serialized_start=554
+  _globals['_ASSIGNROLEREQUEST']._serialized_end=710
+  _globals['_ROLESERVICE']._serialized_start=713
+  _globals['_ROLESERVICE']._serialized_end=1127
 # @@protoc_insertion_point(module_scope)

@@ -22,49 +22,88 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protomesh/identity/v1/user.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"z\n\x04User\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"\xf1\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x10\n\x08\x64isabled\x18\x07 \x01(\x08\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"M\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05\x61\x64min\x10\x01\x12\t\n\x05staff\x10\x02\x12\x0c\n\x08\x63ustomer\x10\x03\x12\x0b\n\x07service\x10\x04\"\xa9\x02\n\x0b\x43urrentUser\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x13\n\x05\x65mail\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x18\n\nfirst_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x05 \x01(\tB\x04\x88\xce\x18\x01\x12\x31\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.Role\x12\x13\n\x0bpermissions\x18\x07 \x03(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"?\n\rUserReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"`\n\rPublicProfile\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x18\n\nfirst_name\x18\x03 \x01(\tB\x04\x88\xce\x18\x01\x12\x17\n\tlast_name\x18\x04 \x01(\tB\x04\x88\xce\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protomesh/identity/v1/user.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\"\xf2\x01\n\x04User\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\x9a\xce\x18\x03\x61\x64\x61\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x02\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12#\n\nfirst_name\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x03\x41\x64\x61\x12\'\n\tlast_name\x18\x05 \x01(\tB\x14\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x08Lovelace\x12\x17\n\x04\x65tag\x18\x06 \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\"\x8a\x04\n\x07\x41\x63\x63ount\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\x9a\xce\x18\x03\x61\x64\x61\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x02\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12#\n\nfirst_name\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x03\x41\x64\x61\x12\'\n\tlast_name\x18\x05 \x01(\tB\x14\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x08Lovelace\x12@\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\r\xe2\x41\x01\x03\x9a\xce\x18\x05staff\x12\x16\n\x08\x64isabled\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x17\n\x04\x65tag\x18\n \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\"M\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05\x61\x64min\x10\x01\x12\t\n\x05staff\x10\x02\x12\x0c\n\x08\x63ustomer\x10\x03\x12\x0b\n\x07service\x10\x04\"\xc2\x03\n\x0b\x43urrentUser\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\x9a\xce\x18\x03\x61\x64\x61\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x02\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12#\n\nfirst_name\x18\x04 \x01(\tB\x0f\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x03\x41\x64\x61\x12\'\n\tlast_name\x18\x05 \x01(\tB\x14\xe2\x41\x01\x01\x88\xce\x18\x01\x9a\xce\x18\x08Lovelace\x12@\n\x04role\x18\x06 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\r\xe2\x41\x01\x03\x9a\xce\x18\x05staff\x12\x19\n\x0bpermissions\x18\x07 \x03(\tB\x04\xe2\x41\x01\x03\x12\x34\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x17\n\x04\x65tag\x18\n \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\"?\n\rUserReference\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\"\xb6\x01\n\rPublicProfile\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x03\x9a\xce\x18\x03\x61\x64\x61\x12#\n\nfirst_name\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x03\x88\xce\x18\x01\x9a\xce\x18\x03\x41\x64\x61\x12\'\n\tlast_name\x18\x04 \x01(\tB\x14\xe2\x41\x01\x03\x88\xce\x18\x01\x9a\xce\x18\x08Lovelaceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.identity.v1.user_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_USER'].fields_by_name['id']._loaded_options = None
+  _globals['_USER'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_USER'].fields_by_name['username']._loaded_options = None
+  _globals['_USER'].fields_by_name['username']._serialized_options = b'\342A\001\002\232\316\030\003ada'
   _globals['_USER'].fields_by_name['email']._loaded_options = None
-  _globals['_USER'].fields_by_name['email']._serialized_options = b'\210\316\030\001'
+  _globals['_USER'].fields_by_name['email']._serialized_options = b'\342A\001\002\210\316\030\001\232\316\030\017ada@example.com'
   _globals['_USER'].fields_by_name['first_name']._loaded_options = None
-  _globals['_USER'].fields_by_name['first_name']._serialized_options = b'\210\316\030\001'
+  _globals['_USER'].fields_by_name['first_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\003Ada'
   _globals['_USER'].fields_by_name['last_name']._loaded_options = None
-  _globals['_USER'].fields_by_name['last_name']._serialized_options = b'\210\316\030\001'
+  _globals['_USER'].fields_by_name['last_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\010Lovelace'
+  _globals['_USER'].fields_by_name['etag']._loaded_options = None
+  _globals['_USER'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_ACCOUNT'].fields_by_name['id']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_ACCOUNT'].fields_by_name['username']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['username']._serialized_options = b'\342A\001\002\232\316\030\003ada'
   _globals['_ACCOUNT'].fields_by_name['email']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['email']._serialized_options = b'\210\316\030\001'
+  _globals['_ACCOUNT'].fields_by_name['email']._serialized_options = b'\342A\001\002\210\316\030\001\232\316\030\017ada@example.com'
   _globals['_ACCOUNT'].fields_by_name['first_name']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['first_name']._serialized_options = b'\210\316\030\001'
+  _globals['_ACCOUNT'].fields_by_name['first_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\003Ada'
   _globals['_ACCOUNT'].fields_by_name['last_name']._loaded_options = None
-  _globals['_ACCOUNT'].fields_by_name['last_name']._serialized_options = b'\210\316\030\001'
+  _globals['_ACCOUNT'].fields_by_name['last_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\010Lovelace'
+  _globals['_ACCOUNT'].fields_by_name['role']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['role']._serialized_options = b'\342A\001\003\232\316\030\005staff'
+  _globals['_ACCOUNT'].fields_by_name['disabled']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['disabled']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['created_at']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_ACCOUNT'].fields_by_name['etag']._loaded_options = None
+  _globals['_ACCOUNT'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_CURRENTUSER'].fields_by_name['id']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_CURRENTUSER'].fields_by_name['username']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['username']._serialized_options = b'\342A\001\002\232\316\030\003ada'
   _globals['_CURRENTUSER'].fields_by_name['email']._loaded_options = None
-  _globals['_CURRENTUSER'].fields_by_name['email']._serialized_options = b'\210\316\030\001'
+  _globals['_CURRENTUSER'].fields_by_name['email']._serialized_options = b'\342A\001\002\210\316\030\001\232\316\030\017ada@example.com'
   _globals['_CURRENTUSER'].fields_by_name['first_name']._loaded_options = None
-  _globals['_CURRENTUSER'].fields_by_name['first_name']._serialized_options = b'\210\316\030\001'
+  _globals['_CURRENTUSER'].fields_by_name['first_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\003Ada'
   _globals['_CURRENTUSER'].fields_by_name['last_name']._loaded_options = None
-  _globals['_CURRENTUSER'].fields_by_name['last_name']._serialized_options = b'\210\316\030\001'
+  _globals['_CURRENTUSER'].fields_by_name['last_name']._serialized_options = b'\342A\001\001\210\316\030\001\232\316\030\010Lovelace'
+  _globals['_CURRENTUSER'].fields_by_name['role']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['role']._serialized_options = b'\342A\001\003\232\316\030\005staff'
+  _globals['_CURRENTUSER'].fields_by_name['permissions']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['permissions']._serialized_options = b'\342A\001\003'
+  _globals['_CURRENTUSER'].fields_by_name['created_at']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_CURRENTUSER'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_CURRENTUSER'].fields_by_name['etag']._loaded_options = None
+  _globals['_CURRENTUSER'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_PUBLICPROFILE'].fields_by_name['id']._loaded_options = None
+  _globals['_PUBLICPROFILE'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PUBLICPROFILE'].fields_by_name['username']._loaded_options = None
+  _globals['_PUBLICPROFILE'].fields_by_name['username']._serialized_options = b'\342A\001\003\232\316\030\003ada'
   _globals['_PUBLICPROFILE'].fields_by_name['first_name']._loaded_options = None
-  _globals['_PUBLICPROFILE'].fields_by_name['first_name']._serialized_options = b'\210\316\030\001'
+  _globals['_PUBLICPROFILE'].fields_by_name['first_name']._serialized_options = b'\342A\001\003\210\316\030\001\232\316\030\003Ada'
   _globals['_PUBLICPROFILE'].fields_by_name['last_name']._loaded_options = None
-  _globals['_PUBLICPROFILE'].fields_by_name['last_name']._serialized_options = b'\210\316\030\001'
-  _globals['_USER']._serialized_start=128
-  _globals['_USER']._serialized_end=250
-  _globals['_ACCOUNT']._serialized_start=253
-  _globals['_ACCOUNT']._serialized_end=622
-  _globals['_ACCOUNT_ROLE']._serialized_start=545
-  _globals['_ACCOUNT_ROLE']._serialized_end=622
-  _globals['_CURRENTUSER']._serialized_start=625
-  _globals['_CURRENTUSER']._serialized_end=922
-  _globals['_USERREFERENCE']._serialized_start=924
-  _globals['_USERREFERENCE']._serialized_end=987
-  _globals['_PUBLICPROFILE']._serialized_start=989
-  _globals['_PUBLICPROFILE']._serialized_end=1085
+  _globals['_PUBLICPROFILE'].fields_by_name['last_name']._serialized_options = b'\342A\001\003\210\316\030\001\232\316\030\010Lovelace'
+  _globals['_USER']._serialized_start=162
+  _globals['_USER']._serialized_end=404
+  _globals['_ACCOUNT']._serialized_start=407
+  _globals['_ACCOUNT']._serialized_end=929
+  _globals['_ACCOUNT_ROLE']._serialized_start=852
+  _globals['_ACCOUNT_ROLE']._serialized_end=929
+  _globals['_CURRENTUSER']._serialized_start=932
+  _globals['_CURRENTUSER']._serialized_end=1382
+  _globals['_USERREFERENCE']._serialized_start=1384
+  _globals['_USERREFERENCE']._serialized_end=1447
+  _globals['_PUBLICPROFILE']._serialized_start=1450
+  _globals['_PUBLICPROFILE']._serialized_end=1632
 # @@protoc_insertion_point(module_scope)

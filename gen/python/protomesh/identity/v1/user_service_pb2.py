@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.identity.v1 import user_pb2 as protomesh_dot_identity_dot_v1_dot_user__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/user_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"\x0e\n\x0cGetMeRequest\"\'\n\x0eGetUserRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xd2\x02\n\x11UpdateUserRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12?\n\x08username\x18\x02 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$H\x00\x88\x01\x01\x12\"\n\x05\x65mail\x18\x03 \x01(\tB\x0e\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01H\x01\x88\x01\x01\x12&\n\nfirst_name\x18\x04 \x01(\tB\r\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01H\x02\x88\x01\x01\x12%\n\tlast_name\x18\x05 \x01(\tB\r\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01H\x03\x88\x01\x01\x12%\n\x10\x63urrent_password\x18\x06 \x01(\tB\x0b\x80\x01\x01\xbaH\x05r\x03\x18\x80\x01\x12\x17\n\x04\x65tag\x18\x07 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@B\x0b\n\t_usernameB\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"\xbc\x01\n\x10ListUsersRequest\x12\x1d\n\x06search\x18\x01 \x01(\tB\r\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01\x12;\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x04page\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"l\n\x11ListUsersResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.identity.v1.Account\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"+\n\x12\x44isableUserRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"*\n\x11\x45nableUserRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\">\n\x14\x42\x61tchGetUsersRequest\x12&\n\x08user_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"L\n\x15\x42\x61tchGetUsersResponse\x12\x33\n\x05users\x18\x01 \x03(\x0b\x32$.protomesh.identity.v1.UserReference\"G\n\x1d\x42\x61tchGetPublicProfilesRequest\x12&\n\x08user_ids\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"X\n\x1e\x42\x61tchGetPublicProfilesResponse\x12\x36\n\x08profiles\x18\x01 \x03(\x0b\x32$.protomesh.identity.v1.PublicProfile2\xc4\x0b\n\x0bUserService\x12o\n\x05GetMe\x12#.protomesh.identity.v1.GetMeRequest\x1a\".protomesh.identity.v1.CurrentUser\"\x1d\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/users/me\x12\xa4\x01\n\x07GetUser\x12%.protomesh.identity.v1.GetUserRequest\x1a\x1b.protomesh.identity.v1.User\"U\x90\x02\x01\xca\xc1\x18$*\"\n\x02id\x12\x1c\n\x13identity.users.read\x12\x05staff\x92\xc2\x18\x10\n\x0eUSER_NOT_FOUND\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12\x9d\x02\n\nUpdateUser\x12(.protomesh.identity.v1.UpdateUserRequest\x1a\x1b.protomesh.identity.v1.User\"\xc7\x01\x90\x02\x02\xca\xc1\x18%*#\n\x02id\x12\x1d\n\x14identity.users.write\x12\x05staff\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x92\xc2\x18n\n\x0eUSER_NOT_FOUND\n\x0b\x45MAIL_TAKEN\n\x0eUSERNAME_TAKEN\n\rETAG_MISMATCH\n\x12PASSWORD_INCORRECT\n\x0eROLE_PROTECTED\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x13\x1a\x0e/v1/users/{id}:\x01*\x12\xaa\x01\n\tListUsers\x12\'.protomesh.identity.v1.ListUsersRequest\x1a(.protomesh.identity.v1.ListUsersResponse\"J\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.users.read\x12\x05staff\x92\xc2\x18\x10\n\x0e\x43URSOR_INVALID\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\xdb\x01\n\x0b\x44isableUser\x12).protomesh.identity.v1.DisableUserRequest\x1a\x1e.protomesh.identity.v1.Account\"\x80\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14identity.users.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18\x34\n\x0eUSER_NOT_FOUND\n\x0eROLE_PROTECTED\n\x12LAST_ADMINISTRATOR\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/users/{id}:disable:\x01*\x12\xc3\x01\n\nEnableUser\x12(.protomesh.identity.v1.EnableUserRequest\x1a\x1e.protomesh.identity.v1.Account\"k\xca\xc1\x18\x1f\x1a\x1d\n\x14identity.users.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18 \n\x0eUSER_NOT_FOUND\n\x0eROLE_PROTECTED\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/users/{id}:enable:\x01*\x12\x7f\n\rBatchGetUsers\x12+.protomesh.identity.v1.BatchGetUsersRequest\x1a,.protomesh.identity.v1.BatchGetUsersResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08projects\x12\x9a\x01\n\x16\x42\x61tchGetPublicProfiles\x12\x34.protomesh.identity.v1.BatchGetPublicProfilesRequest\x1a\x35.protomesh.identity.v1.BatchGetPublicProfilesResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08projects\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/user_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"\x0e\n\x0cGetMeRequest\"+\n\x0eGetUserRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xb9\x03\n\x11UpdateUserRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12J\n\x08username\x18\x02 \x01(\tB3\xe2\x41\x01\x01\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\x9a\xce\x18\x03\x61\x64\x61H\x00\x88\x01\x01\x12\x39\n\x05\x65mail\x18\x03 \x01(\tB%\xe2\x41\x01\x01\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.comH\x01\x88\x01\x01\x12\x31\n\nfirst_name\x18\x04 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01\x9a\xce\x18\x03\x41\x64\x61H\x02\x88\x01\x01\x12\x35\n\tlast_name\x18\x05 \x01(\tB\x1d\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01\x9a\xce\x18\x08LovelaceH\x03\x88\x01\x01\x12\x42\n\x10\x63urrent_password\x18\x06 \x01(\tB(\x80\x01\x01\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\x12 \n\x04\x65tag\x18\x07 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x42\x0b\n\t_usernameB\x08\n\x06_emailB\r\n\x0b_first_nameB\x0c\n\n_last_name\"\xe0\x01\n\x10ListUsersRequest\x12(\n\x06search\x18\x01 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18\x64\x88\xce\x18\x01\x9a\xce\x18\x03\x61\x64\x61\x12H\n\x04role\x18\x02 \x01(\x0e\x32#.protomesh.identity.v1.Account.RoleB\x15\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x05staff\x12\x1b\n\x04page\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x04 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x05 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"l\n\x11ListUsersResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.identity.v1.Account\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"/\n\x12\x44isableUserRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\".\n\x11\x45nableUserRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"B\n\x14\x42\x61tchGetUsersRequest\x12*\n\x08user_ids\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"L\n\x15\x42\x61tchGetUsersResponse\x12\x33\n\x05users\x18\x01 \x03(\x0b\x32$.protomesh.identity.v1.UserReference\"K\n\x1d\x42\x61tchGetPublicProfilesRequest\x12*\n\x08user_ids\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"X\n\x1e\x42\x61tchGetPublicProfilesResponse\x12\x36\n\x08profiles\x18\x01 \x03(\x0b\x32$.protomesh.identity.v1.PublicProfile2\xc4\x0b\n\x0bUserService\x12o\n\x05GetMe\x12#.protomesh.identity.v1.GetMeRequest\x1a\".protomesh.identity.v1.CurrentUser\"\x1d\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/users/me\x12\xa4\x01\n\x07GetUser\x12%.protomesh.identity.v1.GetUserRequest\x1a\x1b.protomesh.identity.v1.User\"U\x90\x02\x01\xca\xc1\x18$*\"\n\x02id\x12\x1c\n\x13identity.users.read\x12\x05staff\x92\xc2\x18\x10\n\x0eUSER_NOT_FOUND\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/users/{id}\x12\x9d\x02\n\nUpdateUser\x12(.protomesh.identity.v1.UpdateUserRequest\x1a\x1b.protomesh.identity.v1.User\"\xc7\x01\x90\x02\x02\xca\xc1\x18%*#\n\x02id\x12\x1d\n\x14identity.users.write\x12\x05staff\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x92\xc2\x18n\n\x0eUSER_NOT_FOUND\n\x0b\x45MAIL_TAKEN\n\x0eUSERNAME_TAKEN\n\rETAG_MISMATCH\n\x12PASSWORD_INCORRECT\n\x0eROLE_PROTECTED\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x13\x1a\x0e/v1/users/{id}:\x01*\x12\xaa\x01\n\tListUsers\x12\'.protomesh.identity.v1.ListUsersRequest\x1a(.protomesh.identity.v1.ListUsersResponse\"J\x90\x02\x01\xca\xc1\x18\x1e\x1a\x1c\n\x13identity.users.read\x12\x05staff\x92\xc2\x18\x10\n\x0e\x43URSOR_INVALID\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\xdb\x01\n\x0b\x44isableUser\x12).protomesh.identity.v1.DisableUserRequest\x1a\x1e.protomesh.identity.v1.Account\"\x80\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14identity.users.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18\x34\n\x0eUSER_NOT_FOUND\n\x0eROLE_PROTECTED\n\x12LAST_ADMINISTRATOR\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/users/{id}:disable:\x01*\x12\xc3\x01\n\nEnableUser\x12(.protomesh.identity.v1.EnableUserRequest\x1a\x1e.protomesh.identity.v1.Account\"k\xca\xc1\x18\x1f\x1a\x1d\n\x14identity.users.write\x12\x05staff\xf8\xc1\x18\x01\x92\xc2\x18 \n\x0eUSER_NOT_FOUND\n\x0eROLE_PROTECTED\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/users/{id}:enable:\x01*\x12\x7f\n\rBatchGetUsers\x12+.protomesh.identity.v1.BatchGetUsersRequest\x1a,.protomesh.identity.v1.BatchGetUsersResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08projects\x12\x9a\x01\n\x16\x42\x61tchGetPublicProfiles\x12\x34.protomesh.identity.v1.BatchGetPublicProfilesRequest\x1a\x35.protomesh.identity.v1.BatchGetPublicProfilesResponse\"\x13\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08projects\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,39 +39,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.identity.v1.user_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETUSERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETUSERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['username']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['username']._serialized_options = b'\272H%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\001\272H%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\232\316\030\003ada'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['email']._serialized_options = b'\272H\007r\005\030\376\001`\001\210\316\030\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['email']._serialized_options = b'\342A\001\001\272H\007r\005\030\376\001`\001\210\316\030\001\232\316\030\017ada@example.com'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['first_name']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['first_name']._serialized_options = b'\272H\006r\004\250\324\030d\210\316\030\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['first_name']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030d\210\316\030\001\232\316\030\003Ada'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['last_name']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['last_name']._serialized_options = b'\272H\006r\004\250\324\030d\210\316\030\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['last_name']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030d\210\316\030\001\232\316\030\010Lovelace'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['current_password']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\272H\005r\003\030\200\001'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\342A\001\001\272H\005r\003\030\200\001\232\316\030\025correct horse battery'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_UPDATEUSERREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_UPDATEUSERREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_LISTUSERSREQUEST'].fields_by_name['search']._loaded_options = None
-  _globals['_LISTUSERSREQUEST'].fields_by_name['search']._serialized_options = b'\272H\006r\004\250\324\030d\210\316\030\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['search']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030d\210\316\030\001\232\316\030\003ada'
   _globals['_LISTUSERSREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_LISTUSERSREQUEST'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['role']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\005staff'
   _globals['_LISTUSERSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTUSERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTUSERSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTUSERSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTUSERSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTUSERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTUSERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_DISABLEUSERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_DISABLEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_DISABLEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ENABLEUSERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_ENABLEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ENABLEUSERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_BATCHGETUSERSREQUEST'].fields_by_name['user_ids']._loaded_options = None
-  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['user_ids']._serialized_options = b'\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
+  _globals['_BATCHGETUSERSREQUEST'].fields_by_name['user_ids']._serialized_options = b'\342A\001\002\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
   _globals['_BATCHGETPUBLICPROFILESREQUEST'].fields_by_name['user_ids']._loaded_options = None
-  _globals['_BATCHGETPUBLICPROFILESREQUEST'].fields_by_name['user_ids']._serialized_options = b'\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
+  _globals['_BATCHGETPUBLICPROFILESREQUEST'].fields_by_name['user_ids']._serialized_options = b'\342A\001\002\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
   _globals['_USERSERVICE']._loaded_options = None
   _globals['_USERSERVICE']._serialized_options = b'\252\273\030\n\n\010identity'
   _globals['_USERSERVICE'].methods_by_name['GetMe']._loaded_options = None
@@ -89,28 +90,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['BatchGetUsers']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010projects'
   _globals['_USERSERVICE'].methods_by_name['BatchGetPublicProfiles']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['BatchGetPublicProfiles']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010projects'
-  _globals['_GETMEREQUEST']._serialized_start=260
-  _globals['_GETMEREQUEST']._serialized_end=274
-  _globals['_GETUSERREQUEST']._serialized_start=276
-  _globals['_GETUSERREQUEST']._serialized_end=315
-  _globals['_UPDATEUSERREQUEST']._serialized_start=318
-  _globals['_UPDATEUSERREQUEST']._serialized_end=656
-  _globals['_LISTUSERSREQUEST']._serialized_start=659
-  _globals['_LISTUSERSREQUEST']._serialized_end=847
-  _globals['_LISTUSERSRESPONSE']._serialized_start=849
-  _globals['_LISTUSERSRESPONSE']._serialized_end=957
-  _globals['_DISABLEUSERREQUEST']._serialized_start=959
-  _globals['_DISABLEUSERREQUEST']._serialized_end=1002
-  _globals['_ENABLEUSERREQUEST']._serialized_start=1004
-  _globals['_ENABLEUSERREQUEST']._serialized_end=1046
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1048
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1110
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1112
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1188
-  _globals['_BATCHGETPUBLICPROFILESREQUEST']._serialized_start=1190
-  _globals['_BATCHGETPUBLICPROFILESREQUEST']._serialized_end=1261
-  _globals['_BATCHGETPUBLICPROFILESRESPONSE']._serialized_start=1263
-  _globals['_BATCHGETPUBLICPROFILESRESPONSE']._serialized_end=1351
-  _globals['_USERSERVICE']._serialized_start=1354
-  _globals['_USERSERVICE']._serialized_end=2830
+  _globals['_GETMEREQUEST']._serialized_start=293
+  _globals['_GETMEREQUEST']._serialized_end=307
+  _globals['_GETUSERREQUEST']._serialized_start=309
+  _globals['_GETUSERREQUEST']._serialized_end=352
+  _globals['_UPDATEUSERREQUEST']._serialized_start=355
+  _globals['_UPDATEUSERREQUEST']._serialized_end=796
+  _globals['_LISTUSERSREQUEST']._serialized_start=799
+  _globals['_LISTUSERSREQUEST']._serialized_end=1023
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1025
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1133
+  _globals['_DISABLEUSERREQUEST']._serialized_start=1135
+  _globals['_DISABLEUSERREQUEST']._serialized_end=1182
+  _globals['_ENABLEUSERREQUEST']._serialized_start=1184
+  _globals['_ENABLEUSERREQUEST']._serialized_end=1230
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1232
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1298
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1300
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1376
+  _globals['_BATCHGETPUBLICPROFILESREQUEST']._serialized_start=1378
+  _globals['_BATCHGETPUBLICPROFILESREQUEST']._serialized_end=1453
+  _globals['_BATCHGETPUBLICPROFILESRESPONSE']._serialized_start=1455
+  _globals['_BATCHGETPUBLICPROFILESRESPONSE']._serialized_end=1543
+  _globals['_USERSERVICE']._serialized_start=1546
+  _globals['_USERSERVICE']._serialized_end=3022
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.observer.v1 import trace_pb2 as protomesh_dot_observer_dot_v1_dot_trace__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/observer/v1/observer_service.proto\x12\x15protomesh.observer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a!protomesh/observer/v1/trace.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"\xd9\x01\n\x11ListTracesRequest\x12\x17\n\x04page\x18\x01 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\x12\x1a\n\x07service\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@\x12\x1a\n\x06search\x18\x05 \x01(\tB\n\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x12)\n\x0fmin_duration_ms\x18\x06 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x13\n\x0bonly_errors\x18\x07 \x01(\x08\"r\n\x12ListTracesResponse\x12\x31\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32#.protomesh.observer.v1.TraceSummary\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\":\n\x0fGetTraceRequest\x12\'\n\x08trace_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$2\x86\x03\n\x0fObserverService\x12\xa8\x01\n\nListTraces\x12(.protomesh.observer.v1.ListTracesRequest\x1a).protomesh.observer.v1.ListTracesResponse\"E\x90\x02\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14observer.traces.read\x12\x05staff\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/observer/traces\x12\xb7\x01\n\x08GetTrace\x12&.protomesh.observer.v1.GetTraceRequest\x1a\x1c.protomesh.observer.v1.Trace\"e\x90\x02\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14observer.traces.read\x12\x05staff\x88\xc2\x18\x01\x92\xc2\x18\x11\n\x0fTRACE_NOT_FOUND\x82\xd3\xe4\x93\x02 \x12\x1e/v1/observer/traces/{trace_id}\x1a\x0e\xaa\xbb\x18\n\n\x08observerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/observer/v1/observer_service.proto\x12\x15protomesh.observer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a!protomesh/observer/v1/trace.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1cprotomesh/type/v1/page.proto\"\x8a\x02\n\x11ListTracesRequest\x12\x1b\n\x04page\x18\x01 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x03 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\x12)\n\x07service\x18\x04 \x01(\tB\x18\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x07\x63\x61talog\x12&\n\x06search\x18\x05 \x01(\tB\x16\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\x04POST\x12-\n\x0fmin_duration_ms\x18\x06 \x01(\x01\x42\x14\xe2\x41\x01\x01\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x19\n\x0bonly_errors\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01\"r\n\x12ListTracesResponse\x12\x31\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32#.protomesh.observer.v1.TraceSummary\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"b\n\x0fGetTraceRequest\x12O\n\x08trace_id\x18\x01 \x01(\tB=\xe2\x41\x01\x02\xbaH\x12r\x10\x32\x0e^[0-9a-f]{32}$\x9a\xce\x18 4bf92f3577b34da6a3ce929d0e0e47362\x86\x03\n\x0fObserverService\x12\xa8\x01\n\nListTraces\x12(.protomesh.observer.v1.ListTracesRequest\x1a).protomesh.observer.v1.ListTracesResponse\"E\x90\x02\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14observer.traces.read\x12\x05staff\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/observer/traces\x12\xb7\x01\n\x08GetTrace\x12&.protomesh.observer.v1.GetTraceRequest\x1a\x1c.protomesh.observer.v1.Trace\"e\x90\x02\x01\xca\xc1\x18\x1f\x1a\x1d\n\x14observer.traces.read\x12\x05staff\x88\xc2\x18\x01\x92\xc2\x18\x11\n\x0fTRACE_NOT_FOUND\x82\xd3\xe4\x93\x02 \x12\x1e/v1/observer/traces/{trace_id}\x1a\x0e\xaa\xbb\x18\n\n\x08observerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,31 +39,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.observer.v1.obser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTTRACESREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTTRACESREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTTRACESREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_LISTTRACESREQUEST'].fields_by_name['service']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['service']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['service']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\007catalog'
   _globals['_LISTTRACESREQUEST'].fields_by_name['search']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['search']._serialized_options = b'\272H\007r\005\250\324\030\310\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['search']._serialized_options = b'\342A\001\001\272H\007r\005\250\324\030\310\001\232\316\030\004POST'
   _globals['_LISTTRACESREQUEST'].fields_by_name['min_duration_ms']._loaded_options = None
-  _globals['_LISTTRACESREQUEST'].fields_by_name['min_duration_ms']._serialized_options = b'\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['min_duration_ms']._serialized_options = b'\342A\001\001\272H\r\022\013)\000\000\000\000\000\000\000\000@\001'
+  _globals['_LISTTRACESREQUEST'].fields_by_name['only_errors']._loaded_options = None
+  _globals['_LISTTRACESREQUEST'].fields_by_name['only_errors']._serialized_options = b'\342A\001\001'
   _globals['_GETTRACEREQUEST'].fields_by_name['trace_id']._loaded_options = None
-  _globals['_GETTRACEREQUEST'].fields_by_name['trace_id']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{32}$'
+  _globals['_GETTRACEREQUEST'].fields_by_name['trace_id']._serialized_options = b'\342A\001\002\272H\022r\0202\016^[0-9a-f]{32}$\232\316\030 4bf92f3577b34da6a3ce929d0e0e4736'
   _globals['_OBSERVERSERVICE']._loaded_options = None
   _globals['_OBSERVERSERVICE']._serialized_options = b'\252\273\030\n\n\010observer'
   _globals['_OBSERVERSERVICE'].methods_by_name['ListTraces']._loaded_options = None
   _globals['_OBSERVERSERVICE'].methods_by_name['ListTraces']._serialized_options = b'\220\002\001\312\301\030\037\032\035\n\024observer.traces.read\022\005staff\210\302\030\001\202\323\344\223\002\025\022\023/v1/observer/traces'
   _globals['_OBSERVERSERVICE'].methods_by_name['GetTrace']._loaded_options = None
   _globals['_OBSERVERSERVICE'].methods_by_name['GetTrace']._serialized_options = b'\220\002\001\312\301\030\037\032\035\n\024observer.traces.read\022\005staff\210\302\030\001\222\302\030\021\n\017TRACE_NOT_FOUND\202\323\344\223\002 \022\036/v1/observer/traces/{trace_id}'
-  _globals['_LISTTRACESREQUEST']._serialized_start=266
-  _globals['_LISTTRACESREQUEST']._serialized_end=483
-  _globals['_LISTTRACESRESPONSE']._serialized_start=485
-  _globals['_LISTTRACESRESPONSE']._serialized_end=599
-  _globals['_GETTRACEREQUEST']._serialized_start=601
-  _globals['_GETTRACEREQUEST']._serialized_end=659
-  _globals['_OBSERVERSERVICE']._serialized_start=662
-  _globals['_OBSERVERSERVICE']._serialized_end=1052
+  _globals['_LISTTRACESREQUEST']._serialized_start=299
+  _globals['_LISTTRACESREQUEST']._serialized_end=565
+  _globals['_LISTTRACESRESPONSE']._serialized_start=567
+  _globals['_LISTTRACESRESPONSE']._serialized_end=681
+  _globals['_GETTRACEREQUEST']._serialized_start=683
+  _globals['_GETTRACEREQUEST']._serialized_end=781
+  _globals['_OBSERVERSERVICE']._serialized_start=784
+  _globals['_OBSERVERSERVICE']._serialized_end=1174
 # @@protoc_insertion_point(module_scope)

@@ -375,6 +375,7 @@ ERRORS_FIELD_NUMBER: _builtins.int
 EVENT_FIELD_NUMBER: _builtins.int
 PERSONAL_DATA_FIELD_NUMBER: _builtins.int
 UNVERSIONED_FIELD_NUMBER: _builtins.int
+EXAMPLE_FIELD_NUMBER: _builtins.int
 service: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___Service]
 """Where the service runs. Required on every service."""
 access: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Access]
@@ -412,4 +413,8 @@ event.
 unversioned: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
 """The field changes without its resource: a change of it is no new etag and no event, and events leave it out. Such
 as the available units of a product.
+"""
+example: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.str]
+"""A value that the field could have, for documentation and explorers: a number or the name of an enum's value in its
+digits or letters, and of a list an item.
 """

@@ -22,30 +22,69 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protomesh/ordering/v1/order.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xff\x03\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\x33\n\x06status\x18\x03 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12/\n\x05lines\x18\x04 \x03(\x0b\x32 .protomesh.ordering.v1.OrderLine\x12\'\n\x05total\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x1b\n\rshipping_note\x18\x06 \x01(\tB\x04\x88\xce\x18\x01\x12\x13\n\x06reason\x18\x07 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07history\x18\x0b \x03(\x0b\x32&.protomesh.ordering.v1.OrderTransition\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\"_\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07placing\x10\x01\x12\x13\n\x0fpending_payment\x10\x02\x12\x0c\n\x08rejected\x10\x03\x12\r\n\tcancelled\x10\x04\"\xa8\x01\n\tOrderLine\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08quantity\x18\x04 \x01(\x05\x12,\n\nunit_price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12,\n\nline_total\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.Money\"\x9c\x01\n\x0fOrderTransition\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x33\n\x06status\x18\x02 \x01(\x0e\x32#.protomesh.ordering.v1.Order.Status\x12\x13\n\x06reason\x18\x03 \x01(\tB\x03\x80\x01\x01\x12.\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protomesh/ordering/v1/order.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xdc\x05\n\x05Order\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12>\n\x08\x62uyer_id\x18\x02 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12L\n\x06status\x18\x03 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x17\xe2\x41\x01\x03\x9a\xce\x18\x0fpending_payment\x12\x35\n\x05lines\x18\x04 \x03(\x0b\x32 .protomesh.ordering.v1.OrderLineB\x04\xe2\x41\x01\x05\x12-\n\x05total\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x04\xe2\x41\x01\x03\x12.\n\rshipping_note\x18\x06 \x01(\tB\x17\xe2\x41\x01\x05\x88\xce\x18\x01\x9a\xce\x18\x0bRing twice.\x12\x34\n\x06reason\x18\x07 \x01(\tB$\x80\x01\x01\xe2\x41\x01\x03\x9a\xce\x18\x19Ordered twice by mistake.\x12\x1a\n\x07version\x18\x08 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x32\x12\x34\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12=\n\x07history\x18\x0b \x03(\x0b\x32&.protomesh.ordering.v1.OrderTransitionB\x04\xe2\x41\x01\x03\x12\x17\n\x04\x65tag\x18\x0c \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\"_\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07placing\x10\x01\x12\x13\n\x0fpending_payment\x10\x02\x12\x0c\n\x08rejected\x10\x03\x12\r\n\tcancelled\x10\x04\"\xa9\x02\n\tOrderLine\x12@\n\nproduct_id\x18\x01 \x01(\tB,\xe2\x41\x01\x05\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1b\n\x03sku\x18\x02 \x01(\tB\x0e\xe2\x41\x01\x03\x9a\xce\x18\x06\x38\x35\x31\x32\x33\x41\x12\x38\n\x04name\x18\x03 \x01(\tB*\xe2\x41\x01\x03\x9a\xce\x18\"White hanging heart T-light holder\x12\x1b\n\x08quantity\x18\x04 \x01(\x05\x42\t\xe2\x41\x01\x05\x9a\xce\x18\x01\x32\x12\x32\n\nunit_price\x18\x05 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x04\xe2\x41\x01\x03\x12\x32\n\nline_total\x18\x06 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x04\xe2\x41\x01\x03\"\xe7\x01\n\x0fOrderTransition\x12\x1a\n\x07version\x18\x01 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x32\x12L\n\x06status\x18\x02 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x17\xe2\x41\x01\x03\x9a\xce\x18\x0fpending_payment\x12\x34\n\x06reason\x18\x03 \x01(\tB$\x80\x01\x01\xe2\x41\x01\x03\x9a\xce\x18\x19Ordered twice by mistake.\x12\x34\n\nchanged_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.ordering.v1.order_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_ORDER'].fields_by_name['id']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_ORDER'].fields_by_name['buyer_id']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['buyer_id']._serialized_options = b'\342A\001\003\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_ORDER'].fields_by_name['status']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['status']._serialized_options = b'\342A\001\003\232\316\030\017pending_payment'
+  _globals['_ORDER'].fields_by_name['lines']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['lines']._serialized_options = b'\342A\001\005'
+  _globals['_ORDER'].fields_by_name['total']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['total']._serialized_options = b'\342A\001\003'
   _globals['_ORDER'].fields_by_name['shipping_note']._loaded_options = None
-  _globals['_ORDER'].fields_by_name['shipping_note']._serialized_options = b'\210\316\030\001'
+  _globals['_ORDER'].fields_by_name['shipping_note']._serialized_options = b'\342A\001\005\210\316\030\001\232\316\030\013Ring twice.'
   _globals['_ORDER'].fields_by_name['reason']._loaded_options = None
-  _globals['_ORDER'].fields_by_name['reason']._serialized_options = b'\200\001\001'
+  _globals['_ORDER'].fields_by_name['reason']._serialized_options = b'\200\001\001\342A\001\003\232\316\030\031Ordered twice by mistake.'
+  _globals['_ORDER'].fields_by_name['version']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['version']._serialized_options = b'\342A\001\003\232\316\030\0012'
+  _globals['_ORDER'].fields_by_name['created_at']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_ORDER'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_ORDER'].fields_by_name['history']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['history']._serialized_options = b'\342A\001\003'
+  _globals['_ORDER'].fields_by_name['etag']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_ORDERLINE'].fields_by_name['product_id']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['product_id']._serialized_options = b'\342A\001\005\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_ORDERLINE'].fields_by_name['sku']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['sku']._serialized_options = b'\342A\001\003\232\316\030\00685123A'
+  _globals['_ORDERLINE'].fields_by_name['name']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['name']._serialized_options = b'\342A\001\003\232\316\030\"White hanging heart T-light holder'
+  _globals['_ORDERLINE'].fields_by_name['quantity']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['quantity']._serialized_options = b'\342A\001\005\232\316\030\0012'
+  _globals['_ORDERLINE'].fields_by_name['unit_price']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['unit_price']._serialized_options = b'\342A\001\003'
+  _globals['_ORDERLINE'].fields_by_name['line_total']._loaded_options = None
+  _globals['_ORDERLINE'].fields_by_name['line_total']._serialized_options = b'\342A\001\003'
+  _globals['_ORDERTRANSITION'].fields_by_name['version']._loaded_options = None
+  _globals['_ORDERTRANSITION'].fields_by_name['version']._serialized_options = b'\342A\001\003\232\316\030\0012'
+  _globals['_ORDERTRANSITION'].fields_by_name['status']._loaded_options = None
+  _globals['_ORDERTRANSITION'].fields_by_name['status']._serialized_options = b'\342A\001\003\232\316\030\017pending_payment'
   _globals['_ORDERTRANSITION'].fields_by_name['reason']._loaded_options = None
-  _globals['_ORDERTRANSITION'].fields_by_name['reason']._serialized_options = b'\200\001\001'
-  _globals['_ORDER']._serialized_start=161
-  _globals['_ORDER']._serialized_end=672
-  _globals['_ORDER_STATUS']._serialized_start=577
-  _globals['_ORDER_STATUS']._serialized_end=672
-  _globals['_ORDERLINE']._serialized_start=675
-  _globals['_ORDERLINE']._serialized_end=843
-  _globals['_ORDERTRANSITION']._serialized_start=846
-  _globals['_ORDERTRANSITION']._serialized_end=1002
+  _globals['_ORDERTRANSITION'].fields_by_name['reason']._serialized_options = b'\200\001\001\342A\001\003\232\316\030\031Ordered twice by mistake.'
+  _globals['_ORDERTRANSITION'].fields_by_name['changed_at']._loaded_options = None
+  _globals['_ORDERTRANSITION'].fields_by_name['changed_at']._serialized_options = b'\342A\001\003'
+  _globals['_ORDER']._serialized_start=194
+  _globals['_ORDER']._serialized_end=926
+  _globals['_ORDER_STATUS']._serialized_start=831
+  _globals['_ORDER_STATUS']._serialized_end=926
+  _globals['_ORDERLINE']._serialized_start=929
+  _globals['_ORDERLINE']._serialized_end=1226
+  _globals['_ORDERTRANSITION']._serialized_start=1229
+  _globals['_ORDERTRANSITION']._serialized_end=1460
 # @@protoc_insertion_point(module_scope)

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.ordering.v1 import order_pb2 as protomesh_dot_ordering_dot_v1_dot_order__pb2
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protomesh/ordering/v1/order_service.proto\x12\x15protomesh.ordering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a!protomesh/ordering/v1/order.proto\x1a\x1cprotomesh/type/v1/page.proto\"\xf5\x01\n\x11PlaceOrderRequest\x12\xb8\x01\n\x05lines\x18\x01 \x03(\x0b\x32%.protomesh.ordering.v1.PlaceOrderLineB\x81\x01\xbaH~\x92\x01\x04\x08\x01\x10\x64\xba\x01t\n\x12lines.product_once\x12\'each product may stand in one line only\x1a\x35this.map(line, line.product_id.lowerAscii()).unique()\x12%\n\rshipping_note\x18\x02 \x01(\tB\x0e\xbaH\x07r\x05\xb8\xd4\x18\xf4\x03\x88\xce\x18\x01\"N\n\x0ePlaceOrderLine\x12\x1d\n\nproduct_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\"(\n\x0fGetOrderRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xa0\x01\n\x11ListOrdersRequest\x12=\n\x06status\x18\x01 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x04page\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"k\n\x12ListOrdersResponse\x12*\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1c.protomesh.ordering.v1.Order\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\xc0\x01\n\x14ListAllOrdersRequest\x12=\n\x06status\x18\x01 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1b\n\x08\x62uyer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\x17\n\x04page\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"n\n\x15ListAllOrdersResponse\x12*\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1c.protomesh.ordering.v1.Order\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"J\n\x12\x43\x61ncelOrderRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1d\n\x06reason\x18\x02 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\"*\n\x11WatchOrderRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x32\xcc\x08\n\x0cOrderService\x12\x81\x02\n\nPlaceOrder\x12(.protomesh.ordering.v1.PlaceOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"\xaa\x01\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x0corders.place\x12\x08\x63ustomer\x12\x05staff\xd2\xc1\x18\x02\x08\x14\xe2\xc1\x18\x07\x12\x05\x08\xd8\x04\x10\x02\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18K\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\n\x15ORDER_TOTAL_TOO_LARGE\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\xab\x01\n\x08GetOrder\x12&.protomesh.ordering.v1.GetOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"Y\x90\x02\x01\xca\xc1\x18&*$\n\x08\x62uyer_id\x12\x18\n\x0forders.read_all\x12\x05staff\x92\xc2\x18\x11\n\x0fORDER_NOT_FOUND\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/orders/{id}\x12~\n\nListOrders\x12(.protomesh.ordering.v1.ListOrdersRequest\x1a).protomesh.ordering.v1.ListOrdersResponse\"\x1b\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\xa3\x01\n\rListAllOrders\x12+.protomesh.ordering.v1.ListAllOrdersRequest\x1a,.protomesh.ordering.v1.ListAllOrdersResponse\"7\x90\x02\x01\xca\xc1\x18\x1a\x1a\x18\n\x0forders.read_all\x12\x05staff\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/orders:all\x12\xb6\x01\n\x0b\x43\x61ncelOrder\x12).protomesh.ordering.v1.CancelOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"^\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x80\xc2\x18\x03\x92\xc2\x18(\n\x0fORDER_NOT_FOUND\n\x15ORDER_NOT_CANCELLABLE\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orders/{id}:cancel:\x01*\x12\x9a\x01\n\nWatchOrder\x12(.protomesh.ordering.v1.WatchOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"B\x90\x02\x01\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x03\x08\xac\x02\x92\xc2\x18\x11\n\x0fORDER_NOT_FOUND\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{id}:watch0\x01\x1a\x0e\xaa\xbb\x18\n\n\x08orderingb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)protomesh/ordering/v1/order_service.proto\x12\x15protomesh.ordering.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a!protomesh/ordering/v1/order.proto\x1a\x1cprotomesh/type/v1/page.proto\"\x8c\x02\n\x11PlaceOrderRequest\x12\xbc\x01\n\x05lines\x18\x01 \x03(\x0b\x32%.protomesh.ordering.v1.PlaceOrderLineB\x85\x01\xe2\x41\x01\x02\xbaH~\x92\x01\x04\x08\x01\x10\x64\xba\x01t\n\x12lines.product_once\x12\'each product may stand in one line only\x1a\x35this.map(line, line.product_id.lowerAscii()).unique()\x12\x38\n\rshipping_note\x18\x02 \x01(\tB!\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\xf4\x03\x88\xce\x18\x01\x9a\xce\x18\x0bRing twice.\"[\n\x0ePlaceOrderLine\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12&\n\x08quantity\x18\x02 \x01(\x05\x42\x14\xe2\x41\x01\x02\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x9a\xce\x18\x01\x32\",\n\x0fGetOrderRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xc3\x01\n\x11ListOrdersRequest\x12T\n\x06status\x18\x01 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x1f\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x0fpending_payment\x12\x1b\n\x04page\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x04 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"k\n\x12ListOrdersResponse\x12*\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1c.protomesh.ordering.v1.Order\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\xe7\x01\n\x14ListAllOrdersRequest\x12T\n\x06status\x18\x01 \x01(\x0e\x32#.protomesh.ordering.v1.Order.StatusB\x1f\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x0fpending_payment\x12\x1f\n\x08\x62uyer_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01\x12\x1b\n\x04page\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x04 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x05 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"n\n\x15ListAllOrdersResponse\x12*\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1c.protomesh.ordering.v1.Order\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"o\n\x12\x43\x61ncelOrderRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12>\n\x06reason\x18\x02 \x01(\tB.\x80\x01\x01\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\x19Ordered twice by mistake.\".\n\x11WatchOrderRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x32\xcc\x08\n\x0cOrderService\x12\x81\x02\n\nPlaceOrder\x12(.protomesh.ordering.v1.PlaceOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"\xaa\x01\x90\x02\x02\xca\xc1\x18!\x1a\x1f\n\x0corders.place\x12\x08\x63ustomer\x12\x05staff\xd2\xc1\x18\x02\x08\x14\xe2\xc1\x18\x07\x12\x05\x08\xd8\x04\x10\x02\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18K\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\n\x15ORDER_TOTAL_TOO_LARGE\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\xab\x01\n\x08GetOrder\x12&.protomesh.ordering.v1.GetOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"Y\x90\x02\x01\xca\xc1\x18&*$\n\x08\x62uyer_id\x12\x18\n\x0forders.read_all\x12\x05staff\x92\xc2\x18\x11\n\x0fORDER_NOT_FOUND\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/orders/{id}\x12~\n\nListOrders\x12(.protomesh.ordering.v1.ListOrdersRequest\x1a).protomesh.ordering.v1.ListOrdersResponse\"\x1b\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\xa3\x01\n\rListAllOrders\x12+.protomesh.ordering.v1.ListAllOrdersRequest\x1a,.protomesh.ordering.v1.ListAllOrdersResponse\"7\x90\x02\x01\xca\xc1\x18\x1a\x1a\x18\n\x0forders.read_all\x12\x05staff\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/orders:all\x12\xb6\x01\n\x0b\x43\x61ncelOrder\x12).protomesh.ordering.v1.CancelOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"^\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x80\xc2\x18\x03\x92\xc2\x18(\n\x0fORDER_NOT_FOUND\n\x15ORDER_NOT_CANCELLABLE\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orders/{id}:cancel:\x01*\x12\x9a\x01\n\nWatchOrder\x12(.protomesh.ordering.v1.WatchOrderRequest\x1a\x1c.protomesh.ordering.v1.Order\"B\x90\x02\x01\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x03\x08\xac\x02\x92\xc2\x18\x11\n\x0fORDER_NOT_FOUND\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{id}:watch0\x01\x1a\x0e\xaa\xbb\x18\n\n\x08orderingb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,39 +39,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.ordering.v1.order
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._loaded_options = None
-  _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\272H~\222\001\004\010\001\020d\272\001t\n\022lines.product_once\022\'each product may stand in one line only\0325this.map(line, line.product_id.lowerAscii()).unique()'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002\272H~\222\001\004\010\001\020d\272\001t\n\022lines.product_once\022\'each product may stand in one line only\0325this.map(line, line.product_id.lowerAscii()).unique()'
   _globals['_PLACEORDERREQUEST'].fields_by_name['shipping_note']._loaded_options = None
-  _globals['_PLACEORDERREQUEST'].fields_by_name['shipping_note']._serialized_options = b'\272H\007r\005\270\324\030\364\003\210\316\030\001'
+  _globals['_PLACEORDERREQUEST'].fields_by_name['shipping_note']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\364\003\210\316\030\001\232\316\030\013Ring twice.'
   _globals['_PLACEORDERLINE'].fields_by_name['product_id']._loaded_options = None
-  _globals['_PLACEORDERLINE'].fields_by_name['product_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_PLACEORDERLINE'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_PLACEORDERLINE'].fields_by_name['quantity']._loaded_options = None
-  _globals['_PLACEORDERLINE'].fields_by_name['quantity']._serialized_options = b'\272H\010\032\006\030\240\215\006(\001'
+  _globals['_PLACEORDERLINE'].fields_by_name['quantity']._serialized_options = b'\342A\001\002\272H\010\032\006\030\240\215\006(\001\232\316\030\0012'
   _globals['_GETORDERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETORDERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\017pending_payment'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTORDERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTORDERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_LISTALLORDERSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTALLORDERSREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTALLORDERSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\017pending_payment'
   _globals['_LISTALLORDERSREQUEST'].fields_by_name['buyer_id']._loaded_options = None
-  _globals['_LISTALLORDERSREQUEST'].fields_by_name['buyer_id']._serialized_options = b'\272H\006r\004\320\324\030\001'
+  _globals['_LISTALLORDERSREQUEST'].fields_by_name['buyer_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_LISTALLORDERSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTALLORDERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTALLORDERSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTALLORDERSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTALLORDERSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTALLORDERSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTALLORDERSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTALLORDERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTALLORDERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_CANCELORDERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_CANCELORDERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_CANCELORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_CANCELORDERREQUEST'].fields_by_name['reason']._loaded_options = None
-  _globals['_CANCELORDERREQUEST'].fields_by_name['reason']._serialized_options = b'\200\001\001\272H\007r\005\250\324\030\310\001'
+  _globals['_CANCELORDERREQUEST'].fields_by_name['reason']._serialized_options = b'\200\001\001\342A\001\001\272H\007r\005\250\324\030\310\001\232\316\030\031Ordered twice by mistake.'
   _globals['_WATCHORDERREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_WATCHORDERREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_WATCHORDERREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ORDERSERVICE']._loaded_options = None
   _globals['_ORDERSERVICE']._serialized_options = b'\252\273\030\n\n\010ordering'
   _globals['_ORDERSERVICE'].methods_by_name['PlaceOrder']._loaded_options = None
@@ -85,24 +86,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\312\301\030\002\020\001\370\301\030\001\200\302\030\003\222\302\030(\n\017ORDER_NOT_FOUND\n\025ORDER_NOT_CANCELLABLE\202\323\344\223\002\033\"\026/v1/orders/{id}:cancel:\001*'
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\312\301\030\002\020\001\322\301\030\003\010\254\002\222\302\030\021\n\017ORDER_NOT_FOUND\202\323\344\223\002\027\022\025/v1/orders/{id}:watch'
-  _globals['_PLACEORDERREQUEST']._serialized_start=263
-  _globals['_PLACEORDERREQUEST']._serialized_end=508
-  _globals['_PLACEORDERLINE']._serialized_start=510
-  _globals['_PLACEORDERLINE']._serialized_end=588
-  _globals['_GETORDERREQUEST']._serialized_start=590
-  _globals['_GETORDERREQUEST']._serialized_end=630
-  _globals['_LISTORDERSREQUEST']._serialized_start=633
-  _globals['_LISTORDERSREQUEST']._serialized_end=793
-  _globals['_LISTORDERSRESPONSE']._serialized_start=795
-  _globals['_LISTORDERSRESPONSE']._serialized_end=902
-  _globals['_LISTALLORDERSREQUEST']._serialized_start=905
-  _globals['_LISTALLORDERSREQUEST']._serialized_end=1097
-  _globals['_LISTALLORDERSRESPONSE']._serialized_start=1099
-  _globals['_LISTALLORDERSRESPONSE']._serialized_end=1209
-  _globals['_CANCELORDERREQUEST']._serialized_start=1211
-  _globals['_CANCELORDERREQUEST']._serialized_end=1285
-  _globals['_WATCHORDERREQUEST']._serialized_start=1287
-  _globals['_WATCHORDERREQUEST']._serialized_end=1329
-  _globals['_ORDERSERVICE']._serialized_start=1332
-  _globals['_ORDERSERVICE']._serialized_end=2432
+  _globals['_PLACEORDERREQUEST']._serialized_start=296
+  _globals['_PLACEORDERREQUEST']._serialized_end=564
+  _globals['_PLACEORDERLINE']._serialized_start=566
+  _globals['_PLACEORDERLINE']._serialized_end=657
+  _globals['_GETORDERREQUEST']._serialized_start=659
+  _globals['_GETORDERREQUEST']._serialized_end=703
+  _globals['_LISTORDERSREQUEST']._serialized_start=706
+  _globals['_LISTORDERSREQUEST']._serialized_end=901
+  _globals['_LISTORDERSRESPONSE']._serialized_start=903
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1010
+  _globals['_LISTALLORDERSREQUEST']._serialized_start=1013
+  _globals['_LISTALLORDERSREQUEST']._serialized_end=1244
+  _globals['_LISTALLORDERSRESPONSE']._serialized_start=1246
+  _globals['_LISTALLORDERSRESPONSE']._serialized_end=1356
+  _globals['_CANCELORDERREQUEST']._serialized_start=1358
+  _globals['_CANCELORDERREQUEST']._serialized_end=1469
+  _globals['_WATCHORDERREQUEST']._serialized_start=1471
+  _globals['_WATCHORDERREQUEST']._serialized_end=1517
+  _globals['_ORDERSERVICE']._serialized_start=1520
+  _globals['_ORDERSERVICE']._serialized_end=2620
 # @@protoc_insertion_point(module_scope)

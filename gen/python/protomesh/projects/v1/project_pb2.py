@@ -22,23 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.identity.v1 import user_pb2 as protomesh_dot_identity_dot_v1_dot_user__pb2
+from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/projects/v1/project.proto\x12\x15protomesh.projects.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a protomesh/identity/v1/user.proto\"\xd4\x02\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x35\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.Status\x12\x10\n\x08owner_id\x18\x05 \x01(\t\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"c\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07planned\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0b\n\x07on_hold\x10\x03\x12\r\n\tcompleted\x10\x04\x12\x0c\n\x08\x61rchived\x10\x05\"\x85\x02\n\rProjectMember\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x37\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.Role\x12-\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x04user\x18\x05 \x01(\x0b\x32$.protomesh.identity.v1.PublicProfile\"3\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05owner\x10\x01\x12\n\n\x06member\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protomesh/projects/v1/project.proto\x12\x15protomesh.projects.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\"\xfe\x03\n\x07Project\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x04name\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x02\x9a\xce\x18\x07Website\x12)\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x14\xe2\x41\x01\x01\x9a\xce\x18\x0cThe new one.\x12\x45\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x0e\xe2\x41\x01\x01\x9a\xce\x18\x06\x61\x63tive\x12>\n\x08owner_id\x18\x05 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x34\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x17\n\x04\x65tag\x18\x08 \x01(\tB\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x37\"c\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x0b\n\x07planned\x10\x01\x12\n\n\x06\x61\x63tive\x10\x02\x12\x0b\n\x07on_hold\x10\x03\x12\r\n\tcompleted\x10\x04\x12\x0c\n\x08\x61rchived\x10\x05\"\xfd\x02\n\rProjectMember\x12@\n\nproject_id\x18\x01 \x01(\tB,\xe2\x41\x01\x05\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12=\n\x07user_id\x18\x02 \x01(\tB,\xe2\x41\x01\x05\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12G\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.RoleB\x0e\xe2\x41\x01\x01\x9a\xce\x18\x06member\x12\x33\n\tjoined_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x38\n\x04user\x18\x05 \x01(\x0b\x32$.protomesh.identity.v1.PublicProfileB\x04\xe2\x41\x01\x03\"3\n\x04Role\x12\x14\n\x10role_unspecified\x10\x00\x12\t\n\x05owner\x10\x01\x12\n\n\x06member\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.projects.v1.project_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROJECT']._serialized_start=130
-  _globals['_PROJECT']._serialized_end=470
-  _globals['_PROJECT_STATUS']._serialized_start=371
-  _globals['_PROJECT_STATUS']._serialized_end=470
-  _globals['_PROJECTMEMBER']._serialized_start=473
-  _globals['_PROJECTMEMBER']._serialized_end=734
-  _globals['_PROJECTMEMBER_ROLE']._serialized_start=683
-  _globals['_PROJECTMEMBER_ROLE']._serialized_end=734
+  _globals['_PROJECT'].fields_by_name['id']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PROJECT'].fields_by_name['name']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['name']._serialized_options = b'\342A\001\002\232\316\030\007Website'
+  _globals['_PROJECT'].fields_by_name['description']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['description']._serialized_options = b'\342A\001\001\232\316\030\014The new one.'
+  _globals['_PROJECT'].fields_by_name['status']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['status']._serialized_options = b'\342A\001\001\232\316\030\006active'
+  _globals['_PROJECT'].fields_by_name['owner_id']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['owner_id']._serialized_options = b'\342A\001\003\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PROJECT'].fields_by_name['created_at']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
+  _globals['_PROJECT'].fields_by_name['updated_at']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['updated_at']._serialized_options = b'\342A\001\003'
+  _globals['_PROJECT'].fields_by_name['etag']._loaded_options = None
+  _globals['_PROJECT'].fields_by_name['etag']._serialized_options = b'\342A\001\003\232\316\030\0017'
+  _globals['_PROJECTMEMBER'].fields_by_name['project_id']._loaded_options = None
+  _globals['_PROJECTMEMBER'].fields_by_name['project_id']._serialized_options = b'\342A\001\005\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PROJECTMEMBER'].fields_by_name['user_id']._loaded_options = None
+  _globals['_PROJECTMEMBER'].fields_by_name['user_id']._serialized_options = b'\342A\001\005\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
+  _globals['_PROJECTMEMBER'].fields_by_name['role']._loaded_options = None
+  _globals['_PROJECTMEMBER'].fields_by_name['role']._serialized_options = b'\342A\001\001\232\316\030\006member'
+  _globals['_PROJECTMEMBER'].fields_by_name['joined_at']._loaded_options = None
+  _globals['_PROJECTMEMBER'].fields_by_name['joined_at']._serialized_options = b'\342A\001\003'
+  _globals['_PROJECTMEMBER'].fields_by_name['user']._loaded_options = None
+  _globals['_PROJECTMEMBER'].fields_by_name['user']._serialized_options = b'\342A\001\003'
+  _globals['_PROJECT']._serialized_start=199
+  _globals['_PROJECT']._serialized_end=709
+  _globals['_PROJECT_STATUS']._serialized_start=610
+  _globals['_PROJECT_STATUS']._serialized_end=709
+  _globals['_PROJECTMEMBER']._serialized_start=712
+  _globals['_PROJECTMEMBER']._serialized_end=1093
+  _globals['_PROJECTMEMBER_ROLE']._serialized_start=1042
+  _globals['_PROJECTMEMBER_ROLE']._serialized_end=1093
 # @@protoc_insertion_point(module_scope)

@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
@@ -31,7 +32,7 @@ from protomesh.projects.v1 import project_pb2 as protomesh_dot_projects_dot_v1_d
 from protomesh.type.v1 import page_pb2 as protomesh_dot_type_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/projects/v1/project_service.proto\x12\x15protomesh.projects.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a#protomesh/projects/v1/project.proto\x1a\x1cprotomesh/type/v1/page.proto\"\xbf\x01\n\x13ListProjectsRequest\x12?\n\x06status\x18\x01 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x06search\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18\x64\x12\x17\n\x04page\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"o\n\x14ListProjectsResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.projects.v1.Project\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\x92\x01\n\x14\x43reateProjectRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x12\x1f\n\x0b\x64\x65scription\x18\x02 \x01(\tB\n\xbaH\x07r\x05\xb8\xd4\x18\x88\'\x12?\n\x06status\x18\x03 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\"*\n\x11GetProjectRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xf7\x01\n\x14UpdateProjectRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1d\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01H\x00\x88\x01\x01\x12$\n\x0b\x64\x65scription\x18\x03 \x01(\tB\n\xbaH\x07r\x05\xb8\xd4\x18\x88\'H\x01\x88\x01\x01\x12\x46\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00H\x02\x88\x01\x01\x12\x17\n\x04\x65tag\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@B\x07\n\x05_nameB\x0e\n\x0c_descriptionB\t\n\x07_status\"F\n\x14\x44\x65leteProjectRequest\x12\x15\n\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xa8\xd4\x18@\"\x88\x01\n\x19ListProjectMembersRequest\x12\x1d\n\nproject_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x17\n\x04page\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x18\n\x05limit\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd8\xd4\x18\x01\"{\n\x1aListProjectMembersResponse\x12\x32\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32$.protomesh.projects.v1.ProjectMember\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\x97\x01\n\x17\x41\x64\x64ProjectMemberRequest\x12\x1d\n\nproject_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x41\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x9c\x01\n\x1aUpdateProjectMemberRequest\x12\x1d\n\nproject_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x43\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\"W\n\x1aRemoveProjectMemberRequest\x12\x1d\n\nproject_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xd4\x18\x01\x32\x84\x0e\n\x0eProjectService\x12\x86\x01\n\x0cListProjects\x12*.protomesh.projects.v1.ListProjectsRequest\x1a+.protomesh.projects.v1.ListProjectsResponse\"\x1d\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projects\x12\x87\x01\n\rCreateProject\x12+.protomesh.projects.v1.CreateProjectRequest\x1a\x1e.protomesh.projects.v1.Project\")\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf0\xc1\x18\xc9\x01\x80\xc2\x18\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/projects:\x01*\x12\x91\x01\n\nGetProject\x12(.protomesh.projects.v1.GetProjectRequest\x1a\x1e.protomesh.projects.v1.Project\"9\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x92\xc2\x18\x13\n\x11PROJECT_NOT_FOUND\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/projects/{id}\x12\xc1\x01\n\rUpdateProject\x12+.protomesh.projects.v1.UpdateProjectRequest\x1a\x1e.protomesh.projects.v1.Project\"c\x90\x02\x02\xca\xc1\x18\x02\x10\x01\x92\xc2\x18:\n\x11PROJECT_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x16\x1a\x11/v1/projects/{id}:\x01*\x12\xba\x01\n\rDeleteProject\x12+.protomesh.projects.v1.DeleteProjectRequest\x1a\x16.google.protobuf.Empty\"d\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18:\n\x11PROJECT_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x13*\x11/v1/projects/{id}\x12\xc4\x01\n\x12ListProjectMembers\x12\x30.protomesh.projects.v1.ListProjectMembersRequest\x1a\x31.protomesh.projects.v1.ListProjectMembersResponse\"I\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x92\xc2\x18\x13\n\x11PROJECT_NOT_FOUND\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/members\x12\xfb\x01\n\x10\x41\x64\x64ProjectMember\x12..protomesh.projects.v1.AddProjectMemberRequest\x1a$.protomesh.projects.v1.ProjectMember\"\x90\x01\xca\xc1\x18\x02\x10\x01\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x92\xc2\x18Q\n\x11PROJECT_NOT_FOUND\n\x15MEMBER_USER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rMEMBER_EXISTS\x82\xd3\xe4\x93\x02&\"!/v1/projects/{project_id}/members:\x01*\x12\x81\x02\n\x13UpdateProjectMember\x12\x31.protomesh.projects.v1.UpdateProjectMemberRequest\x1a$.protomesh.projects.v1.ProjectMember\"\x90\x01\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18I\n\x11PROJECT_NOT_FOUND\n\x10MEMBER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\x82\xd3\xe4\x93\x02\x30\x1a+/v1/projects/{project_id}/members/{user_id}:\x01*\x12\xf0\x01\n\x13RemoveProjectMember\x12\x31.protomesh.projects.v1.RemoveProjectMemberRequest\x1a\x16.google.protobuf.Empty\"\x8d\x01\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18I\n\x11PROJECT_NOT_FOUND\n\x10MEMBER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\x82\xd3\xe4\x93\x02-*+/v1/projects/{project_id}/members/{user_id}\x1a\x0e\xaa\xbb\x18\n\n\x08projectsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/projects/v1/project_service.proto\x12\x15protomesh.projects.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a#protomesh/projects/v1/project.proto\x1a\x1cprotomesh/type/v1/page.proto\"\xe5\x01\n\x13ListProjectsRequest\x12M\n\x06status\x18\x01 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x16\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x06\x61\x63tive\x12%\n\x06search\x18\x02 \x01(\tB\x15\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18\x64\x9a\xce\x18\x04site\x12\x1b\n\x04page\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x04 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x05 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"o\n\x14ListProjectsResponse\x12,\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\x1e.protomesh.projects.v1.Project\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\xc3\x01\n\x14\x43reateProjectRequest\x12\'\n\x04name\x18\x01 \x01(\tB\x19\xe2\x41\x01\x02\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x9a\xce\x18\x07Website\x12\x33\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x1e\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\x88\'\x9a\xce\x18\x0cThe new one.\x12M\n\x06status\x18\x03 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x16\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x06\x61\x63tive\".\n\x11GetProjectRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xb5\x02\n\x14UpdateProjectRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12,\n\x04name\x18\x02 \x01(\tB\x19\xe2\x41\x01\x01\xbaH\x07r\x05\xb0\xd4\x18\xc8\x01\x9a\xce\x18\x07WebsiteH\x00\x88\x01\x01\x12\x38\n\x0b\x64\x65scription\x18\x03 \x01(\tB\x1e\xe2\x41\x01\x01\xbaH\x07r\x05\xb8\xd4\x18\x88\'\x9a\xce\x18\x0cThe new one.H\x01\x88\x01\x01\x12T\n\x06status\x18\x04 \x01(\x0e\x32%.protomesh.projects.v1.Project.StatusB\x18\xe2\x41\x01\x01\xbaH\x07\x82\x01\x04\x10\x01 \x00\x9a\xce\x18\x06\x61\x63tiveH\x02\x88\x01\x01\x12 \n\x04\x65tag\x18\x05 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\x42\x07\n\x05_nameB\x0e\n\x0c_descriptionB\t\n\x07_status\"S\n\x14\x44\x65leteProjectRequest\x12\x19\n\x02id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12 \n\x04\x65tag\x18\x02 \x01(\tB\x12\xe2\x41\x01\x01\xbaH\x06r\x04\xa8\xd4\x18@\x9a\xce\x18\x01\x37\"\x98\x01\n\x19ListProjectMembersRequest\x12!\n\nproject_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1b\n\x04page\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xa8\xd4\x18\x01\x12\x1c\n\x05limit\x18\x03 \x01(\x05\x42\r\xe2\x41\x01\x01\xbaH\x06\x1a\x04\xb0\xd4\x18\x01\x12\x1d\n\x06\x63ursor\x18\x04 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd8\xd4\x18\x01\"{\n\x1aListProjectMembersResponse\x12\x32\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32$.protomesh.projects.v1.ProjectMember\x12)\n\x04meta\x18\x02 \x01(\x0b\x32\x1b.protomesh.type.v1.PageMeta\"\xad\x01\n\x17\x41\x64\x64ProjectMemberRequest\x12!\n\nproject_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1e\n\x07user_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12O\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.RoleB\x16\xe2\x41\x01\x01\xbaH\x05\x82\x01\x02\x10\x01\x9a\xce\x18\x06member\"\xb2\x01\n\x1aUpdateProjectMemberRequest\x12!\n\nproject_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1e\n\x07user_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12Q\n\x04role\x18\x03 \x01(\x0e\x32).protomesh.projects.v1.ProjectMember.RoleB\x18\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x9a\xce\x18\x06member\"_\n\x1aRemoveProjectMemberRequest\x12!\n\nproject_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\x1e\n\x07user_id\x18\x02 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x32\x84\x0e\n\x0eProjectService\x12\x86\x01\n\x0cListProjects\x12*.protomesh.projects.v1.ListProjectsRequest\x1a+.protomesh.projects.v1.ListProjectsResponse\"\x1d\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/projects\x12\x87\x01\n\rCreateProject\x12+.protomesh.projects.v1.CreateProjectRequest\x1a\x1e.protomesh.projects.v1.Project\")\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf0\xc1\x18\xc9\x01\x80\xc2\x18\x02\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/projects:\x01*\x12\x91\x01\n\nGetProject\x12(.protomesh.projects.v1.GetProjectRequest\x1a\x1e.protomesh.projects.v1.Project\"9\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x92\xc2\x18\x13\n\x11PROJECT_NOT_FOUND\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/projects/{id}\x12\xc1\x01\n\rUpdateProject\x12+.protomesh.projects.v1.UpdateProjectRequest\x1a\x1e.protomesh.projects.v1.Project\"c\x90\x02\x02\xca\xc1\x18\x02\x10\x01\x92\xc2\x18:\n\x11PROJECT_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x16\x1a\x11/v1/projects/{id}:\x01*\x12\xba\x01\n\rDeleteProject\x12+.protomesh.projects.v1.DeleteProjectRequest\x1a\x16.google.protobuf.Empty\"d\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18:\n\x11PROJECT_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rETAG_MISMATCH\x82\xd3\xe4\x93\x02\x13*\x11/v1/projects/{id}\x12\xc4\x01\n\x12ListProjectMembers\x12\x30.protomesh.projects.v1.ListProjectMembersRequest\x1a\x31.protomesh.projects.v1.ListProjectMembersResponse\"I\x90\x02\x01\xca\xc1\x18\x02\x10\x01\x92\xc2\x18\x13\n\x11PROJECT_NOT_FOUND\x82\xd3\xe4\x93\x02#\x12!/v1/projects/{project_id}/members\x12\xfb\x01\n\x10\x41\x64\x64ProjectMember\x12..protomesh.projects.v1.AddProjectMemberRequest\x1a$.protomesh.projects.v1.ProjectMember\"\x90\x01\xca\xc1\x18\x02\x10\x01\xf0\xc1\x18\xc9\x01\xf8\xc1\x18\x01\x92\xc2\x18Q\n\x11PROJECT_NOT_FOUND\n\x15MEMBER_USER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\rMEMBER_EXISTS\x82\xd3\xe4\x93\x02&\"!/v1/projects/{project_id}/members:\x01*\x12\x81\x02\n\x13UpdateProjectMember\x12\x31.protomesh.projects.v1.UpdateProjectMemberRequest\x1a$.protomesh.projects.v1.ProjectMember\"\x90\x01\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18I\n\x11PROJECT_NOT_FOUND\n\x10MEMBER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\x82\xd3\xe4\x93\x02\x30\x1a+/v1/projects/{project_id}/members/{user_id}:\x01*\x12\xf0\x01\n\x13RemoveProjectMember\x12\x31.protomesh.projects.v1.RemoveProjectMemberRequest\x1a\x16.google.protobuf.Empty\"\x8d\x01\x90\x02\x02\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x92\xc2\x18I\n\x11PROJECT_NOT_FOUND\n\x10MEMBER_NOT_FOUND\n\x16PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\x82\xd3\xe4\x93\x02-*+/v1/projects/{project_id}/members/{user_id}\x1a\x0e\xaa\xbb\x18\n\n\x08projectsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,61 +40,61 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.projects.v1.proje
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_LISTPROJECTSREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\006active'
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['search']._loaded_options = None
-  _globals['_LISTPROJECTSREQUEST'].fields_by_name['search']._serialized_options = b'\272H\006r\004\250\324\030d'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['search']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030d\232\316\030\004site'
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTPROJECTSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTPROJECTSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTPROJECTSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTPROJECTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTPROJECTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\007r\005\260\324\030\310\001'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\272H\007r\005\260\324\030\310\001\232\316\030\007Website'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_CREATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\007r\005\270\324\030\210\''
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\210\'\232\316\030\014The new one.'
   _globals['_CREATEPROJECTREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_CREATEPROJECTREQUEST'].fields_by_name['status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\006active'
   _globals['_GETPROJECTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_GETPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\007r\005\260\324\030\310\001'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\001\272H\007r\005\260\324\030\310\001\232\316\030\007Website'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['description']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\272H\007r\005\270\324\030\210\''
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['description']._serialized_options = b'\342A\001\001\272H\007r\005\270\324\030\210\'\232\316\030\014The new one.'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['status']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['status']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['status']._serialized_options = b'\342A\001\001\272H\007\202\001\004\020\001 \000\232\316\030\006active'
   _globals['_UPDATEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_UPDATEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_DELETEPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_DELETEPROJECTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_DELETEPROJECTREQUEST'].fields_by_name['etag']._loaded_options = None
-  _globals['_DELETEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\006r\004\250\324\030@'
+  _globals['_DELETEPROJECTREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\006r\004\250\324\030@\232\316\030\0017'
   _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['project_id']._loaded_options = None
-  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['project_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['page']._loaded_options = None
-  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['page']._serialized_options = b'\272H\006\032\004\250\324\030\001'
+  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['page']._serialized_options = b'\342A\001\001\272H\006\032\004\250\324\030\001'
   _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\006\032\004\260\324\030\001'
+  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\001\272H\006\032\004\260\324\030\001'
   _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['cursor']._loaded_options = None
-  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\330\324\030\001'
+  _globals['_LISTPROJECTMEMBERSREQUEST'].fields_by_name['cursor']._serialized_options = b'\342A\001\001\272H\006r\004\330\324\030\001'
   _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['project_id']._loaded_options = None
-  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
-  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_ADDPROJECTMEMBERREQUEST'].fields_by_name['role']._serialized_options = b'\342A\001\001\272H\005\202\001\002\020\001\232\316\030\006member'
   _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._loaded_options = None
-  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
-  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['role']._loaded_options = None
-  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
+  _globals['_UPDATEPROJECTMEMBERREQUEST'].fields_by_name['role']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000\232\316\030\006member'
   _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._loaded_options = None
-  _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['project_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._loaded_options = None
-  _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\006r\004\310\324\030\001'
+  _globals['_REMOVEPROJECTMEMBERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_PROJECTSERVICE']._loaded_options = None
   _globals['_PROJECTSERVICE']._serialized_options = b'\252\273\030\n\n\010projects'
   _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._loaded_options = None
@@ -114,28 +115,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECTSERVICE'].methods_by_name['UpdateProjectMember']._serialized_options = b'\220\002\002\312\301\030\002\020\001\370\301\030\001\222\302\030I\n\021PROJECT_NOT_FOUND\n\020MEMBER_NOT_FOUND\n\026PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\202\323\344\223\0020\032+/v1/projects/{project_id}/members/{user_id}:\001*'
   _globals['_PROJECTSERVICE'].methods_by_name['RemoveProjectMember']._loaded_options = None
   _globals['_PROJECTSERVICE'].methods_by_name['RemoveProjectMember']._serialized_options = b'\220\002\002\312\301\030\002\020\001\370\301\030\001\222\302\030I\n\021PROJECT_NOT_FOUND\n\020MEMBER_NOT_FOUND\n\026PROJECT_OWNER_REQUIRED\n\nLAST_OWNER\202\323\344\223\002-*+/v1/projects/{project_id}/members/{user_id}'
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=296
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=487
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=489
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=600
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=603
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=749
-  _globals['_GETPROJECTREQUEST']._serialized_start=751
-  _globals['_GETPROJECTREQUEST']._serialized_end=793
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=796
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1043
-  _globals['_DELETEPROJECTREQUEST']._serialized_start=1045
-  _globals['_DELETEPROJECTREQUEST']._serialized_end=1115
-  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_start=1118
-  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_end=1254
-  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_start=1256
-  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_end=1379
-  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_start=1382
-  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_end=1533
-  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_start=1536
-  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_end=1692
-  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_start=1694
-  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_end=1781
-  _globals['_PROJECTSERVICE']._serialized_start=1784
-  _globals['_PROJECTSERVICE']._serialized_end=3580
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=329
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=558
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=560
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=671
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=674
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=869
+  _globals['_GETPROJECTREQUEST']._serialized_start=871
+  _globals['_GETPROJECTREQUEST']._serialized_end=917
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=920
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1229
+  _globals['_DELETEPROJECTREQUEST']._serialized_start=1231
+  _globals['_DELETEPROJECTREQUEST']._serialized_end=1314
+  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_start=1317
+  _globals['_LISTPROJECTMEMBERSREQUEST']._serialized_end=1469
+  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_start=1471
+  _globals['_LISTPROJECTMEMBERSRESPONSE']._serialized_end=1594
+  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_start=1597
+  _globals['_ADDPROJECTMEMBERREQUEST']._serialized_end=1770
+  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_start=1773
+  _globals['_UPDATEPROJECTMEMBERREQUEST']._serialized_end=1951
+  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_start=1953
+  _globals['_REMOVEPROJECTMEMBERREQUEST']._serialized_end=2048
+  _globals['_PROJECTSERVICE']._serialized_start=2051
+  _globals['_PROJECTSERVICE']._serialized_end=3847
 # @@protoc_insertion_point(module_scope)
