@@ -97,7 +97,7 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        status = _complete(self._buffer)
+        status = complete(self._buffer)
         if status is None:
             return
         self._result.latencies.append(time.perf_counter() - self._sent)
@@ -119,7 +119,7 @@ class _Client(asyncio.Protocol):
         self._transport.write(self._requests())
 
 
-def _complete(buffer: bytearray) -> int | None:
+def complete(buffer: bytearray) -> int | None:
     """The status of the answer in the buffer; None while it is not complete."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:

@@ -36,11 +36,11 @@ class Settings(BaseSettings):
         "", repr=False, description="PostgreSQL URL of the service's own database; unset: it has none."
     )
     database_pool_size: int = Field(
-        12,
+        16,
         ge=3,
         le=200,
         description="Connections that the process has to its database at the most: a quarter for background work, "
-        "a sixth for idempotency keys, the rest for calls.",
+        "a quarter for idempotency keys, the rest for calls.",
     )
     nats_url: str = Field(
         "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."

@@ -15,9 +15,9 @@ current: ContextVar[Bulkhead] = ContextVar("bulkhead", default="calls")
 
 
 def shares(total: int) -> dict[Bulkhead, int]:
-    """How a process's connections are divided: a quarter for the background, a sixth for keys, at least one each."""
-    background, keys = max(1, total // 4), max(1, total // 6)
-    return {"calls": max(1, total - background - keys), "background": background, "keys": keys}
+    """How a process's connections are divided: a quarter for the background, one for keys, and at least one each."""
+    quarter = max(1, total // 4)
+    return {"calls": max(1, total - 2 * quarter), "background": quarter, "keys": quarter}
 
 
 class Bulkheads:

@@ -51,7 +51,7 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, name: str = "protomesh", pool_size: int = 12, cursor_secret: str = ""
+        self, url: str, *, name: str = "protomesh", pool_size: int = 16, cursor_secret: str = ""
     ) -> None:
         self.name = name
         self._url = url

@@ -22,7 +22,7 @@ _STOP_SECONDS = 0.05
 
 
 class PoolBusy(PoolTimeout):
-    """Every connection is lent, and none comes back soon enough: too much is asked of a database that works."""
+    """Others got the connections, and none comes back soon enough: too much is asked of a database that works."""
 
 
 class Pool:
@@ -34,7 +34,7 @@ class Pool:
 
     def __init__(self, url: str, *, name: str, size: int, options: str) -> None:
         self.size = size
-        self.lent = self.waiting = 0
+        self.lent = self.waiting = self._served = 0
         self.mean_seconds = 0.0
         self._pool = AsyncConnectionPool[Connection](
             url,
@@ -82,14 +82,16 @@ class Pool:
         if self.lent >= self.size and self._expected_wait() > CHECKOUT_SECONDS:
             raise PoolBusy
         self.waiting += 1
+        served = self._served
         try:
             connection = await self._pool.getconn(timeout=deadline - time.monotonic())
         except PoolTimeout:
-            if self.lent >= self.size:
+            if self.lent >= self.size or self._served > served:
                 raise PoolBusy from None
             raise
         finally:
             self.waiting -= 1
+        self._served += 1
         self.lent += 1
         connection.lender, connection.lent_at = self, time.monotonic()
         return connection

@@ -68,6 +68,17 @@ class EdgeSettings(BaseSettings):
     )
     address_burst: int = Field(1000, ge=1, description="Requests that one address may send at once.")
     maximum_connections: int = Field(10_000, ge=1, description="Client connections that are open at once.")
+    maximum_requests: int = Field(
+        128,
+        ge=1,
+        description="Requests that one service has at once from one edge; one more is 429. "
+        "As many as it surely finishes in time.",
+    )
+    maximum_long_requests: int = Field(
+        1536,
+        ge=1,
+        description="The same for streams, and for RPCs whose contract gives them more than 2 s.",
+    )
     maximum_heap_bytes: int = Field(
         512 * 1024 * 1024, ge=64 * 1024 * 1024, description="Memory from which Envoy sheds load, in bytes."
     )
@@ -150,6 +161,8 @@ def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: s
         "load_assignment": _assignment(deployable, target) if by_dns else None,
         "directory": str(directory),
         "trust_domain": settings.trust_domain,
+        "maximum_requests": settings.maximum_requests,
+        "maximum_long_requests": settings.maximum_long_requests,
     }
     return placeholders.fill(yaml.safe_load((ROOT / "envoy/cluster.yaml").read_text()), values)
 

@@ -86,7 +86,7 @@ class Wiring:
             "metrics_port": str(worker.metrics_port),
             "instance": worker.name,
             "database_url": self.database_urls.get(worker.service, ""),
-            "database_pool_size": str(max(3, min(12, CONNECTIONS // max(1, count)))),
+            "database_pool_size": str(max(3, min(16, CONNECTIONS // max(1, count)))),
             "nats_url": self.parts.nats_url,
             "valkey_url": self.parts.valkey_url,
             "objects_url": self.parts.objects_url,

@@ -89,6 +89,19 @@ async def test_a_service_that_falls_silent_is_a_deadline_exceeded(
             await server.stop(None)
 
 
+async def test_a_bare_deadline_of_a_server_is_told_in_full(stand: EdgeStand) -> None:
+    """As gRPC says it by itself when a server does not come to it in time."""
+
+    async def late(request: Any, context: Context) -> None:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    stand.upstream.answers["/protomesh.ordering.v1.OrderService/GetOrder"] = late
+    response = await stand.http.get(f"/v1/orders/{ID}", headers=stand.bearer())
+    assert response.status_code == 504
+    assert response.json()["details"][0]["reason"] == "DEADLINE_EXCEEDED"
+    assert "grpc-status" not in response.headers
+
+
 async def natively(stand: EdgeStand) -> grpc.aio.AioRpcError:
     """The error of a native call that says nothing of a deadline."""
     target, token = f"127.0.0.1:{stand.settings.port}", stand.bearer()["authorization"]

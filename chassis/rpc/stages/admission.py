@@ -11,10 +11,10 @@ from chassis.core.errors import overloaded
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
 
-# A call that took more than this part of its contract's time was late: there is still time for its caller, but the
-# queue behind it grows.
-_IN_TIME = 0.25
-# What a late call leaves of the limit, and how much a call in time adds, as a share of one: TCP's way of finding out.
+# A call that took more than this part of its contract's time, or that many seconds, was late: there is still time for
+# its caller, but the queue behind it grows.
+_IN_TIME, _LONGEST_IN_TIME_SECONDS = 0.25, 2.0
+# What a late call leaves of the limit at the most, and how much a call in time adds to it, divided by it.
 _DECREASE = 0.9
 _INCREASE = 4.0
 # However late calls are, so many of an RPC run at once: one that is slow by nature is not overloaded.
@@ -75,7 +75,7 @@ class _Calls:
 
     def __init__(self, budget: _Budget, timeout: float) -> None:
         self._budget = budget
-        self._in_time = timeout * _IN_TIME
+        self._in_time = min(timeout * _IN_TIME, _LONGEST_IN_TIME_SECONDS)
         self._limit = float(budget.limit)
         self._running = 0
         self._shrunk_at = 0.0
@@ -92,14 +92,15 @@ class _Calls:
         running = self._running
         self._running -= 1
         self._budget.running -= 1
-        now = time.monotonic()
-        if now - call.arrived > self._in_time or call.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self._shrink(call, running, now)
+        took = time.monotonic() - call.arrived
+        if took > self._in_time or call.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._shrink(call, running, took)
         elif running * 2 > self._limit:
             self._limit = min(self._budget.limit, self._limit + _INCREASE / self._limit)
 
-    def _shrink(self, call: Call, running: int, now: float) -> None:
-        """Once for all calls that were taken on before: they cannot know of it."""
+    def _shrink(self, call: Call, running: int, took: float) -> None:
+        """To as many as would have been in time at this pace; once for all calls that were taken on before."""
         if call.arrived > self._shrunk_at:
-            self._limit = max(_LEAST, min(self._limit, running) * _DECREASE)
-            self._shrunk_at = now
+            pace = min(_DECREASE, self._in_time / took)
+            self._limit = max(_LEAST, min(self._limit, running) * pace)
+            self._shrunk_at = call.arrived + took

@@ -38,6 +38,7 @@ class LocalError(TypedDict):
     details: NotRequired[str]
     answer: NotRequired[int]
     retry: NotRequired[bool]
+    retry_after: NotRequired[int]
 
 
 def load(path: Path) -> list[LocalError]:
@@ -52,12 +53,15 @@ def mappers(errors: list[LocalError]) -> list[dict[str, Any]]:
 
 
 def _grpc_mapper(error: LocalError) -> dict[str, Any]:
-    details = {"key": "grpc-status-details-bin", "value": _status_header(error)}
+    headers = {"grpc-status-details-bin": _status_header(error), **_retry_header(error)}
+    if "retry_after" in error:
+        # Envoy would make UNAVAILABLE of it, which clients send again at once.
+        headers["grpc-status"] = str(code_pb2.Code.Value(error["code"]))
     return {
         "filter": {"and_filter": {"filters": [*_NATIVE_GRPC, *_conditions(error)]}},
         **_answer(error),
         "body_format_override": {"text_format_source": {"inline_string": _fixed_message(error)}},
-        "headers_to_add": [{"header": details, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "headers_to_add": _headers(headers),
     }
 
 
@@ -67,7 +71,19 @@ def _json_mapper(error: LocalError) -> dict[str, Any]:
         "filter": {"and_filter": {"filters": conditions}} if len(conditions) > 1 else conditions[0],
         **_answer(error),
         "body_format_override": {"json_format": _json_body(error), "content_type": "application/json"},
+        **({"headers_to_add": _headers(_retry_header(error))} if "retry_after" in error else {}),
     }
+
+
+def _headers(values: dict[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for key, value in values.items()
+    ]
+
+
+def _retry_header(error: LocalError) -> dict[str, str]:
+    return {"retry-after": str(error["retry_after"])} if "retry_after" in error else {}
 
 
 def _answer(error: LocalError) -> dict[str, Any]:
@@ -104,8 +120,9 @@ def _json_body(error: LocalError) -> dict[str, Any]:
     details: list[dict[str, Any]] = [
         {"@type": f"{TYPE}google.rpc.ErrorInfo", "reason": error["reason"], "domain": DOMAIN, "metadata": {}}
     ]
-    if error.get("retry"):
-        details.append({"@type": f"{TYPE}google.rpc.RetryInfo", "retry_delay": "%RESP(RETRY-AFTER)%s"})
+    if "retry_after" in error or error.get("retry"):
+        seconds = error.get("retry_after", "%RESP(RETRY-AFTER)%")
+        details.append({"@type": f"{TYPE}google.rpc.RetryInfo", "retry_delay": f"{seconds}s"})
     return {"code": code_pb2.Code.Value(error["code"]), "message": error["message"], "details": details}
 
 
@@ -118,6 +135,7 @@ def _status_header(error: LocalError) -> str:
     code = _GRPC_CODES.get(error.get("answer", error["status"]), code_pb2.UNKNOWN)
     status = status_pb2.Status(code=code, message=_fixed_message(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error["reason"], domain=DOMAIN))
-    if error.get("retry"):
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1)))
+    if "retry_after" in error or error.get("retry"):
+        delay = Duration(seconds=error.get("retry_after", 1))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return base64.b64encode(status.SerializeToString(deterministic=True)).decode().rstrip("=")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, HttpBinding, MethodContract
+from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_TIMEOUT, HttpBinding, MethodContract
 from meshctl.build.gen import envoy_bodies
 
 TYPE = "type.googleapis.com/envoy.extensions.filters.http."
@@ -107,12 +107,18 @@ def _upstream(method: MethodContract, *, whole_life: bool) -> dict[str, Any]:
     life = {"max_stream_duration": patience, "grpc_timeout_header_max": patience}
     return {
         "cluster": method.deployable,
+        # Priorities only tell the two budgets of a cluster apart: short calls, and what may take long.
+        **({"priority": "HIGH"} if _takes_long(method) else {}),
         "timeout": "0s" if whole_life else patience,
         **({"max_stream_duration": life} if whole_life else {}),
         **({"idle_timeout": patience} if _streams(method) else {}),
         **({"retry_policy": RETRY_READ} if method.idempotency_level == "no_side_effects" else {}),
         **({"rate_limits": limits} if (limits := _rate_limits(method)) else {}),
     }
+
+
+def _takes_long(method: MethodContract) -> bool:
+    return _streams(method) or method.timeout > DEFAULT_TIMEOUT
 
 
 def _streams(method: MethodContract) -> bool:

@@ -1,0 +1,203 @@
+"""Overload: what is still done in time when more is asked than the mesh can do, and what the others are told.
+
+`python -m bench.overload` measures reads and orders: first the most that is done for a crowd that waits for its
+answers, then what is done when as much, twice and three times as much is asked whether or not there were answers, then
+how soon all is well again.
+"""
+
+import asyncio
+import itertools
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, cast
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from bench import http_load, mesh
+
+CROWD, CLIENTS = 32, 800
+# An answer that comes later is one that nobody waits for any more.
+PATIENCE = {"reads": 2.0, "orders": 10.0}
+_REASON = re.compile(rb'"reason": ?"(\w+)"')
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a run saw: for each answer when it came, its status, and how long it took."""
+
+    answers: list[tuple[float, int, float]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    asked: int = 0
+
+    def good(self, patience: float) -> list[float]:
+        """How long those took that were answered in time."""
+        return [took for _, status, took in self.answers if status < 300 and took <= patience]
+
+    def refused(self) -> list[float]:
+        return [took for _, status, took in self.answers if status == 429]
+
+
+class _Client(asyncio.Protocol):
+    """Sends a request each time that it is told to, unless it still waits for an answer."""
+
+    def __init__(self, requests: Callable[[], bytes], seen: Seen) -> None:
+        self._requests, self._seen = requests, seen
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        status = http_load.complete(self._buffer)
+        if status is not None:
+            now = time.perf_counter()
+            self._seen.answers.append((now, status, now - self._sent))
+            self._seen.reasons[f"{status} {_reason(self._buffer)}".strip()] += 1
+            self._buffer.clear()
+            self._sent = 0.0
+
+    def ask(self) -> None:
+        if self._transport is not None and not self._sent:
+            self._seen.asked += 1
+            self._sent = time.perf_counter()
+            self._transport.write(self._requests())
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def offer(url: str, requests: Callable[[], bytes], *, per_second: float, seconds: float) -> Seen:
+    """Asks at a rate, from many connections, whether or not there are answers."""
+    seen, parts, loop = Seen(), urlsplit(url), asyncio.get_running_loop()
+    clients = [_Client(requests, seen) for _ in range(CLIENTS)]
+    for client in clients:
+        await loop.create_connection(
+            partial(_itself, client), parts.hostname or "127.0.0.1", parts.port or 80
+        )
+    turns = itertools.cycle(clients)
+    began, asked = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        for _ in range(int(elapsed * per_second) - asked):
+            next(turns).ask()
+            asked += 1
+        await asyncio.sleep(0.002)
+    for client in clients:
+        client.close()
+    return seen
+
+
+def _itself(client: _Client) -> _Client:
+    return client
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of load: what is asked, and how long somebody waits for it."""
+
+    name: str
+    url: str
+    requests: Callable[[], bytes]
+
+    @property
+    def patience(self) -> float:
+        return PATIENCE[self.name]
+
+
+def kinds(running: mesh.BenchMesh) -> list[Kind]:
+    reads = itertools.cycle(
+        http_load.request_bytes("GET", f"{running.edge_url}/v1/products/{product}")
+        for product in running.product_ids[:200]
+    )
+    buyers, products = itertools.cycle(running.tokens), itertools.cycle(running.product_ids)
+
+    def order() -> bytes:
+        headers = {"authorization": f"Bearer {next(buyers)}", "idempotency-key": str(uuid4())}
+        body = f'{{"lines":[{{"product_id":"{next(products)}","quantity":1}}]}}'.encode()
+        return http_load.request_bytes("POST", f"{running.edge_url}/v1/orders", headers=headers, body=body)
+
+    return [
+        Kind("reads", running.edge_url, partial(next, reads)),
+        Kind("orders", running.edge_url, order),
+    ]
+
+
+async def measure(kind: Kind, table: Table, seconds: float) -> None:
+    """Adds the rows of one kind of load."""
+    await http_load.load(kind.url, kind.requests, connections=CROWD, seconds=2)
+    crowd = await http_load.load(kind.url, kind.requests, connections=CROWD, seconds=seconds)
+    peak = crowd.requests_per_second
+    table.add_row(
+        kind.name, "peak", f"{peak:.0f}/s", "1.00", _percentiles(crowd.latencies), "", _told(crowd.statuses)
+    )
+    for times in (1, 2, 3):
+        seen = await offer(kind.url, kind.requests, per_second=times * peak, seconds=seconds)
+        good = seen.good(kind.patience)
+        table.add_row(
+            kind.name,
+            f"{times} x",
+            f"{len(good) / seconds:.0f}/s",
+            f"{len(good) / seconds / peak:.2f}",
+            _percentiles(good),
+            _percentiles(seen.refused()),
+            _told(seen.reasons),
+        )
+    began = time.perf_counter()
+    after = await offer(kind.url, kind.requests, per_second=peak / 3, seconds=4)
+    good, well = after.good(kind.patience), f"well in {_well(after, began):.2f} s"
+    table.add_row(kind.name, "after", "", "", _percentiles(good), well, _told(after.reasons))
+
+
+def _well(seen: Seen, began: float) -> float:
+    """Seconds until the last answer that was no good."""
+    return max((at - began for at, status, _ in seen.answers if status >= 300), default=0.0)
+
+
+def _reason(answer: bytearray) -> str:
+    found = _REASON.search(answer)
+    return found[1].decode() if found else ""
+
+
+def _told(answers: Mapping[Any, int]) -> str:
+    return ", ".join(f"{answer}: {count}" for answer, count in sorted(answers.items()))
+
+
+def _percentiles(took: list[float]) -> str:
+    ranked = sorted(took)
+    return "/".join(f"{ranked[int(len(ranked) * part)] * 1e3:.0f}" for part in (0.5, 0.99)) if ranked else ""
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="Seconds of each step.")] = 5.0,
+    workers: Annotated[int, typer.Option(help="Workers of each service.")] = 1,
+    only: Annotated[str, typer.Option(help="`reads` or `orders`; both unless named.")] = "",
+) -> None:
+    """Measures, and prints what is done in time as a share of the peak."""
+    os.environ["PROTOMESH_RATE_LIMIT_MULTIPLIER"] = "1000"
+    table = Table("load", "asked", "done in time", "of peak", "p50/p99 ms", "refused p50/p99 ms", "statuses")
+    with mesh.running(workers) as running:
+        for kind in kinds(running):
+            if only and kind.name != only:
+                continue
+            uvloop.run(measure(kind, table, seconds))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,104 @@
+"""A service that has as many requests as it finishes in time gets no more from the edge, and the client is told so."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from protomesh.ordering.v1.order_pb2 import Order
+from protomesh.ordering.v1.order_service_pb2 import GetOrderRequest
+from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
+
+from chassis.core import errors
+from tests.edge_stand import Context, EdgeStand, edge_stand
+
+ID = "0198f2a0-0000-7000-8000-000000000001"
+GET, PLACE = (f"/protomesh.ordering.v1.OrderService/{name}" for name in ("GetOrder", "PlaceOrder"))
+ROOM = 3
+
+
+class Counter:
+    """An RPC that answers when it is let, and knows how many wait for that."""
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._changed = asyncio.Condition()
+        self._open = asyncio.Event()
+
+    async def __call__(self, request: Any, context: Context) -> Any:
+        async with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+        await self._open.wait()
+        return Order(id=ID)
+
+    async def reached(self, number: int) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self._waiting >= number)
+
+    def let(self) -> None:
+        self._open.set()
+
+
+@asynccontextmanager
+async def full(directory: Path, certificates: Path, rpc: str) -> AsyncIterator[tuple[EdgeStand, Counter]]:
+    """An edge before a service that has all the requests of that RPC that it may have."""
+    async with edge_stand(
+        directory, certificates, maximum_requests=ROOM, maximum_long_requests=ROOM
+    ) as stand:
+        counter = Counter()
+        stand.upstream.answers[rpc] = counter
+        waiting = [asyncio.ensure_future(ask(stand, rpc)) for _ in range(ROOM)]
+        await counter.reached(ROOM)
+        try:
+            yield stand, counter
+        finally:
+            counter.let()
+            answers = await asyncio.gather(*waiting)
+        assert {answer.status_code for answer in answers} <= {200, 201}
+
+
+async def ask(stand: EdgeStand, rpc: str) -> httpx.Response:
+    if rpc == GET:
+        return await stand.http.get(f"/v1/orders/{ID}", headers=stand.bearer())
+    headers = {**stand.bearer(), "idempotency-key": "0123456789abcdef"}
+    return await stand.http.post("/v1/orders", json={}, headers=headers)
+
+
+async def test_one_request_too_many_is_told_to_come_back(tmp_path: Path, edge_certificates: Path) -> None:
+    async with full(tmp_path, edge_certificates, GET) as (stand, counter):
+        refused = await ask(stand, GET)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        body = refused.json()
+        assert body["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+        assert [detail.get("reason") or detail["retry_delay"] for detail in body["details"]] == [
+            "OVERLOADED",
+            "1s",
+        ]
+        counter.let()
+        await stand.eventually(200, f"/v1/orders/{ID}", seconds=5)
+
+
+async def test_a_grpc_client_is_told_in_the_same_words(tmp_path: Path, edge_certificates: Path) -> None:
+    async with full(tmp_path, edge_certificates, GET) as (stand, _):
+        target = f"127.0.0.1:{stand.settings.port}"
+        async with grpc.aio.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+            metadata = (("authorization", stand.bearer()["authorization"]),)
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await OrderServiceStub(channel).GetOrder(GetOrderRequest(id=ID), metadata=metadata)
+    refused = errors.from_rpc(raised.value)
+    assert (raised.value.code(), refused.code) == (grpc.StatusCode.RESOURCE_EXHAUSTED,) * 2
+    assert (refused.reason, refused.retry_after) == ("OVERLOADED", 1)
+
+
+@pytest.mark.parametrize(("busy", "free"), [(GET, PLACE), (PLACE, GET)])
+async def test_short_calls_and_long_ones_leave_each_other_their_room(
+    tmp_path: Path, edge_certificates: Path, busy: str, free: str
+) -> None:
+    async with full(tmp_path, edge_certificates, busy) as (stand, _):
+        assert (await ask(stand, busy)).status_code == 429
+        assert (await ask(stand, free)).status_code in (200, 201)
