@@ -1,13 +1,14 @@
 """What runs in a process of a service besides its server, by the role of the process."""
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from functools import partial
 
 from google.protobuf.message import Message
 
 from chassis.core.settings import Settings
 from chassis.core.tasks import Worker
-from chassis.data import bulkheads, idempotency_keys, retention
+from chassis.data import audit_records, bulkheads, idempotency_keys, retention
 from chassis.data.database import Database
 from chassis.events import inbox, maintenance, wakeup
 from chassis.events.broker import Broker
@@ -16,7 +17,7 @@ from chassis.events.delivery import Policy
 from chassis.events.relay import Relay
 from chassis.events.transaction import Handle
 
-PURGES = (maintenance.purge, inbox.purge, idempotency_keys.purge)
+_PURGES = (maintenance.purge, inbox.purge, idempotency_keys.purge)
 
 
 class Workers:
@@ -59,7 +60,9 @@ class Workers:
 
     def keep_tables(self, database: Database) -> None:
         """Adds what deletes old rows of the chassis's tables."""
-        self.background(partial(retention.run, database, PURGES))
+        kept = timedelta(days=self._settings.audit_days)
+        purges = (*_PURGES, partial(audit_records.purge, kept=kept))
+        self.background(partial(retention.run, database, purges))
 
 
 async def _apart(worker: Worker) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "import": "meshctl.importing:commands",
     "events": "meshctl.inspect.events:commands",
     "trace": "meshctl.inspect.trace:trace",
+    "audit": "meshctl.inspect.audit:audit",
     "reconcile": "meshctl.reconcile:reconcile",
     "gen": "meshctl.build.gen.__main__:gen",
 }

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="Seconds between the attempts of an event, as JSON: `[1, 5]`; the last one repeats.",
     )
+    audit_days: int = Field(365, ge=1, description="Days for which audit records are kept.")
     valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
     tls_directory: pathlib.Path | None = Field(
         None,

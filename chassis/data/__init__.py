@@ -39,6 +39,7 @@ __all__ = [
     "Scoped",
     "UnitOfWork",
     "Versioned",
+    "audit_records",
     "bulkheads",
     "containing",
     "cursor",

@@ -32,6 +32,20 @@ class Claim(Protocol):
 current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=None)
 
 
+class Audit(Protocol):
+    """What the unit of work knows of the call's audit record."""
+
+    async def write(self, work: "UnitOfWork") -> None:
+        """Writes the record in the transaction, unless an earlier one did."""
+
+    def committed(self) -> None:
+        """The transaction has been committed, and the record with it."""
+
+
+# The audit record of the call that is being answered; the audit stage sets it.
+current_audit: ContextVar[Audit | None] = ContextVar("current_audit", default=None)
+
+
 _closing: set[asyncio.Future[None]] = set()
 
 
@@ -55,6 +69,7 @@ class UnitOfWork:
         self._events: list[outbox.Draft] = []
         self._answer: Message | None = None
         self._claim = current_claim.get()
+        self._audit = current_audit.get()
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,10 +99,14 @@ class UnitOfWork:
         await outbox.write(self.session, self._events)
         if self._claim is not None:
             await self._claim.fence(self, self._answer)
+        if self._audit is not None:
+            await self._audit.write(self)
         with sql_spans.span("COMMIT"):
             await self.session.commit()
         if self._claim is not None:
             self._claim.committed(self._answer)
+        if self._audit is not None:
+            self._audit.committed()
         if self._events:
             self._events_written.set()
 

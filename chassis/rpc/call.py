@@ -1,7 +1,7 @@
 """The call that is being answered: who calls, under which contract, and how much time is left."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol
 from uuid import UUID
@@ -96,6 +96,8 @@ class Call:
     # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
     code = grpc.StatusCode.CANCELLED
     failure: MeshError | None = None
+    # What is to be awaited before a failure is answered; the audit stage's.
+    on_failure: Callable[["Call"], Awaitable[None]] | None = None
     # Initial metadata of the answer, sent with it.
     headers: Sequence[tuple[str, str]] = ()
     # The claim of the call's idempotency key; its stage hands it to the first unit of work.

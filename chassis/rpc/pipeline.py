@@ -18,8 +18,9 @@ from chassis.observe.tracing import trace_id
 from chassis.rpc.call import Call, current_call
 from chassis.rpc.failure import failure_of
 from chassis.rpc.stage import Proceed, Stage
-from chassis.rpc.stages import access, audit, caching, reasons, validation
+from chassis.rpc.stages import access, caching, reasons, validation
 from chassis.rpc.stages.admission import Admission
+from chassis.rpc.stages.audit import Audit
 from chassis.rpc.stages.caller import CallerStage
 from chassis.rpc.stages.deadline import Deadline
 from chassis.rpc.stages.idempotency import Idempotency
@@ -62,16 +63,19 @@ def _idempotency(contract: MethodContract, parts: Parts) -> Stage | None:
     return Idempotency(parts.database)
 
 
+def _audit(contract: MethodContract, parts: Parts) -> Stage | None:
+    if not contract.audit:
+        return None
+    if parts.database is None:
+        raise ContractError(f"{contract.full_name} leaves audit records, so its service needs a database.")
+    return Audit(parts.database)
+
+
 STEPS: Sequence[Step] = (
     Step(
         "telemetry",
         lambda contract, _: Telemetry(contract),
         "Outermost, so that every call is counted, timed and traced, however it ends.",
-    ),
-    Step(
-        "audit",
-        lambda contract, _: audit.stage(contract),
-        "Outside all that refuses, so that a refusal is on record with the status that the caller saw.",
     ),
     Step(
         "admission",
@@ -82,6 +86,11 @@ STEPS: Sequence[Step] = (
         "deadline",
         lambda contract, _: Deadline(contract),
         "Before the first thing that waits: fetching keys, verifying, and all that follows count.",
+    ),
+    Step(
+        "audit",
+        _audit,
+        "Outside all that decides, so that a refusal is on record; what a busy server turns away, nobody decided.",
     ),
     Step(
         "caller",
@@ -190,6 +199,8 @@ def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], 
                 response = None
                 _fail(call, error)
             if call.failure is not None:
+                if call.on_failure is not None:
+                    await call.on_failure(call)
                 await _abort(call, call.failure)
             if call.headers:
                 await _send_headers(call)
@@ -228,6 +239,8 @@ def _fail(call: Call, error: BaseException) -> None:
         # The client is told by its own clock; here its deadline looks the same as a client that left.
         late = call.remaining() == 0
         call.end(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+        if call.on_failure is not None:
+            call.on_failure(call)  # nobody waits any more
         raise
     call.end(call.failure.code)
 

@@ -398,3 +398,22 @@ async def test_reconciliation_says_whether_the_ledgers_agree(fragile: Mesh) -> N
     assert found.code == 1
     assert found.out.startswith(f"{product}: stock says 4 available + 1 reserved + 0 sold of 5 received")
     assert found.out.endswith("1 findings\n")
+
+
+async def test_who_did_what_is_shown(mesh: Mesh) -> None:
+    user, admin = await mesh.sign_up(), {"authorization": f"Bearer {await mesh.admin_token()}"}
+    barred = await mesh.http.post(f"/v1/users/{user.id}:disable", json={}, headers=admin)
+    assert barred.status_code == 200
+    shown = await meshctl(mesh, "audit", "--rpc", "disableuser", "--json")
+    newest = json.loads(shown.out.splitlines()[0])
+    assert (newest["service"], newest["outcome"], newest["request"]) == ("identity", "OK", {"id": user.id})
+    assert newest["trace_id"] == barred.headers["trace-id"]
+    table = await meshctl(mesh, "audit", "--principal", newest["principal"], "--since", "1h")
+    assert f"id: {user.id}" in table.out
+    none = await meshctl(mesh, "audit", "--principal", "workload:nobody")
+    assert none.out.strip() == "There are no such records."
+    wrong = await meshctl(mesh, "audit", "--since", "yesterday")
+    assert (wrong.code, wrong.err.strip()) == (
+        1,
+        "'yesterday' is not a length of time: write 30m, 24h or 7d.",
+    )

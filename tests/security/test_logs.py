@@ -1,5 +1,6 @@
 """What nobody should read is in no log and in no span, whatever went wrong meanwhile."""
 
+import datetime
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -11,10 +12,12 @@ import psutil
 import psycopg
 import pytest
 
+from chassis.data import audit_records
 from tests.mesh import Mesh
 from tests.shop import Shop, eventually, fresh_key
 from tests.traces import Traces
 
+BEGINNING = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 SERVICE_LOGS = ("catalog", "identity", "observer", "ordering", "projects", "ratelimit")
 
 
@@ -185,8 +188,9 @@ async def test_a_log_line_is_json_and_leads_to_its_trace(mesh: Mesh, anna: Confi
         for line in lines(mesh.folder.logs / f"{name}-1.log"):
             assert {"time", "level", "service", "logger", "message"} <= line.keys()
             assert line["service"] == name
-    audits = [line for line in lines(mesh.folder.logs / "ordering-1.log") if line["logger"] == "audit"]
-    assert audits[-1]["trace_id"] == order.headers["trace-id"]
-    assert (audits[-1]["user_id"], audits[-1]["outcome"]) == (buyer.id, "OK")
+    [record] = await audit_records.listed(
+        mesh.database_url("ordering"), since=BEGINNING, principal=f"user:{buyer.id}"
+    )
+    assert (record.trace_id, record.outcome) == (order.headers["trace-id"], "OK")
     await logged(mesh, order.headers["trace-id"])
     assert all(line["service"] == "edge" for line in lines(mesh.folder.logs / "edge.log"))

@@ -1,41 +1,111 @@
-"""Audit: who did what with which outcome, for the RPCs whose contracts ask for it."""
+"""Audit: who did what with which outcome, on record before the caller is answered, where contracts ask for it."""
 
+import asyncio
+import contextvars
+import dataclasses
 import logging
+import re
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any
+from uuid import UUID
 
-from chassis.contract.methods import MethodContract
-from chassis.observe.logs import redacted
+import grpc
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from chassis.data.audit_records import AuditEntry, AuditRecord
+from chassis.data.database import Database
+from chassis.data.unit_of_work import current_audit
+from chassis.observe import tracing
 from chassis.rpc.call import Call
-from chassis.rpc.stage import Proceed, Stage
+from chassis.rpc.stage import Proceed
 
 logger = logging.getLogger("audit")
 
-
-def stage(contract: MethodContract) -> Stage | None:
-    """The stage of an RPC with the audit option; None for others."""
-    return _audit if contract.audit else None
-
-
-def _audit(proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
-    call.at_end(partial(_record, request))
-    return proceed(request, call)
-
-
-def _record(request: Any, call: Call) -> None:
-    logger.info(
-        "%s by %s",
-        call.method.full_name,
-        call.caller.principal,
-        extra={
-            "method": call.method.full_name,
-            "user_id": call.caller.user_id,
-            "role": call.caller.role,
-            "workload": call.caller.workload,
-            "address": call.address,
-            "outcome": call.code.name,
-            "reason": call.failure.reason if call.failure else "",
-            "request": None if call.method.client_streaming else redacted(request),
-        },
+_WRITE_SECONDS = 1.0
+# Nobody decided these: the call was not finished in time, or given up. Whoever waits for the answer, if anybody does,
+# does not wait for the record, too.
+_UNDECIDED = frozenset(
+    (
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
     )
+)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+class Audit:
+    """The stage of RPCs with the audit option.
+
+    That a call went well is written in the transaction of its unit of work, or before the answer when it has none: what
+    cannot be put on record fails. A refusal is written before it is answered; if that fails, it is in the log.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, proceed: Proceed, request: Any, call: Call) -> Any:
+        entry = AuditEntry(lambda: _record(request, call, grpc.StatusCode.OK))
+        current_audit.set(entry)
+        call.on_failure = partial(self._failed, entry, request)
+        answer = await proceed(request, call)
+        await entry.close(self._database)
+        return answer
+
+    def _failed(self, entry: AuditEntry, request: Any, call: Call) -> Awaitable[None]:
+        # Now, since the peer cannot be asked for its name once the call is over.
+        writing = self._write(entry, _record(request, call, call.code))
+        if call.code not in _UNDECIDED:
+            return writing
+        task = asyncio.create_task(writing, context=contextvars.Context())
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        nothing = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
+
+    async def _write(self, entry: AuditEntry, record: AuditRecord) -> None:
+        if entry.stands and grpc.StatusCode[record.outcome] in _UNDECIDED:
+            return  # the change was made, whatever the caller heard of it
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                await entry.failed(self._database, record)
+        except Exception:
+            logger.exception("A refusal could not be put on record.", extra=dataclasses.asdict(record))
+
+
+def _record(request: Any, call: Call, code: grpc.StatusCode) -> AuditRecord:
+    caller = call.caller
+    return AuditRecord(
+        method=call.method.full_name,
+        principal=caller.principal if caller.user_id or caller.workload else "",
+        role=caller.role,
+        workload=caller.workload,
+        address=call.address,
+        outcome=code.name,
+        reason=call.failure.reason if call.failure else "",
+        operation_id=UUID(call.operation_id),
+        trace_id=tracing.trace_id(),
+        request=_telling(request) if isinstance(request, Message) else {},
+    )
+
+
+def _telling(request: Message) -> dict[str, Any]:
+    """Of a request what identifies and decides; texts may say anything about anybody."""
+    told = {field.name: _told(field, value) for field, value in request.ListFields()}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _told(field: FieldDescriptor, value: Any) -> Any:
+    if field.is_repeated or field.message_type is not None or field.type == FieldDescriptor.TYPE_BYTES:
+        return None
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else value
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return value if _UUID.fullmatch(value) else None
+    return value

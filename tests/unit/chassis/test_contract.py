@@ -28,7 +28,7 @@ def test_a_method_has_what_its_options_say() -> None:
     assert contract.method_at(f"/{SERVICE}/Slow").timeout == 0.3
     assert contract.method_at(f"/{SERVICE}/Small").max_request_bytes == 100
     assert contract.method_at(f"/{SERVICE}/Cached").cache == 60
-    assert contract.method_at(f"/{SERVICE}/Write").audit
+    assert contract.method_at("/protomesh.identity.v1.UserService/DisableUser").audit
     assert contract.method_at(f"/{SERVICE}/Chat").client_streaming
 
 

@@ -1,0 +1,170 @@
+"""What audited RPCs leave on record, in identity's own database."""
+
+import asyncio
+import copy
+import datetime
+import functools
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+from protomesh.identity.v1.auth_service_pb2 import ChangePasswordRequest, LogoutUserRequest
+from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
+from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
+from protomesh.identity.v1.user_pb2 import Account
+from protomesh.identity.v1.user_service_pb2 import DisableUserRequest, UpdateUserRequest
+
+from chassis.data import Database, UnitOfWork, audit_records
+from tests.service.identity.accounts import PASSWORD
+from tests.service.identity.stand import ADMIN_EMAIL, Identity, came_from
+
+ADDRESS = "203.0.113.9"
+LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+
+
+async def records(url: str, **filters: Any) -> list[Any]:
+    """The newest first."""
+    return await audit_records.listed(url, since=LONG_AGO, **filters)
+
+
+async def refusal(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refused.value.code()
+
+
+async def test_a_change_is_on_record_with_who_what_whom_and_from_where(
+    identity: Identity, migrated_url: str
+) -> None:
+    user = await identity.register()
+    admin = await identity.sign_in(ADMIN_EMAIL)
+    roles = RoleServiceStub(identity.channel("edge"))
+    assign = AssignRoleRequest(id=user.id, role=Account.staff)
+    await roles.AssignRole(assign, metadata=(*admin, *came_from(ADDRESS)))
+    [record] = await records(migrated_url, method="AssignRole")
+    assert record.method == "protomesh.identity.v1.RoleService.AssignRole"
+    assert record.principal.startswith("user:")
+    assert (record.role, record.workload, record.address) == ("admin", "edge", ADDRESS)
+    assert (record.outcome, record.reason) == ("OK", "")
+    assert record.request == {"id": user.id, "role": "staff"}
+    assert abs(record.occurred_at - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
+
+
+async def test_a_refusal_is_on_record_before_it_is_answered(identity: Identity, migrated_url: str) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+    disable = DisableUserRequest(id=str(uuid.uuid4()))
+    code = await refusal(identity.users.DisableUser(disable, metadata=session))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    [record] = await records(migrated_url, principal=f"user:{user.id}")
+    assert (record.outcome, record.reason) == ("PERMISSION_DENIED", "PERMISSION_MISSING")
+    assert record.request == {"id": disable.id}
+
+
+async def test_a_caller_without_a_token_is_on_record_as_the_workload_that_it_came_through(
+    identity: Identity, migrated_url: str
+) -> None:
+    code = await refusal(identity.auth.LogoutUser(LogoutUserRequest(everywhere=True)))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    [record] = await records(migrated_url)
+    assert (record.principal, record.outcome) == ("workload:edge", "UNAUTHENTICATED")
+    assert record.request == {"everywhere": True}
+
+
+async def test_a_record_holds_nothing_that_somebody_wrote(identity: Identity, migrated_url: str) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+    update = UpdateUserRequest(
+        id=user.id, first_name="Ada", email="ada@example.org", current_password=PASSWORD
+    )
+    await identity.users.UpdateUser(update, metadata=session)
+    bad = UpdateUserRequest(id="ada@example.org")
+    assert await refusal(identity.users.UpdateUser(bad, metadata=session)) in (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+    )
+    wrong = ChangePasswordRequest(current_password="not this", new_password="nor that one")
+    await refusal(identity.auth.ChangePassword(wrong, metadata=session))
+    kept = await records(migrated_url, principal=f"user:{user.id}")
+    assert [(record.outcome, record.request) for record in kept] == [
+        ("PERMISSION_DENIED", {}),
+        (kept[1].outcome, {}),
+        ("OK", {"id": user.id}),
+    ]
+
+
+async def test_change_and_record_are_one_transaction(
+    identity: Identity, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+    written = audit_records.AuditEntry.write
+
+    async def written_and_then_the_database_fails(entry: audit_records.AuditEntry, work: UnitOfWork) -> None:
+        await written(entry, work)
+        raise RuntimeError
+
+    monkeypatch.setattr(audit_records.AuditEntry, "write", written_and_then_the_database_fails)
+    update = UpdateUserRequest(id=user.id, first_name="Ada")
+    assert await refusal(identity.users.UpdateUser(update, metadata=session)) is grpc.StatusCode.INTERNAL
+    [record] = await records(migrated_url, principal=f"user:{user.id}")
+    assert record.outcome == "INTERNAL"
+
+
+async def test_a_refusal_after_a_commit_corrects_the_record(database: Database, migrated_url: str) -> None:
+    record = audit_records.AuditRecord("m", "user:u", "", "", "", "OK", "", uuid.uuid4(), "", {})
+    entry = audit_records.AuditEntry(lambda: record)
+    async with database.unit_of_work() as work:
+        await entry.write(work)
+    entry.committed()
+    await entry.close(database)
+    assert [kept.outcome for kept in await records(migrated_url)] == ["OK"]
+    refused = audit_records.AuditRecord("m", "user:u", "", "", "", "ABORTED", "WHY", uuid.uuid4(), "", {})
+    await entry.failed(database, refused)
+    assert [(kept.outcome, kept.reason) for kept in await records(migrated_url)] == [("ABORTED", "WHY")]
+
+
+async def test_a_call_that_its_caller_gives_up_is_on_record(
+    identity: Identity, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+    begun = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(audit_records.AuditEntry, "write", hang)
+    call = identity.users.UpdateUser(UpdateUserRequest(id=user.id, first_name="Ada"), metadata=session)
+    await asyncio.wait_for(begun.wait(), 5)
+    call.cancel()
+    async with asyncio.timeout(5):
+        while not (kept := await records(migrated_url, principal=f"user:{user.id}")):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert [record.outcome for record in kept] == ["CANCELLED"]
+
+
+async def test_records_are_found_by_principal_rpc_and_time(database: Database, migrated_url: str) -> None:
+    for principal, method in (("user:a", "x.Write"), ("user:b", "x.Write"), ("user:a", "x.Delete")):
+        record = audit_records.AuditRecord(method, principal, "", "", "", "OK", "", uuid.uuid4(), "", {})
+        await audit_records.AuditEntry(functools.partial(copy.copy, record)).close(database)
+    found = await records(migrated_url, principal="user:a", method="delete")
+    assert [(record.principal, record.method) for record in found] == [("user:a", "x.Delete")]
+    assert len(await records(migrated_url, limit=2)) == 2
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    assert await audit_records.listed(migrated_url, since=later) == []
+
+
+async def test_records_are_deleted_after_their_time_only(database: Database, migrated_url: str) -> None:
+    record = audit_records.AuditRecord("m", "user:u", "", "", "", "OK", "", uuid.uuid4(), "", {})
+    for _ in range(2):
+        await audit_records.AuditEntry(lambda: record).close(database)
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE audit_records SET occurred_at = now() - interval '400 days' "
+            "WHERE id = (SELECT min(id::text)::uuid FROM audit_records)"
+        )
+    assert await audit_records.purge(database, datetime.timedelta(days=365)) == 1
+    assert len(await records(migrated_url)) == 1
