@@ -25,6 +25,7 @@ COMMANDS = {
     "audit": "meshctl.inspect.audit:audit",
     "reconcile": "meshctl.reconcile:reconcile",
     "gen": "meshctl.build.gen.__main__:gen",
+    "new": "meshctl.build.new.commands:commands",
 }
 
 

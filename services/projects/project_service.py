@@ -79,7 +79,8 @@ class ProjectService:
             project = await repository.lock_as_owner(work, request.id, call.caller.id)
             call.match_etag(project.version, request.etag)
             await work.delete(project)
-            event = ProjectDeleted(project_id=request.id, project=_project(project), deleted_at=_now())
+            message = _project(project)
+            event = ProjectDeleted(project_id=message.id, project=message, deleted_at=_now())
             work.publish(event, version=project.version + 1)
         return Empty()
 

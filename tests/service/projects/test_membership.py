@@ -172,7 +172,9 @@ async def test_a_project_tells_its_whole_life_in_the_order_of_its_versions(mesh:
     for method, url, body in steps:
         answer = await mesh.http.request(method, url, json=body, headers=owner.headers)
         assert answer.status_code == 200, answer.text
-    assert (await mesh.http.delete(path, headers=member.headers)).status_code == 200
+    # An id is the same one in capitals.
+    deleted = await mesh.http.delete(f"/v1/projects/{project_id.upper()}", headers=member.headers)
+    assert deleted.status_code == 200
     events = await published(mesh, project_id)
     assert [name for name, _, _ in events] == [
         "ProjectCreated",

@@ -1,0 +1,193 @@
+"""A service is made from nothing in a copy of the repository: green at once, and thrown away."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGINNINGS = Path(__file__).parent / "beginnings"
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".mesh", ".pytest_cache", ".ruff_cache", "node_modules", "__pycache__", "results"
+)
+SECONDS = 240
+# What looks at every service, and the new one's own.
+CONCERNED = (
+    "tests/service/notes",
+    "tests/service/test_refusals.py",
+    "tests/contract",
+    "tests/unit/test_compose.py::test_every_deployable_has_a_container_that_is_probed",
+    "tests/unit/test_compose.py::test_a_service_with_a_database_waits_for_its_migrations",
+    "tests/e2e/test_sdk.py::test_the_sdk_offers_every_service_that_the_edge_exposes",
+)
+
+
+class Copy:
+    """A copy of the repository, in which commands are run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
+        path = os.pathsep.join(map(str, (root, root / "gen/python", root / "client")))
+        self.environment = {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    def new(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "meshctl", "new", *arguments)
+
+    def files(self) -> dict[str, float]:
+        """When each file was last written."""
+        return {
+            str(path.relative_to(self.root)): path.stat().st_mtime
+            for path in self.root.rglob("*")
+            if path.is_file() and not path.is_relative_to(self.root / ".mesh")
+        }
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    folder = tmp_path_factory.mktemp("copy") / "protomesh"
+    shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
+    yield Copy(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def notes(copy: Copy) -> Copy:
+    """The copy with a service of notes."""
+    made = copy.new("service", "notes")
+    assert made.returncode == 0, made.stdout + made.stderr
+    return copy
+
+
+def lines_of(source: str, *, without: Sequence[str] = ()) -> int:
+    """Lines of code: without blank ones, comments, docstrings, and what has one of these names."""
+    lines = source.splitlines()
+    counted = {
+        number
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.lstrip().startswith("#") and line.strip(" ,") not in without
+    }
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        said = node.body[0] if ast.get_docstring(node) is not None else None
+        left_out = node if getattr(node, "name", "") in without else said
+        if isinstance(left_out, ast.stmt):
+            counted -= set(range(left_out.lineno, (left_out.end_lineno or 0) + 1))
+    return len(counted)
+
+
+def test_four_rpcs_with_a_subscriber_elsewhere_take_at_most_80_lines_of_python(notes: Copy):
+    """Create, get, list and delete, with their events, model, migration and start; another service reacts to one."""
+    files = [*(notes.root / "services/notes").rglob("*.py"), BEGINNINGS / "subscribers.py"]
+    update = ("UpdateNote", "UpdateNoteRequest")
+    lines = {path.name: lines_of(path.read_text(), without=update) for path in files}
+    # In the subscriber's service: an import, and the line that subscribes.
+    assert sum(lines.values()) + 2 <= 80, lines
+
+
+HOSTILE = [
+    ("service", "projects"),
+    ("service", "Notes"),
+    ("service", "note-book"),
+    ("service", "../notes"),
+    ("service", "class"),
+    ("service", "message"),
+    ("service", "edge"),
+    ("service", "dead"),
+    ("service", "postgres"),
+    ("service", "n" * 31),
+    ("service", ""),
+    ("service", "ledger", "--resource", "project"),
+    ("service", "ledger", "--resource", "call"),
+    ("service", "ledger", "--resource", "print"),
+    ("resource", "nowhere", "note"),
+    ("resource", "../../etc", "note"),
+    ("resource", "projects", "project"),
+    ("resource", "projects", "task; rm"),
+    ("rpc", "projects", "archiveProject"),
+    ("rpc", "projects", "ArchiveOrder"),
+    ("rpc", "projects", "Project"),
+    ("rpc", "projects", "ArchiveProject"),
+    ("event", "projects", "ProjectCreated"),
+    ("event", "projects", "OrderShared"),
+    ("event", "projects", "Project.Shared"),
+    ("migration", "projects", "1"),
+    ("migration", "projects", "a/b"),
+    ("migration", "observatory", "add_colour"),
+]
+
+
+@pytest.mark.parametrize("arguments", HOSTILE, ids=" ".join)
+def test_what_cannot_be_made_is_refused_with_a_sentence_and_nothing_is_written(
+    copy: Copy, arguments: tuple[str, ...]
+):
+    before = copy.files()
+    refused = copy.new(*arguments)
+    assert refused.returncode == 1, refused.stdout
+    [sentence] = refused.stderr.splitlines()
+    assert sentence[0] != " "
+    assert sentence.endswith(".")
+    assert copy.files() == before
+
+
+def test_what_is_made_is_green_at_once_and_serves_beside_the_others(notes: Copy):
+    steps = [
+        ("resource", "notes", "reading_list"),
+        ("rpc", "notes", "ArchiveNote"),
+        ("event", "notes", "NoteShared"),
+        ("migration", "notes", "add_colour"),
+        ("event", "projects", "ProjectStarred"),
+        ("migration", "projects", "add_colour"),
+    ]
+    for step in steps:
+        made = notes.new(*step)
+        assert made.returncode == 0, made.stdout + made.stderr
+    subscribe(notes.root)
+    checked = notes.run("-m", "meshctl.build.lint")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    install_the_sdk(notes)
+    shutil.copy(BEGINNINGS / "together.py", notes.root / "tests/service/notes/test_together.py")
+    tested = notes.run("-m", "pytest", "-q", "-x", *CONCERNED)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def subscribe(root: Path) -> None:
+    """What a person writes so that projects reacts to notes."""
+    shutil.copy(BEGINNINGS / "subscribers.py", root / "services/projects")
+    main = root / "services/projects/__main__.py"
+    text = main.read_text()
+    for line, before in (
+        ("from protomesh.notes.v1.notes_events_pb2 import NoteCreated\n", "\nfrom chassis.service"),
+        ("from services.projects import subscribers\n", "from services.projects.people"),
+        (
+            '    service.subscribe("projects.notes", {NoteCreated: subscribers.start_project})\n',
+            "\n\nif __name__",
+        ),
+    ):
+        text = text.replace(before, line + before, 1)
+    main.write_text(text)
+
+
+def install_the_sdk(copy: Copy) -> None:
+    built = copy.run("-m", "pip", "wheel", "-q", "--no-deps", "-w", "wheels", "sdk/python")
+    assert built.returncode == 0, built.stderr
+    [wheel] = (copy.root / "wheels").glob("*.whl")
+    installed = copy.run("-m", "pip", "install", "-q", "--no-deps", "--target", "client", str(wheel))
+    assert installed.returncode == 0, installed.stderr
