@@ -21,7 +21,7 @@ from protomesh.identity.v1.auth_service_pb2 import (
 from chassis.core import Unauthenticated
 from chassis.data import Database, Row
 from chassis.rpc import Call
-from services.identity import convert, repository, sessions
+from services.identity import convert, repository, sessions, user_events
 from services.identity.model import User, normal_email
 from services.identity.passwords import PasswordPools, outdated, password_incorrect
 from services.identity.sessions import Sessions
@@ -44,8 +44,7 @@ class AuthService:
         user = User.register(UUID(call.operation_id), request.username, request.email, password_hash)
         with repository.unique_names():
             async with self._database.unit_of_work() as work:
-                work.add(user)
-                work.publish(convert.user_registered(user))
+                await user_events.save(work, user, user_events.registered)
         return convert.registered_user(user)
 
     async def LoginUser(self, request: LoginUserRequest, call: Call) -> TokenGrant:
@@ -69,9 +68,12 @@ class AuthService:
         """Hashes a password that was right with today's parameters; the hash that holds from now on."""
         password_hash = await self._passwords.login.hash(password, address=call.address)
         async with self._database.unit_of_work() as work:
-            user = await repository.lock_user(work, account.id)
-            if user.password_hash == account.password_hash:
-                user.password_hash = password_hash
+            await work.run(
+                repository.RENEW_HASH,
+                user_id=account.id,
+                checked=account.password_hash,
+                renewed=password_hash,
+            )
         return password_hash
 
     async def RefreshToken(self, request: RefreshTokenRequest, call: Call) -> TokenGrant:
@@ -100,6 +102,7 @@ class AuthService:
             if user.password_hash != account.password_hash:
                 raise password_incorrect()
             user.change(password_hash=password_hash)
+            await user_events.save(work, user, user_events.updated)
             await sessions.end(work, user_id, but=UUID(call.caller.session_id))
         return ChangePasswordResponse()
 

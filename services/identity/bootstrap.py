@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 from chassis.core import uuid7
 from chassis.data import Database
 from chassis.service import StartError
-from services.identity import convert, repository
+from services.identity import repository, user_events
 from services.identity.model import ADMIN, User, normal_email
 from services.identity.passwords import Passwords
 from services.identity.settings import IdentitySettings
@@ -39,5 +39,5 @@ async def ensure_administrator(database: Database, passwords: Passwords, setting
     async with database.unit_of_work() as work:
         # Another replica may do the same at the same moment.
         if await repository.insert_user_once(work, user):
-            work.publish(convert.user_registered(user))
+            work.publish(user_events.registered(user), version=user.version)
             _log.info("The first administrator was created.")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from protomesh.identity.v1.auth_service_pb2 import JsonWebKey, JsonWebKeySet, RegisteredUser, SigningKey
-from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked, UserRegistered
+from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked
 from protomesh.identity.v1.role_service_pb2 import Role
 from protomesh.identity.v1.user_pb2 import Account, CurrentUser, PublicProfile, UserReference
 from protomesh.identity.v1.user_pb2 import User as UserMessage
@@ -87,13 +87,6 @@ def json_web_key_set(keys: Sequence[Key]) -> JsonWebKeySet:
 def signing_key(key: Key) -> SigningKey:
     """A key by its name."""
     return SigningKey(kid=key.kid, signs_from=timestamp(key.signs_from))
-
-
-def user_registered(user: User) -> UserRegistered:
-    """The fact that somebody registered."""
-    return UserRegistered(
-        user_id=str(user.id), username=user.username, registered_at=timestamp(user.created_at)
-    )
 
 
 def sessions_revoked(user_id: UUID, session_ids: Sequence[UUID]) -> Iterator[SessionsRevoked]:

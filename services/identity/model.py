@@ -73,6 +73,7 @@ class User(Versioned, Model):
             first_name="",
             last_name="",
             role=role,
+            version=1,
             created_at=moment,
             updated_at=moment,
         )

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.core import AlreadyExists, NotFound
-from chassis.data import Listing, Query, UnitOfWork
+from chassis.data import Listing, Prepared, Query, UnitOfWork
 from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, User, now
 
 _Columns = Sequence[InstrumentedAttribute[Any]]
@@ -65,6 +65,13 @@ _FIRST_TOKEN = insert(RefreshToken).from_select(
 )
 START_SESSION = Query(
     select(_ACCOUNT_TO_SIGN_IN.c.role).add_cte(_NEW_SESSION.cte("session"), _FIRST_TOKEN.cte("token"))
+)
+
+# The user's version stays: nothing is different but how the same password is kept.
+RENEW_HASH = Prepared(
+    update(User)
+    .where(User.id == bindparam("user_id"), User.password_hash == bindparam("checked"))
+    .values(password_hash=bindparam("renewed"))
 )
 
 _PUBLISHED = or_(SigningKey.expires_at.is_(None), SigningKey.expires_at > func.now())

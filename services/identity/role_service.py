@@ -9,7 +9,7 @@ from protomesh.type.v1.page_pb2 import PageMeta
 from chassis.core import InvalidArgument
 from chassis.data import Database, listings
 from chassis.rpc import Call
-from services.identity import administration, convert, repository, sessions
+from services.identity import administration, convert, repository, sessions, user_events
 from services.identity.model import ADMIN, ROLES
 
 
@@ -35,5 +35,6 @@ class RoleService:
             if role != ADMIN:
                 administration.require_another(administrators, user)
             if user.change(role=role):
+                await user_events.save(work, user, user_events.updated)
                 await sessions.end(work, user.id)
         return convert.account_message(user)

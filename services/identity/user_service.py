@@ -21,7 +21,7 @@ from protomesh.identity.v1.user_service_pb2 import (
 
 from chassis.data import Database, Query, Row, containing
 from chassis.rpc import Call
-from services.identity import administration, convert, repository, sessions
+from services.identity import administration, convert, repository, sessions, user_events
 from services.identity.model import normal_email, now
 from services.identity.passwords import Passwords, password_incorrect
 
@@ -59,7 +59,8 @@ class UserService:
                 user = await repository.lock_user(work, user_id)
                 administration.require_right_over(user, call.caller)
                 call.match_etag(user.version, request.etag)
-                user.change(**changes)
+                if user.change(**changes):
+                    await user_events.save(work, user, user_events.updated)
         return convert.user_message(user)
 
     async def _confirm_email(self, email: str | None, request: UpdateUserRequest, call: Call) -> None:
@@ -88,7 +89,8 @@ class UserService:
             user = await repository.lock_user(work, UUID(request.id))
             administration.require_right_over(user, call.caller)
             administration.require_another(administrators, user)
-            user.change(disabled_at=user.disabled_at or now())
+            if user.change(disabled_at=user.disabled_at or now()):
+                await user_events.save(work, user, user_events.disabled)
             await sessions.end(work, user.id)
         return convert.account_message(user)
 
@@ -96,7 +98,8 @@ class UserService:
         async with self._database.unit_of_work() as work:
             user = await repository.lock_user(work, UUID(request.id))
             administration.require_right_over(user, call.caller)
-            user.change(disabled_at=None)
+            if user.change(disabled_at=None):
+                await user_events.save(work, user, user_events.enabled)
         return convert.account_message(user)
 
     async def BatchGetUsers(self, request: BatchGetUsersRequest, call: Call) -> BatchGetUsersResponse:
