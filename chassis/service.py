@@ -27,6 +27,7 @@ from chassis.events.broker import Broker
 from chassis.events.revocations import RevocationFeed
 from chassis.events.transaction import Handle
 from chassis.observe import exporter, logs, metrics
+from chassis.observe.sdk import ExporterError
 from chassis.rpc import pipeline
 from chassis.rpc.channels import MeshChannel
 from chassis.rpc.identity_keys import identity_keys
@@ -228,7 +229,7 @@ def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> Non
     process.schedule_for_throughput()
     try:
         uvloop.run(_live(values, compose))
-    except (StartError, ContractError, CertificateError, ListenError) as error:
+    except (StartError, ContractError, CertificateError, ListenError, ExporterError) as error:
         sys.exit(f"{name} cannot start: {error}")
 
 

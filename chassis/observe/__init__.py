@@ -1,7 +1,18 @@
 """What a process tells about itself: logs, metrics and traces."""
 
 from chassis.observe import exporter, logs, tracing
-from chassis.observe.otlp import Template
-from chassis.observe.spans import Recorder
+from chassis.observe.otlp import OtlpExport, Template
+from chassis.observe.recorder import Batching, Recorder
+from chassis.observe.sdk import ExporterError, SdkExport
 
-__all__ = ["Recorder", "Template", "exporter", "logs", "tracing"]
+__all__ = [
+    "Batching",
+    "ExporterError",
+    "OtlpExport",
+    "Recorder",
+    "SdkExport",
+    "Template",
+    "exporter",
+    "logs",
+    "tracing",
+]

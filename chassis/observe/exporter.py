@@ -9,7 +9,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from chassis.core.settings import Settings
-from chassis.observe.spans import Recorder
+from chassis.observe import sdk
+from chassis.observe.otlp import OtlpExport
+from chassis.observe.recorder import Export, Recorder
 from chassis.observe.tracing import install
 
 _EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -64,14 +66,17 @@ class Exporter:
 
 
 def set_up(settings: Settings, certificates: Credentials | None) -> Recorder:
-    """Starts to record traces, once per process; exports them when the settings say where to."""
-    if not settings.otlp_endpoint:
+    """Starts to record traces, once per process; exports them when settings or `OTEL_…` variables say where to.
+
+    ExporterError when these variables ask for what is not there.
+    """
+    if sdk.disabled():
         return install(Recorder())
     instance = settings.instance or f"{settings.host}:{settings.port}"
-    return install(
-        Recorder(
-            Exporter(settings.otlp_endpoint, settings.otlp_server_name, certificates),
-            ratio=settings.trace_sample_ratio,
-            resource={"service.name": settings.service, "service.instance.id": instance},
-        )
-    )
+    resource = sdk.resource({"service.name": settings.service, "service.instance.id": instance})
+    exports: list[Export] = [sdk.SdkExport(exporter, resource) for exporter in sdk.exporters()]
+    if settings.otlp_endpoint:
+        send = Exporter(settings.otlp_endpoint, settings.otlp_server_name, certificates)
+        exports.append(OtlpExport(send, resource.attributes))
+    sampler = sdk.sampler(settings.trace_sample_ratio)
+    return install(Recorder(*exports, sampler=sampler, batching=sdk.batching()))

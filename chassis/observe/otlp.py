@@ -4,14 +4,21 @@ A message's encodings, one after the other, are the encoding of all their fields
 encoding, its ids and times, whose width never changes, and what few spans have of their own.
 """
 
+import logging
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Link, SpanKind, Status
+
+logger = logging.getLogger(__name__)
+
+# Well below the MiB that receivers take.
+_REQUEST_BYTES = 512 * 1024
 
 # Field numbers and wire types of opentelemetry.proto.trace.v1.Span: ids of a fixed length, and fixed64 times.
 _TRACE_ID, _SPAN_ID, _PARENT_ID, _START, _STOP = b"\x0a\x10", b"\x12\x08", b"\x22\x08", b"\x39", b"\x41"
@@ -63,11 +70,13 @@ class Template:
         return item + packed
 
 
-def own(
-    name: str, events: Sequence[Span.Event] | None, status: Status | None, links: Iterable[Link]
-) -> bytes:
+def own(name: str, events: Sequence[Event] | None, status: Status | None, links: Iterable[Link]) -> bytes:
     """What a span has beside its template."""
-    message = Span(name=name, events=events)
+    message = Span(name=name)
+    for event in events or ():
+        message.events.add(
+            name=event.name, time_unix_nano=event.timestamp, attributes=pairs(event.attributes or {})
+        )
     if status is not None:
         # The API's UNSET, OK and ERROR have the numbers of OTLP's.
         message.status.code = status.status_code.value  # type: ignore[assignment]
@@ -86,7 +95,7 @@ def pairs(attributes: Mapping[str, Any]) -> list[KeyValue]:
     return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]
 
 
-def request(resource: Mapping[str, str], records: Iterable[bytes]) -> ExportTraceServiceRequest:
+def request(resource: Mapping[str, Any], records: Iterable[bytes]) -> ExportTraceServiceRequest:
     """What is sent to a collector."""
     message = ExportTraceServiceRequest()
     resource_spans = message.resource_spans.add()
@@ -96,6 +105,44 @@ def request(resource: Mapping[str, str], records: Iterable[bytes]) -> ExportTrac
     # All at once: what is done for each span on its own is what a span costs.
     scope_spans.MergeFromString(b"".join(records))
     return message
+
+
+class Recorded(Protocol):
+    """A span that has ended."""
+
+    def record(self) -> bytes:
+        """The span as an item of `ScopeSpans.spans`."""
+
+
+class OtlpExport:
+    """Encodes spans as OTLP, and sends them in requests that every receiver takes."""
+
+    def __init__(
+        self, send: Callable[[ExportTraceServiceRequest], None], resource: Mapping[str, Any] | None = None
+    ) -> None:
+        self._send = send
+        self._resource = resource or {}
+
+    def __call__(self, spans: Sequence[Recorded]) -> None:
+        """Sends spans that have ended."""
+        records: list[bytes] = []
+        size = 0
+        for span in spans:
+            record = _encoded(span)
+            size += len(record)
+            if size > _REQUEST_BYTES and records:
+                self._send(request(self._resource, records))
+                records, size = [], len(record)
+            records.append(record)
+        self._send(request(self._resource, records))
+
+
+def _encoded(span: Recorded) -> bytes:
+    try:
+        return span.record()
+    except Exception as error:  # noqa: BLE001 (an attribute that cannot be encoded costs its own span alone)
+        logger.debug("A span was lost: %s", error)
+        return b""
 
 
 def _item(encoded: bytes, rest: int) -> bytes:

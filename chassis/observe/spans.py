@@ -1,56 +1,37 @@
-"""Spans at the price of a few attributes: the OpenTelemetry API, recorded for one purpose and exported in batches.
+"""Spans at the price of a few attributes: noted amid a call, and worked out by the exporting thread.
 
-Every call of the mesh leaves several spans, so their price is the mesh's. The SDK's general machinery took a third of
-an echo's time (docs/decisions/spans.md); what is left out here is what nobody uses: limits, processors, samplers.
-Code that records spans knows only `opentelemetry.trace`.
+Every call of the mesh leaves several spans, so their price is the mesh's (docs/decisions/spans.md). Code that records
+spans knows only `opentelemetry.trace`.
 """
 
-import collections
-import logging
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1 import trace_pb2
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    TraceState,
-)
-from opentelemetry.util._decorator import _agnosticcontextmanager
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from chassis.observe import otlp
 from chassis.observe.otlp import Template
 
-logger = logging.getLogger(__name__)
-
-Export = Callable[[ExportTraceServiceRequest], None]
-
-# What a batch may have in bytes, well below the MiB that receivers take.
-_BATCH_BYTES = 512 * 1024
-_QUEUE = 16_384
-_PAUSE_SECONDS = 1.0
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
+SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 _NO_TRACE_STATE = TraceState()
+_SCOPE = InstrumentationScope("protomesh")
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _NO_PARENT = (b"", b"", False)
-_TRACEPARENT = 55  # characters of version 00
+TRACEPARENT = 55  # characters of version 00
 
 
 # Of the trace, the span, and its parent if it has one: 16, 8, and 8 or no bytes.
 Ids = tuple[bytes, bytes, bytes]
+Take: TypeAlias = Callable[["Span"], None]
 # A span of this process, a `traceparent`, or the ids of a trace and of a parent.
 Parent: TypeAlias = "Span | str | tuple[bytes, bytes]"
 
@@ -65,7 +46,7 @@ class Span(trace.Span):
     # Defaults of the class, since most spans never set them.
     _name = ""
     _attributes: dict[str, Any] | None = None
-    _events: list[trace_pb2.Span.Event] | None = None
+    _events: list[Event] | None = None
     _links: Sequence[Link] = ()
     _status: Status | None = None
     _context: SpanContext | None = None
@@ -73,18 +54,19 @@ class Span(trace.Span):
     _ids: Ids | None = None
     _stop = 0
 
-    def __init__(self, recorder: "Recorder", template: Template, parent: Parent) -> None:
-        self._recorder: Recorder | None = recorder
+    def __init__(self, take: "Take", template: Template, parent: Parent) -> None:
+        """`take` gets the span when it has ended."""
+        self._take: Take | None = take
         self._template = template
         self._parent = parent
         self._start = time.time_ns()
 
     def end(self, end_time: int | None = None) -> None:
         """Hands the span over for export."""
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
+        take, self._take = self._take, None
+        if take is not None:
             self._stop = end_time or time.time_ns()
-            recorder.take(self)
+            take(self)
 
     @property
     def ids(self) -> Ids:
@@ -99,11 +81,41 @@ class Span(trace.Span):
         """The ids that children and other processes refer to."""
         if self._context is None:
             trace_id, span_id, _ = self.ids
-            self._context = _span_context(trace_id, span_id, _SAMPLED)
+            self._context = span_context(trace_id, span_id, SAMPLED)
         return self._context
 
+    @property
+    def parent(self) -> SpanContext | None:
+        """The ids of the span that this one is below."""
+        trace_id, _, parent_id = self.ids
+        remote = not isinstance(self._parent, Span)
+        return span_context(trace_id, parent_id, SAMPLED, remote=remote) if parent_id else None
+
+    def readable(self, resource: Resource, limits: SpanLimits) -> ReadableSpan:
+        """The span as the SDK's exporters take it, once it has ended."""
+        template = self._template
+        attributes = BoundedAttributes(
+            limits.max_span_attributes,
+            {**template.attributes, **(self._attributes or {})},
+            max_value_len=limits.max_span_attribute_length,
+        )
+        return ReadableSpan(
+            self._name or template.name,
+            self.get_span_context(),
+            self.parent,
+            resource,
+            attributes,
+            self._events or (),
+            self._links,
+            template.kind,
+            status=self._status or Status(),
+            start_time=self._start,
+            end_time=self._stop,
+            instrumentation_scope=_SCOPE,
+        )
+
     def record(self) -> bytes:
-        """The span as it is exported, once it has ended."""
+        """The span in our own encoding, once it has ended."""
         template, own = self._template, b""
         if self._attributes is not None:
             template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
@@ -113,7 +125,7 @@ class Span(trace.Span):
 
     def is_recording(self) -> bool:
         """Whether the span has not ended."""
-        return self._recorder is not None
+        return self._take is not None
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Sets attributes, over those of the template."""
@@ -126,9 +138,7 @@ class Span(trace.Span):
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Notes that something happened."""
-        event = trace_pb2.Span.Event(
-            name=name, time_unix_nano=timestamp or time.time_ns(), attributes=otlp.pairs(attributes or {})
-        )
+        event = Event(name, attributes, timestamp or time.time_ns())
         self._events = [*(self._events or ()), event]
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
@@ -156,141 +166,9 @@ class Span(trace.Span):
         )
 
 
-class Recorder(trace.TracerProvider, trace.Tracer):
-    """Starts spans, and exports them from a thread of its own. What comes faster than it can be sent is dropped."""
-
-    def __init__(
-        self,
-        export: Export | None = None,
-        *,
-        ratio: float = 1.0,
-        resource: Mapping[str, str] | None = None,
-    ) -> None:
-        self._export = export
-        self._bound = round(ratio * (1 << 64)) if export is not None else 0
-        self._resource = resource or {}
-        self._queue: collections.deque[Span] = collections.deque(maxlen=_QUEUE)
-        # Queues an ended span, in the place of the oldest when there is no room.
-        self.take = self._queue.append
-        self._wake = threading.Event()
-        self._exporting = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
-        if export is not None:
-            self._thread.start()
-
-    def get_tracer(self, *_: object, **__: object) -> trace.Tracer:
-        """The recorder itself: which module recorded a span is in the span's name."""
-        return self
-
-    def start(self, template: Template, traceparent: str = "") -> trace.Span:
-        """A span whose parent, if any, is in another process."""
-        if self._export is not None and len(traceparent) == _TRACEPARENT and traceparent.endswith("-01"):
-            return Span(self, template, traceparent)
-        trace_id, parent_id, sampled = _parse(traceparent)
-        if not trace_id:
-            trace_id = _new_trace_id()
-            sampled = int.from_bytes(trace_id[8:], "big") < self._bound
-        return self._span(template, trace_id, parent_id, sampled)
-
-    def join(self, template: Template, traceparent: str = "") -> trace.Span:
-        """A span below a parent in another process; without one it is not recorded."""
-        trace_id, parent_id, sampled = _parse(traceparent)
-        return self._span(template, trace_id or _new_trace_id(), parent_id, sampled)
-
-    def start_child(self, template: Template, parent: trace.Span | None = None) -> trace.Span:
-        """A span below another, the current one unless it is given, or at the root of a new trace."""
-        parent = parent or trace.get_current_span()
-        if type(parent) is Span:
-            return Span(self, template, parent)
-        context = parent.get_span_context()
-        if not context.is_valid:
-            return self.start(template)
-        ids = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
-        return self._span(template, *ids, context.trace_flags.sampled)
-
-    def _span(self, template: Template, trace_id: bytes, parent_id: bytes, sampled: bool) -> trace.Span:
-        if sampled and self._export is not None:
-            return Span(self, template, (trace_id, parent_id))
-        # It still names the trace, for logs and for whoever is called next.
-        flags = _SAMPLED if sampled else _UNSAMPLED
-        return NonRecordingSpan(_span_context(trace_id, _new_span_id(), flags))
-
-    def start_span(
-        self,
-        name: str,
-        context: Context | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes = None,
-        links: Sequence[Link] | None = None,
-        start_time: int | None = None,
-        record_exception: bool = True,
-        set_status_on_exception: bool = True,
-    ) -> trace.Span:
-        """The OpenTelemetry API's way to start a span."""
-        span = self.start_child(Template(name, kind, attributes), trace.get_current_span(context))
-        if isinstance(span, Span):
-            span._links = links or ()  # noqa: SLF001
-            span._start = start_time or span._start  # noqa: SLF001
-        return span
-
-    @_agnosticcontextmanager
-    def start_as_current_span(
-        self,
-        name: str,
-        context: Context | None = None,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Attributes = None,
-        links: Sequence[Link] | None = None,
-        start_time: int | None = None,
-        record_exception: bool = True,
-        set_status_on_exception: bool = True,
-        end_on_exit: bool = True,
-    ) -> Iterator[trace.Span]:
-        """The OpenTelemetry API's way to start a span and make it the current one."""
-        span = self.start_span(name, context, kind, attributes, links, start_time)
-        with trace.use_span(span, end_on_exit, record_exception, set_status_on_exception):
-            yield span
-
-    def flush(self) -> None:
-        """Exports what is queued."""
-        with self._exporting:
-            while self._queue:
-                self._send(list(self._batch()))
-
-    def _send(self, records: Sequence[bytes]) -> None:
-        assert self._export is not None
-        try:
-            self._export(otlp.request(self._resource, records))
-        except Exception as error:  # noqa: BLE001 (whatever it is, spans never hold anything up)
-            logger.debug("%d spans were lost: %s", len(records), error)
-
-    def _batch(self) -> Iterator[bytes]:
-        size = 0
-        while self._queue and size < _BATCH_BYTES:
-            span = self._queue.popleft()
-            try:
-                record = span.record()
-            except Exception as error:  # noqa: BLE001 (an attribute that cannot be encoded costs its own span alone)
-                logger.debug("A span was lost: %s", error)
-                continue
-            size += len(record)
-            yield record
-
-    def shutdown(self) -> None:
-        """Exports the rest and stops."""
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
-
-    def _run(self) -> None:
-        while not self._wake.wait(_PAUSE_SECONDS):
-            self.flush()
-        self.flush()
-
-
-def _parse(traceparent: str) -> tuple[bytes, bytes, bool]:
+def parse(traceparent: str) -> tuple[bytes, bytes, bool]:
     """Trace id, span id and whether it is sampled, of a W3C `traceparent`; the ids are empty when it is damaged."""
-    if len(traceparent) < _TRACEPARENT or traceparent[:2] == "ff":
+    if len(traceparent) < TRACEPARENT or traceparent[:2] == "ff":
         return _NO_PARENT
     try:
         trace_id, span_id = bytes.fromhex(traceparent[3:35]), bytes.fromhex(traceparent[36:52])
@@ -307,20 +185,20 @@ def _ids_below(parent: Parent) -> Ids:
     if isinstance(parent, Span):
         trace_id, parent_id, _ = parent.ids
     elif isinstance(parent, str):
-        trace_id, parent_id, _ = _parse(parent)
+        trace_id, parent_id, _ = parse(parent)
     else:
         trace_id, parent_id = parent
-    return trace_id or _new_trace_id(), _new_span_id(), parent_id
+    return trace_id or new_trace_id(), new_span_id(), parent_id
 
 
-def _new_span_id() -> bytes:
+def new_span_id() -> bytes:
     return random.getrandbits(64).to_bytes(8, "big")
 
 
-def _new_trace_id() -> bytes:
+def new_trace_id() -> bytes:
     return random.getrandbits(128).to_bytes(16, "big")
 
 
-def _span_context(trace_id: bytes, span_id: bytes, flags: TraceFlags) -> SpanContext:
+def span_context(trace_id: bytes, span_id: bytes, flags: TraceFlags, *, remote: bool = False) -> SpanContext:
     ids = int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big")
-    return SpanContext(*ids, is_remote=False, trace_flags=flags, trace_state=_NO_TRACE_STATE)
+    return SpanContext(*ids, is_remote=remote, trace_flags=flags, trace_state=_NO_TRACE_STATE)

@@ -9,7 +9,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from chassis.observe.spans import Recorder
+from chassis.observe.recorder import Recorder
 
 _propagator = TraceContextTextMapPropagator()
 _recorder = Recorder()

@@ -31,7 +31,7 @@ from chassis.events import (
     streams,
     wakeup,
 )
-from chassis.observe import Recorder, tracing
+from chassis.observe import OtlpExport, Recorder, tracing
 from tests.service.chassis.conftest import running
 from tests.service.chassis.things import Thing, happened, scalar
 
@@ -521,7 +521,7 @@ class Spans(list[Any]):
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     found = Spans()
-    recorder = Recorder(found.export)
+    recorder = Recorder(OtlpExport(found.export))
     monkeypatch.setattr(tracing, "_recorder", recorder)
     yield found
     recorder.shutdown()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from chassis import contract
-from chassis.observe import Recorder, tracing
+from chassis.observe import OtlpExport, Recorder, tracing
 from tests import certificates
 from tests.unit.chassis.stand import FILES, Spans, Stand, running
 
@@ -36,7 +36,7 @@ def exported() -> Spans:
 def spans(exported: Spans) -> Iterator[Spans]:
     """What is recorded during the test; `spans.all` is up to date after `tracing.recorder().flush()`."""
     before = tracing.recorder()
-    tracing.install(Recorder(exported.take, resource={"service.name": "scratch"}))
+    tracing.install(Recorder(OtlpExport(exported.take, {"service.name": "scratch"})))
     exported.all.clear()
     yield exported
     tracing.install(before)

@@ -11,10 +11,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from chassis.core import errors
-from chassis.observe import Recorder, Template, exporter, tracing
+from chassis.observe import Batching, OtlpExport, Recorder, Template, exporter, tracing
 from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -79,7 +80,7 @@ def test_a_trace_that_its_caller_does_not_record_is_not_recorded_but_goes_on(spa
 )
 def test_a_damaged_parent_begins_a_trace_of_its_own(damaged: str) -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     recorder.start(Template("work", SpanKind.SERVER), damaged).end()
     recorder.flush()
     assert taken.all[0].parent_span_id == b""
@@ -88,7 +89,7 @@ def test_a_damaged_parent_begins_a_trace_of_its_own(damaged: str) -> None:
 
 def test_a_share_of_traces_is_recorded() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take, ratio=0.25)
+    recorder = Recorder(OtlpExport(taken.take), sampler=ParentBasedTraceIdRatio(0.25))
     for _ in range(2000):
         recorder.start(Template("work", SpanKind.SERVER)).end()
     recorder.flush()
@@ -97,7 +98,7 @@ def test_a_share_of_traces_is_recorded() -> None:
 
 def test_a_span_ends_once() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     span = recorder.start(Template("work", SpanKind.SERVER))
     span.end()
     span.end()
@@ -108,7 +109,7 @@ def test_a_span_ends_once() -> None:
 
 def test_what_is_said_of_a_span_after_its_end_is_not_recorded() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     span = recorder.start(Template("work", SpanKind.SERVER))
     span.end()
     span.set_attribute("late", True)
@@ -118,7 +119,7 @@ def test_what_is_said_of_a_span_after_its_end_is_not_recorded() -> None:
 
 def test_a_span_has_the_same_ids_whoever_asks_first() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     asked, exported = (recorder.start(Template("work", SpanKind.SERVER), PARENT) for _ in range(2))
     before = asked.get_span_context().span_id
     asked.end()
@@ -133,7 +134,7 @@ def test_a_span_has_the_same_ids_whoever_asks_first() -> None:
 
 def test_a_child_belongs_to_a_parent_that_nobody_asked_for_its_ids() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     parent = recorder.start(Template("outer", SpanKind.SERVER), PARENT)
     recorder.start_child(Template("inner", SpanKind.CLIENT), parent).end()
     parent.end()
@@ -151,7 +152,7 @@ def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
         sizes.append(request.ByteSize())
         names.extend(span.name for span in request.resource_spans[0].scope_spans[0].spans)
 
-    recorder = Recorder(take)
+    recorder = Recorder(OtlpExport(take))
     expected = [f"work {number}" for number in range(1200)]
     for name in expected:
         span = recorder.start(Template(name, SpanKind.SERVER, {"statement": "x" * 2000}))
@@ -162,10 +163,10 @@ def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
     assert max(sizes) < 1 << 20
 
 
-def test_the_oldest_spans_make_room_for_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chassis.observe.spans._PAUSE_SECONDS", 60)  # nothing is exported meanwhile
+def test_the_oldest_spans_make_room_for_the_latest() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    # Nothing is exported meanwhile.
+    recorder = Recorder(OtlpExport(taken.take), batching=Batching(pause=60))
     template = Template("work", SpanKind.SERVER)
     first = recorder.start(template)
     first.end()
@@ -181,7 +182,7 @@ def test_the_oldest_spans_make_room_for_the_latest(monkeypatch: pytest.MonkeyPat
 
 def test_a_span_that_cannot_be_encoded_takes_no_other_with_it() -> None:
     taken = Spans()
-    recorder = Recorder(taken.take)
+    recorder = Recorder(OtlpExport(taken.take))
     for value in (1, 1 << 70, 2):
         span = recorder.start(Template("work", SpanKind.SERVER))
         span.set_attribute("count", value)
@@ -194,7 +195,7 @@ def test_spans_that_cannot_be_sent_are_dropped() -> None:
     def refuse(_: ExportTraceServiceRequest) -> None:
         raise ConnectionError
 
-    recorder = Recorder(refuse)
+    recorder = Recorder(OtlpExport(refuse))
     recorder.start(Template("work", SpanKind.SERVER)).end()
     recorder.shutdown()
 
@@ -235,9 +236,8 @@ async def test_the_exporter_delivers_to_a_collector() -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    recorder = Recorder(
-        exporter.Exporter(f"127.0.0.1:{port}", "", None), resource={"service.name": "scratch"}
-    )
+    send = exporter.Exporter(f"127.0.0.1:{port}", "", None)
+    recorder = Recorder(OtlpExport(send, {"service.name": "scratch"}))
     recorder.start(Template("work", SpanKind.SERVER)).end()
     request = await asyncio.wait_for(received.get(), 10)
     await asyncio.to_thread(recorder.shutdown)
