@@ -1,6 +1,7 @@
 """What the edge takes as a JSON body: the fields of its message, and nothing else."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -59,6 +60,30 @@ async def test_the_fields_of_the_message_reach_the_service(stand: EdgeStand, bod
     response = await place(stand, body)
     assert response.status_code == 201, response.text
     assert isinstance(stand.upstream.received[-1].request, order_service_pb2.PlaceOrderRequest)
+
+
+async def test_a_list_in_a_list_hides_nothing(stand: EdgeStand) -> None:
+    response = await place(stand, {"lines": [[{**LINE, "bogus": 1}]]})
+    assert response.status_code == 400
+    assert response.json()["message"] == "The request cannot be read: there is a list in a list"
+
+
+@pytest.mark.parametrize("text", ["\\", "\\\\", '"', '\\"', '"\\', '\\\\"}', '","bogus":1,"', "é\u2028🎈"])
+async def test_a_string_ends_where_json_says(stand: EdgeStand, text: str) -> None:
+    assert (await place(stand, {"shipping_note": text, "lines": []})).status_code == 201
+    assert stand.upstream.received[-1].request.shipping_note == text
+    refused = await place(stand, {"shipping_note": text, "bogus": 1})
+    assert refused.json()["message"].endswith("there is no field bogus")
+
+
+async def test_a_body_that_comes_in_pieces_is_looked_through(stand: EdgeStand) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b'{"lin', b'es": [], "bog', b'us": 1}'):
+            yield piece
+
+    headers = stand.bearer() | {"idempotency-key": "0123456789abcdef"}
+    response = await stand.http.post("/v1/orders", content=pieces(), headers=headers)
+    assert response.json()["message"].endswith("there is no field bogus")
 
 
 async def test_an_empty_body_is_an_empty_message(stand: EdgeStand) -> None:
