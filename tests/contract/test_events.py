@@ -50,7 +50,7 @@ def test_what_an_rpc_does_to_an_aggregate_an_event_says(method: MethodContract, 
 
 
 def test_the_rule_finds_the_changes_of_all_four_services() -> None:
-    assert {method.deployable for method, _ in changes()} == {"catalog", "identity", "ordering", "projects"}
+    assert {method.deployable for method, _ in changes()} >= {"catalog", "identity", "ordering", "projects"}
 
 
 @pytest.mark.parametrize("event", list(EVENTS.values()), ids=lambda message: message.name)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from meshctl.build.new.names import Names, pascal, snake
+from meshctl.build.new.names import Names, pascal, plural_of, snake
 from meshctl.build.new.tree import Tree, render
 from meshctl.core.failure import OperatorError
 
@@ -121,10 +121,12 @@ def resource_of(tree: Tree, domain: str, name: str, example: str) -> Names:
 
 
 def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
-    """An RPC that changes a resource in another way than `Update` does."""
+    """An RPC that changes a resource in another way than `Update` does, and the event that tells of it."""
     verb = snake(rpc.removesuffix(names.message))
     contract = f"proto/protomesh/{names.domain}/v1/{names.noun}_service.proto"
     servicer = f"services/{names.domain}/{names.noun}_service.py"
+    if "_" in verb or not rpc.endswith(names.message):
+        raise OperatorError(f"{rpc!r} is not a verb and a resource, such as `Archive{names.message}`.")
     if re.search(rf"\brpc {rpc}\(", tree.read(contract)):
         raise OperatorError(f"{contract} has {rpc} already.")
     code = tree.read(servicer)
@@ -132,28 +134,40 @@ def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
         raise OperatorError(
             f"{servicer} is laid out in a way of its own: write {rpc} by hand, as docs/add-an-rpc.md tells."
         )
-    text = verb.replace("_", " ")
-    values = {**names.values(), "Rpc": rpc, "verb": verb, "verb_text": text, "Verb_text": third_person(text)}
+    event = names.message + pascal(participle(verb))
+    values = {**names.values(), "Rpc": rpc, "Event": event, "verb": verb, "Verb_text": third_person(verb)}
     tree.insert(contract, "\n}\n", "\n" + render("rpc.proto", values).rstrip("\n"), after="\nservice ")
     tree.append(contract, "rpc_request.proto", values)
-    module = f"protomesh.{names.domain}.v1.{names.noun}_service_pb2"
     tree.extend(servicer, f"{names.message}Service", render("rpc.py", values))
-    tree.import_in(servicer, f"from {module} import {rpc}Request")
+    package = f"protomesh.{names.domain}.v1"
+    tree.import_in(servicer, f"from {package}.{names.noun}_service_pb2 import {rpc}Request")
+    tree.import_in(servicer, f"from {package}.{names.domain}_events_pb2 import {event}")
+    if not _has_event(tree, names, event):
+        add_event(tree, names, event)
 
 
 def third_person(verb: str) -> str:
-    """`archive` as a comment of an RPC begins: `Archives`."""
-    first, _, rest = verb.partition(" ")
-    ending = "es" if first.endswith(("s", "x", "ch", "sh")) else "s"
-    first = f"{first[:-1]}ies" if first.endswith("y") and first[-2:-1] not in "aeiou" else first + ending
-    return f"{first} {rest}".strip().capitalize()
+    """`archive` as the comment of an RPC begins: `Archives`."""
+    return plural_of(verb).capitalize()
+
+
+def participle(verb: str) -> str:
+    """`archive` as the name of an event ends: `archived`."""
+    return f"{verb}d" if verb.endswith("e") else f"{verb}ed"
+
+
+def _events(names: Names) -> str:
+    return f"proto/protomesh/{names.domain}/v1/{names.domain}_events.proto"
+
+
+def _has_event(tree: Tree, names: Names, event: str) -> bool:
+    return re.search(rf"^message {event} ", tree.read(_events(names)), re.MULTILINE) is not None
 
 
 def add_event(tree: Tree, names: Names, event: str) -> None:
     """A fact about a resource."""
     verb = snake(event.removeprefix(names.message))
-    path = f"proto/protomesh/{names.domain}/v1/{names.domain}_events.proto"
-    if re.search(rf"^message {event} ", tree.read(path), re.MULTILINE):
-        raise OperatorError(f"{path} has {event} already.")
+    if _has_event(tree, names, event):
+        raise OperatorError(f"{_events(names)} has {event} already.")
     values = {**names.values(), "Event": event, "verb": verb, "verb_text": verb.replace("_", " ")}
-    tree.append(path, "event.proto", values)
+    tree.append(_events(names), "event.proto", values)
