@@ -11,6 +11,7 @@ from chassis.rpc.stage import Proceed
 # Kept of the caller's time for the way back, so that our own status arrives before gRPC ends the call with a bare one:
 # this part of it, and no more than that many seconds.
 _RESERVE, _LONGEST_RESERVE_SECONDS = 0.1, 0.15
+_TICKS_PER_SECOND = 500
 
 
 class Deadline:
@@ -18,11 +19,12 @@ class Deadline:
 
     def __init__(self, contract: MethodContract) -> None:
         self._timeout = contract.timeout
+        self._ticks = _Ticks()
 
     def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
         asked = call.context.time_remaining()
         call.deadline = call.arrived + (self._timeout if asked is None else self._allowed(asked))
-        call.limit = limit = _Limit(call.deadline)
+        call.limit = limit = self._ticks.limit(call.deadline)
         call.at_end(limit.lift)
         return proceed(request, call)
 
@@ -30,19 +32,44 @@ class Deadline:
         return min(self._timeout, asked - min(asked * _RESERVE, _LONGEST_RESERVE_SECONDS))
 
 
+class _Ticks:
+    """Ends the calls of an RPC at their deadlines, those of one tick together.
+
+    A timer for each call, which hardly ever fires, was a third of what the whole pipeline costs (5.3 of 16 µs; so 2).
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[int, set[_Limit]] = {}
+
+    def limit(self, when: float) -> "_Limit":
+        """Cancels the current task at a time, or within a tick of it."""
+        tick = int(when * _TICKS_PER_SECOND) + 1
+        due = self._due.get(tick)
+        if due is None:
+            due = self._due[tick] = set()
+            asyncio.get_running_loop().call_at(tick / _TICKS_PER_SECOND, self._fire, tick)
+        return _Limit(due)
+
+    def _fire(self, tick: int) -> None:
+        for limit in self._due.pop(tick):
+            limit.fire()
+
+
 class _Limit:
-    """Cancels the current task at a time: `asyncio.timeout_at` without what only nested time limits need."""
+    """The end of one task's time: `asyncio.timeout_at` without what only nested time limits need."""
 
-    __slots__ = ("_fired", "_task", "_timer")
+    __slots__ = ("_due", "_fired", "_task")
 
-    def __init__(self, when: float) -> None:
+    def __init__(self, due: "set[_Limit]") -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._fired = False
-        self._timer = asyncio.get_running_loop().call_at(when, self._fire)
+        self._due = due
+        due.add(self)
 
-    def _fire(self) -> None:
+    def fire(self) -> None:
+        """Cancels the task."""
         self._fired = True
         self._task.cancel()
 
@@ -52,4 +79,4 @@ class _Limit:
 
     def lift(self, _: Call) -> None:
         """Lets the task go on without limit."""
-        self._timer.cancel()
+        self._due.discard(self)

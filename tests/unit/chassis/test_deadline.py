@@ -1,6 +1,7 @@
 """Deadlines: a call that is late is told so in full, and one that its caller gave up is not late."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -66,11 +67,43 @@ async def test_a_late_call_that_its_caller_gives_up_at_the_same_moment_is_cancel
     task = asyncio.ensure_future(answered())
     await waiting.wait()
     limit: Any = limited.limit
-    limit._fire()
+    limit.fire()
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
     limit.lift(limited)
+
+
+async def test_each_of_many_calls_ends_at_its_own_time() -> None:
+    stage = Deadline(contract.method_at(f"/{SERVICE}/Open"))
+    ended: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        limited = call(seconds)
+        with suppress(asyncio.CancelledError):
+            await stage(_forever, None, limited)
+        assert limited.limit is not None
+        assert limited.limit.expired()
+        assert limited.remaining() < 0.002
+        ended.append(seconds)
+
+    await asyncio.gather(*map(wait, (0.09, 0.03, 0.06, 0.06, 0.03)))
+    assert ended == [0.03, 0.03, 0.06, 0.06, 0.09]
+
+
+async def test_a_call_that_ended_in_time_leaves_nothing_behind() -> None:
+    stage: Any = Deadline(contract.method_at(f"/{SERVICE}/Open"))
+    limited = call(0.05)
+    await stage(_nothing, None, limited)
+    limited.end(grpc.StatusCode.OK)
+    assert not any(stage._ticks._due.values())
+    async with asyncio.timeout(5):
+        while stage._ticks._due:  # noqa: ASYNC110 (nobody is told of a tick)
+            await asyncio.sleep(0.001)
+
+
+async def _forever(request: Any, call: Call) -> None:
+    await asyncio.Event().wait()
 
 
 async def _nothing(request: Any, call: Call) -> None:
