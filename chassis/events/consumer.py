@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import datetime as dt
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,8 @@ from chassis.events.lanes import Lanes
 from chassis.events.processor import Processor
 from chassis.events.subscription import Subscription
 from chassis.events.transaction import Handle, Transactions
+
+logger = logging.getLogger(__name__)
 
 LAG = Gauge("consumer_lag_events", "Events that a consumer has not handled.", ["consumer"])
 
@@ -52,7 +56,7 @@ class Consumer:
             stream: Subscription(broker, stream, of_stream, name, self._policy.acknowledge_within)
             for stream, of_stream in _by_stream(types).items()
         }
-        inbox = Inbox(database, name)
+        self._inbox = inbox = Inbox(database, name)
         by_name = {kind.name: handle for kind, handle in types.items()}
         self._processor = Processor(
             broker,
@@ -92,10 +96,20 @@ class Consumer:
             await self._broker.client.flush()  # the acknowledgements
 
     async def _take(self, subscription: Subscription) -> None:
-        async with contextlib.aclosing(subscription.deliveries(self._lanes.room)) as deliveries:
+        taken = subscription.deliveries(self._lanes.room, self._compare_ages)
+        async with contextlib.aclosing(taken) as deliveries:
             async for delivery in deliveries:
                 delivery.fresh = self._processor.is_fresh(delivery)
                 self._lanes.put(delivery)
+
+    async def _compare_ages(self, stream: str, made: dt.datetime) -> None:
+        """Says that a stream was lost. There is nothing to do: it has all events from its beginning, the inbox knows
+        which of them were handled, and what it lacks nobody waits for.
+        """
+        if await self._inbox.handled_before(made):
+            logger.warning(
+                "The stream %s is younger than what %s has handled: it was lost.", stream, self._name
+            )
 
     async def _handle_fresh(self) -> None:
         while batch := await self._lanes.fresh(self._policy.batch):

@@ -1,6 +1,7 @@
 """The inbox: what a consumer has handled, what it is failing at, and what has to wait for that."""
 
 import asyncio
+import datetime as dt
 import time
 import uuid
 from collections.abc import Collection, Mapping
@@ -79,6 +80,9 @@ _BURY = """
     INSERT INTO inbox (consumer, event_id, outcome) VALUES (%(consumer)s, %(event_id)s, 'dead')
     ON CONFLICT (consumer, event_id) DO NOTHING
     """
+_HANDLED_BEFORE = """
+    SELECT EXISTS (SELECT FROM inbox WHERE consumer = %(consumer)s AND handled_at < %(moment)s) AS known
+    """
 _MISSING = """
     SELECT event_id FROM unnest(%(events)s::uuid[]) AS event (event_id)
     WHERE NOT EXISTS (SELECT FROM inbox WHERE consumer = %(consumer)s AND inbox.event_id = event.event_id)
@@ -151,6 +155,11 @@ class Inbox:
         """Those of the events that were neither handled nor given up."""
         rows = await self._rows(_MISSING, events=list(events)) if events else []
         return [row.event_id for row in rows]
+
+    async def handled_before(self, moment: dt.datetime) -> bool:
+        """Whether anything was handled before a time."""
+        [row] = await self._rows(_HANDLED_BEFORE, moment=moment)
+        return bool(row.known)
 
     async def fail(
         self, event_id: uuid.UUID, aggregate_id: str, error: str, policy: Policy, *, count: int = 1

@@ -72,14 +72,14 @@ class Processor:
         while len(left) > 1:
             try:
                 left = await self._together(left)
-            except HandlerError as error:
-                left = [each for each in left if each is not error.delivery] + [error.delivery]
-                break
             except Exception as error:  # noqa: BLE001 (each by itself will show what it is)
                 if outages.is_database_outage(error):
                     for delivery in left:
                         await self._answer(delivery, self._interrupted(delivery, error))
                     return
+                if isinstance(error, HandlerError):
+                    culprit = error.delivery
+                    left.sort(key=lambda delivery: delivery is culprit)
                 break
         for delivery in left:
             await self._answer(delivery, self._attempt(delivery))

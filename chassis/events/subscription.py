@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import logging
 import uuid
@@ -52,13 +53,23 @@ class Subscription:
             max_ack_pending=_MAXIMUM_PENDING,
         )
 
-    async def deliveries(self, room: Callable[[], Awaitable[int]]) -> AsyncGenerator[Delivery, None]:
-        """Deliveries for ever; `room` waits until some can be taken, and says how many."""
+    async def deliveries(
+        self,
+        room: Callable[[], Awaitable[int]],
+        begins: Callable[[str, dt.datetime], Awaitable[None]],
+    ) -> AsyncGenerator[Delivery, None]:
+        """Deliveries until it is closed; `room` waits until some can be taken, and says how many.
+
+        `begins` is told of the stream, and when it was made, each time that deliveries begin.
+        """
         jetstream = await self._broker.ready()
         while True:
             checkpoint()
             try:
+                made = (await jetstream.stream_info(self._stream)).created
+                assert made is not None
                 await jetstream.add_consumer(self._stream, self._config)
+                await begins(self._stream, made)
                 async with contextlib.aclosing(self._pulled(room)) as messages:
                     async for message in messages:
                         yield Delivery(message, self._types[message.subject.rpartition(".")[0]])

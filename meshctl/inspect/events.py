@@ -1,4 +1,4 @@
-"""`meshctl events`: the dead letters, which wait for a person."""
+"""`meshctl events`: the dead letters, which wait for a person, and streams that have to be filled again."""
 
 import asyncio
 import sys
@@ -13,7 +13,8 @@ from google.protobuf.message import DecodeError
 from rich.table import Table
 
 from chassis.contract import all_event_types
-from chassis.events import Broker, dead_letters
+from chassis.data import Database
+from chassis.events import Broker, dead_letters, maintenance, streams
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.core.terminal import console
@@ -21,7 +22,7 @@ from meshctl.mesh import control
 from meshctl.mesh.operate import Data
 from meshctl.mesh.session import CALL_SECONDS
 
-commands = typer.Typer(no_args_is_help=True, help="List, show, replay and drop dead letters.")
+commands = typer.Typer(no_args_is_help=True, help="Dead letters, and streams that lost what they had.")
 
 Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers from `list`.")]
 Consumer = Annotated[str, typer.Option(help="Only letters of this consumer, such as catalog.release_stock.")]
@@ -89,6 +90,29 @@ def drop(
 ) -> None:
     """Remove dead letters for good: what they tell of will not be handled."""
     asyncio.run(_each("dropped", dead_letters.drop, numbers, consumer, data, everything=everything))
+
+
+@commands.command()
+def rebuild(
+    stream: Annotated[str, typer.Argument(help="Such as ORDERING; it belongs to the service of this name.")],
+    data: Data = DEFAULT_FOLDER,
+) -> None:
+    """Send a stream's events of the last 7 days again, out of its owner's outbox.
+
+    Consumers drop what they have handled. A stream that is gone needs no command: its owner makes it and sends all of
+    it again. This is for one that lost a part, by a purge or an old backup.
+    """
+    owner = stream.lower()
+    urls = control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"})["database_urls"]
+    if streams.owned_by(owner) is None or owner not in urls:
+        known = ", ".join(sorted(filter(None, map(streams.owned_by, urls))))
+        raise OperatorError(f"There is no stream {stream!r}: the streams are {known}.")
+
+    async def send() -> int:
+        async with Database(urls[owner], name="meshctl", pool_size=1) as database:
+            return await maintenance.republish(database, stream.upper())
+
+    print(f"{asyncio.run(send())} events of {stream.upper()} are sent again.")
 
 
 async def _each(

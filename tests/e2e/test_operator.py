@@ -318,6 +318,28 @@ async def test_an_event_that_nobody_can_read_is_listed_shown_replayed_and_droppe
     assert order_id not in (await meshctl(mesh, "events", "list")).out
 
 
+async def test_a_stream_that_lost_what_it_had_is_filled_again(mesh: Mesh) -> None:
+    client = await nats.connect(mesh.nats_url)
+    try:
+        jetstream = client.jetstream()
+        before = (await jetstream.stream_info("IDENTITY")).state.messages
+        await jetstream.purge_stream("IDENTITY")
+        done = await meshctl(mesh, "events", "rebuild", "IDENTITY")
+        assert done.out == f"{before} events of IDENTITY are sent again.\n"
+
+        async def filled() -> bool:
+            return (await jetstream.stream_info("IDENTITY")).state.messages >= before
+
+        await eventually(filled, seconds=30)
+    finally:
+        await client.close()
+
+
+async def test_a_stream_that_no_service_owns_is_a_sentence(mesh: Mesh) -> None:
+    refusal = (await meshctl(mesh, "events", "rebuild", "NOBODYS")).refusal
+    assert refusal == "There is no stream 'NOBODYS': the streams are CATALOG, IDENTITY, ORDERING, PROJECTS."
+
+
 async def test_a_letter_that_is_not_there_is_a_sentence(mesh: Mesh) -> None:
     for command in ("show", "replay", "drop"):
         refusal = (await meshctl(mesh, "events", command, "999999")).refusal

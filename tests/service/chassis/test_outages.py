@@ -1,0 +1,282 @@
+"""Consumers in trouble: an outage is no attempt, and one event's trouble is its own."""
+
+import asyncio
+import urllib.parse
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import nats.errors
+import psycopg
+import psycopg_pool
+import pytest
+from google.protobuf.message import DecodeError
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+
+from chassis.core import errors
+from chassis.data import Database, UnitOfWork
+from chassis.events import Broker, Consumer, Envelope, Policy, dead_letters
+from tests.proxy import Proxy
+from tests.service.chassis.conftest import running
+from tests.service.chassis.things import Thing, happened, scalar
+
+QUICK = Policy(attempts=2, backoff=(0.01,), acknowledge_within=2, drain_within=2)
+
+Act = Callable[[OrderCancelled, UnitOfWork], Awaitable[None]]
+
+
+class Subscriber:
+    """A subscription whose handler does what the test says, and notes what it was called with."""
+
+    def __init__(self, database: Database, broker: Broker, act: Act, policy: Policy = QUICK) -> None:
+        self.name = f"outages.{uuid.uuid4().hex[:8]}"
+        self.calls: Counter[str] = Counter()
+        self._act = act
+        self.consumer = Consumer(
+            database, broker, name=self.name, handlers={OrderCancelled: self._handle}, policy=policy
+        )
+
+    async def _handle(self, event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
+        self.calls[event.reason] += 1
+        await self._act(event, work)
+        work.add(Thing(name=event.reason))
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chassis.events.processor._FIRST_OUTAGE_SECONDS", 0.02)
+    monkeypatch.setattr("chassis.events.processor._LONGEST_OUTAGE_SECONDS", 0.1)
+
+
+async def publish(database: Database, *events: OrderCancelled) -> None:
+    async with database.unit_of_work() as work:
+        for event in events:
+            work.publish(event)
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]], within: float = 30) -> None:
+    async with asyncio.timeout(within):
+        while not await condition():  # noqa: ASYNC110 (the far end tells nobody)
+            await asyncio.sleep(0.02)
+
+
+async def handled(database: Database, *reasons: str) -> None:
+    """Waits for the effects of these events, each of them once, and of no others."""
+
+    async def all_there() -> bool:
+        return bool(await scalar(database, "SELECT count(*) >= %s FROM things", len(reasons)))
+
+    await eventually(all_there)
+    async with database.connection() as connection:
+        rows = await (await connection.execute("SELECT name FROM things")).fetchall()
+    assert sorted(row[0] for row in rows) == sorted(reasons)
+
+
+async def nothing_counted(database: Database, broker: Broker, subscriber: Subscriber) -> None:
+    """No attempt is on record, and nothing is dead."""
+    assert await scalar(database, "SELECT coalesce(sum(attempts), 0) FROM inbox_failures") == 0
+    assert [letter async for letter in dead_letters.listed(broker, subscriber.name)] == []
+
+
+def unavailable(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "not now")
+
+
+def caused(error: Exception) -> Exception:
+    wrapped = RuntimeError("a client library's own")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.parametrize(
+    "outage",
+    [
+        psycopg_pool.PoolTimeout("no connection"),
+        psycopg.OperationalError("the connection is lost"),
+        psycopg.errors.AdminShutdown("terminating"),
+        psycopg.errors.TooManyConnections("sorry, too many clients"),
+        nats.errors.NoServersError(),
+        ConnectionResetError(),
+        unavailable(grpc.StatusCode.UNAVAILABLE),
+        unavailable(grpc.StatusCode.DEADLINE_EXCEEDED),
+        unavailable(grpc.StatusCode.RESOURCE_EXHAUSTED),
+        errors.unavailable(),
+        caused(ConnectionRefusedError()),
+        ExceptionGroup("tasks", [unavailable(grpc.StatusCode.UNAVAILABLE)]),
+    ],
+    ids=repr,
+)
+async def test_however_often_an_outage_interrupts_a_handler_its_event_is_no_nearer_to_the_dead_letters(
+    database: Database, broker: Broker, outage: Exception
+):
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if subscriber.calls[event.reason] <= 4 * QUICK.attempts:
+            raise outage
+
+    subscriber = Subscriber(database, broker, act)
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "interrupted"), happened("one", "behind"))
+        await handled(database, "interrupted", "behind")
+        await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.parametrize("error", [DecodeError("of a message within"), psycopg.errors.QueryCanceled("slow")])
+async def test_what_goes_wrong_in_the_handler_is_an_attempt_and_no_poison(
+    database: Database, broker: Broker, error: Exception
+):
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if subscriber.calls[event.reason] == 1:
+            raise error
+
+    subscriber = Subscriber(database, broker, act)
+    async with running(subscriber.consumer):
+        await publish(database, happened(reason="moody"))
+        await handled(database, "moody")
+        await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_an_event_that_hangs_is_given_up_and_holds_up_nobody_else(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chassis.events.processor._LONGEST_BATCH_SECONDS", 0.2)
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if event.reason == "hangs":
+            await asyncio.Event().wait()
+
+    subscriber = Subscriber(database, broker, act, Policy(2, (0.01,), handle_within=0.2, drain_within=0))
+    async with running(subscriber.consumer):
+        await publish(
+            database, happened("sick", "hangs"), happened("sick", "behind"), happened(reason="well")
+        )
+        await handled(database, "well", "behind")
+    [letter] = [letter async for letter in dead_letters.listed(broker, subscriber.name)]
+    assert (letter.aggregate_id, letter.error) == ("sick", "TimeoutError:")
+
+
+@pytest.fixture
+async def proxied(migrated_url: str) -> AsyncIterator[tuple[Proxy, Database]]:
+    """The database by way of a proxy."""
+    url = urllib.parse.urlsplit(migrated_url)
+    assert url.hostname
+    assert url.port
+    async with Proxy.before(url.hostname, url.port) as proxy:
+        through = url._replace(netloc=url.netloc.replace(f":{url.port}", f":{proxy.port}")).geturl()
+        async with Database(through, name="things") as database:
+            yield proxy, database
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.parametrize("trouble", ["hang", "cut"])
+async def test_a_database_that_is_away_is_waited_for(
+    database: Database,
+    broker: Broker,
+    proxied: tuple[Proxy, Database],
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+):
+    proxy, away = proxied
+    in_hand = asyncio.Event()
+
+    async def act(event: OrderCancelled, work: UnitOfWork) -> None:
+        if not in_hand.is_set():
+            getattr(proxy, trouble)()
+            in_hand.set()
+
+    policy = Policy(2, (0.01,), handle_within=0.3, acknowledge_within=2, drain_within=0)
+    subscriber = Subscriber(away, broker, act, policy)
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "first"), happened("two", "other"), happened("one", "second"))
+        async with asyncio.timeout(60):
+            await in_hand.wait()
+            while "comes again" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
+                await asyncio.sleep(0.05)
+        proxy.heal()
+        await handled(database, "first", "other", "second")
+        await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.parametrize("trouble", ["hang", "cut"])
+async def test_nats_that_is_away_is_waited_for(
+    database: Database, broker: Broker, nats_url: str, trouble: str
+):
+    port = int(nats_url.rpartition(":")[2])
+    in_hand, go_on = asyncio.Event(), asyncio.Event()
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        in_hand.set()
+        await go_on.wait()
+
+    async def done() -> bool:
+        return bool(await scalar(database, "SELECT count(*) FROM things"))
+
+    async with (
+        Proxy.before("127.0.0.1", port) as proxy,
+        Broker(nats_url.replace(f":{port}", f":{proxy.port}")) as away,
+    ):
+        subscriber = Subscriber(database, away, act)
+        async with running(subscriber.consumer):
+            await publish(database, happened("one", "first"), happened("one", "second"))
+            await asyncio.wait_for(in_hand.wait(), 15)
+            getattr(proxy, trouble)()
+            go_on.set()
+            await eventually(done)
+            proxy.heal()
+            await handled(database, "first", "second")
+            await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_an_event_that_takes_long_is_kept_from_being_delivered_again(
+    database: Database, broker: Broker
+):
+    alive, kept = 0, asyncio.Event()
+
+    async def acknowledged(message: Any) -> None:
+        nonlocal alive
+        alive += message.data == b"+WPI"
+        if alive >= 4:
+            kept.set()
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        await kept.wait()
+
+    subscriber = Subscriber(database, broker, act, Policy(acknowledge_within=1))
+    await broker.client.subscribe("$JS.ACK.ORDERING.>", cb=acknowledged)
+    async with running(subscriber.consumer), asyncio.timeout(20):
+        await publish(database, happened(reason="slow"))
+        await kept.wait()
+        await handled(database, "slow")
+    assert subscriber.calls == {"slow": 1}
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_consumer_takes_no_more_in_hand_than_it_has_room_for(database: Database, broker: Broker):
+    busy, go_on = asyncio.Event(), asyncio.Event()
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        busy.set()
+        await go_on.wait()
+
+    subscriber = Subscriber(database, broker, act, Policy(concurrency=1, batch=5, acknowledge_within=30))
+    reasons = [str(number) for number in range(40)]
+    await publish(database, *(happened(reason=reason) for reason in reasons))
+
+    async def taken() -> int:
+        info = await (await broker.ready()).consumer_info("ORDERING", subscriber.name.replace(".", "-"))
+        return info.num_ack_pending or 0
+
+    async with running(subscriber.consumer):
+        await asyncio.wait_for(busy.wait(), 15)
+        await eventually(taken)
+        # Had it asked for more, they would have come along.
+        await broker.client.flush()
+        assert await taken() <= 10
+        go_on.set()
+        await handled(database, *reasons)
