@@ -18,7 +18,17 @@ SERVICES = ("catalog", "identity", "observer", "ordering", "projects", "ratelimi
 WITH_DATABASE = ("catalog", "identity", "ordering", "projects")
 RPC_LABELS = {"grpc_service", "grpc_method"}
 # Every label that a metric of ours may have, and nothing that grows with users or requests.
-LABELS = {"grpc_service", "grpc_method", "grpc_code", "le", "database", "bulkhead", "state", "consumer", "outcome"}
+LABELS = {
+    "grpc_service",
+    "grpc_method",
+    "grpc_code",
+    "le",
+    "database",
+    "bulkhead",
+    "state",
+    "consumer",
+    "outcome",
+}
 IDENTIFIER = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}|@|/v1/")
 
 

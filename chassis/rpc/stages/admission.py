@@ -4,8 +4,6 @@ import time
 from collections.abc import Awaitable
 from typing import Any
 
-import grpc
-
 from chassis.contract.methods import MethodContract
 from chassis.core.errors import overloaded
 from chassis.rpc.call import Call
@@ -93,7 +91,8 @@ class _Calls:
         self._running -= 1
         self._budget.running -= 1
         took = time.monotonic() - call.arrived
-        if took > self._in_time or call.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        # By our own time, and not by the code: a caller's own short deadline says nothing about the server.
+        if took > self._in_time:
             self._shrink(call, running, took)
         elif running * 2 > self._limit:
             self._limit = min(self._budget.limit, self._limit + _INCREASE / self._limit)

@@ -80,6 +80,19 @@ class Outcome:
     seconds: float
 
 
+async def test_a_caller_with_little_patience_says_nothing_about_the_server(
+    certificate_directory: Any,
+) -> None:
+    """Else whoever calls with a deadline of 50 ms could cut an RPC back for everybody."""
+    async with running(certificate_directory, servicer=Scarce) as stand:
+        call = method(stand.channel(), "Slow")
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await call(Thing(), timeout=0.02)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        outcomes = await asyncio.gather(*(call(Thing()) for _ in range(40)), return_exceptions=True)
+        assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == []
+
+
 async def offered(call: Any, *, per_second: float, seconds: float) -> list[Outcome]:
     """Calls at a rate, whatever becomes of those before, as many independent clients do."""
 
