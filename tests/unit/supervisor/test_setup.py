@@ -53,3 +53,33 @@ def test_without_venv_it_says_what_to_install(bare: Path) -> None:
     refused = up(bare)
     assert refused.returncode == 1
     assert "install its venv package" in refused.stderr
+
+
+def argon2(bare: Path, compiler: str) -> subprocess.CompletedProcess[str]:
+    """Builds into a virtual environment whose Python can do nothing."""
+    for program in ("awk", "mktemp", "tail"):
+        (bare / "bin" / program).symlink_to(str(shutil.which(program)))
+    python_that(bare, "echo it cannot >&2; exit 1")
+    (bare / "venv/bin").mkdir(parents=True)
+    (bare / "venv/bin/python").symlink_to(bare / "bin/python3")
+    return subprocess.run(
+        [bare / "scripts/argon2", bare / "venv"],
+        env={"PATH": str(bare / "bin"), "CC": compiler},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_without_a_compiler_argon2_stays_as_its_wheel_has_it(bare: Path) -> None:
+    kept = argon2(bare, compiler="no-such-compiler")
+    assert (kept.returncode, kept.stdout, kept.stderr) == (0, "", "")
+
+
+def test_a_build_of_argon2_that_fails_ends_no_setup(bare: Path) -> None:
+    kept = argon2(bare, compiler="cat")
+    assert (kept.returncode, kept.stderr) == (0, "")
+    if "avx2" in Path("/proc/cpuinfo").read_text():
+        assert kept.stdout.splitlines()[-1] == "Argon2 stays as its wheel has it: it cannot"
+    assert not (bare / "venv/argon2.built").exists()
