@@ -22,14 +22,14 @@ from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.running import RunningMesh
 
-# A saga is decided within 30 s of any crash, and its events are sent within seconds.
+# What a crash leaves of an order is gone within 30 s, and events are sent within seconds.
 GRACE_SECONDS = 60.0
 
 # What an order in this status holds at catalog; None is no reservation at all.
 _HOLDS: dict[str, frozenset[str | None]] = {
     "pending_payment": frozenset({"held"}),
-    "rejected": frozenset({None, "released"}),
     "cancelled": frozenset({"released"}),
+    "expired": frozenset({"released"}),
 }
 
 _ORDERS: LiteralString = """
@@ -51,7 +51,8 @@ _EVENTS: LiteralString = """
     FROM order_transitions AS transition
     JOIN orders ON orders.id = transition.order_id
     JOIN (VALUES
-        ('pending_payment', 'ordering.order.placed.v1'), ('cancelled', 'ordering.order.cancelled.v1')
+        ('pending_payment', 'ordering.order.placed.v1'), ('cancelled', 'ordering.order.cancelled.v1'),
+        ('expired', 'ordering.order.expired.v1')
     ) AS expected (status, event) ON expected.status = transition.status
     LEFT JOIN outbox ON outbox.subject = expected.event || '.' || orders.id
     WHERE transition.changed_at BETWEEN now() - interval '6 days' AND %(until)s
@@ -123,10 +124,8 @@ def compare(ordering_url: str, catalog_url: str, grace_seconds: float = GRACE_SE
 def _contradictions(order: Any, reservation: Any) -> Iterator[str]:
     held = reservation.status if reservation else None
     if order is None:
-        if held != "released":
+        if held not in ("released", "expired"):
             yield f"catalog has a reservation ({held}) for an order that ordering does not know"
-    elif order.status == "placing":
-        yield "the order is still being placed"
     elif order.status in _HOLDS and held not in _HOLDS[order.status]:
         yield f"the order is {order.status}, its reservation {held or 'missing'}"
     elif held == "held" and reservation.lines != order.lines:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, Self
 
 import grpc
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, get_current_span
 
 from chassis.contract import methods
 from chassis.contract.methods import MethodContract
@@ -218,11 +218,17 @@ class Method:
         seconds = self._seconds(timeout)
         if seconds < _LEAST_SECONDS:
             raise _out_of_time()
-        span = tracing.recorder().start_child(self._template)
+        span = self._span()
         headers = _headers(span, metadata)
         return self._start(
             self._bound()(request, timeout=seconds, metadata=headers, **options), span, self._metrics
         )
+
+    def _span(self) -> Span:
+        """A span below the current one; without one, at the root of a trace, which an untraced RPC does not begin."""
+        if self._contract.untraced and not get_current_span().get_span_context().is_valid:
+            return INVALID_SPAN
+        return tracing.recorder().start_child(self._template)
 
     def _seconds(self, timeout: float | None) -> float:
         seconds = self._contract.timeout if timeout is None else min(timeout, self._contract.timeout)

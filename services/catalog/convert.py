@@ -6,14 +6,21 @@ from uuid import UUID
 
 from protomesh.catalog.v1.category_pb2 import Category
 from protomesh.catalog.v1.category_service_pb2 import CategoryNode, CategoryTree, UpdateCategoryRequest
-from protomesh.catalog.v1.inventory_service_pb2 import ProductPrice, Reservation, Stock, StockLine
+from protomesh.catalog.v1.inventory_service_pb2 import (
+    HeldReservation,
+    ProductPrice,
+    Reservation,
+    ReserveStockRequest,
+    Stock,
+    StockLine,
+)
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
 from protomesh.type.v1.money_pb2 import Money
 
 from chassis.core import timestamp
 from services.catalog.model import ReservationStatus, normal_name, normal_sku
-from services.catalog.stock_repository import Lines
+from services.catalog.pricing import Lines, Wanted
 
 _PRODUCT_STATUS = dict(Product.Status.items())
 _RESERVATION_STATUS = dict(Reservation.Status.items())
@@ -106,22 +113,36 @@ def category_tree(rows: Sequence[Any], root_id: UUID | None) -> CategoryTree:
     return CategoryTree(data=nodes(root_id))
 
 
-def lines(messages: Iterable[StockLine]) -> Lines:
-    """Units by product, in the order in which stock is taken; two spellings of one id are one product."""
+def wanted(request: ReserveStockRequest) -> Wanted:
+    """What an order wants, in the order in which stock is taken; two spellings of one id are one product."""
     units: dict[UUID, int] = {}
-    for line in messages:
+    for line in request.lines:
         product_id = UUID(line.product_id)
         units[product_id] = units.get(product_id, 0) + line.quantity
-    return dict(sorted(units.items()))
+    return Wanted(
+        order_id=UUID(request.order_id),
+        lines=dict(sorted(units.items())),
+        hold=request.hold.ToTimedelta(),
+        expected_total=request.expected_total if request.HasField("expected_total") else None,
+    )
 
 
-def reservation_message(order_id: UUID, status: ReservationStatus, lines: Lines) -> Reservation:
-    """A reservation."""
+def reservation_message(
+    order_id: UUID, status: ReservationStatus, lines: Lines, prices: Iterable[Any] = ()
+) -> Reservation:
+    """A reservation, with the prices of its lines from rows when it was asked for them."""
+    by_product = {row.product_id: row for row in prices}
     return Reservation(
         order_id=str(order_id),
         status=_RESERVATION_STATUS[status.value],
         lines=[StockLine(product_id=str(product), quantity=units) for product, units in lines.items()],
+        prices=[_price_message(by_product[product]) for product in lines] if by_product else (),
     )
+
+
+def held_message(row: Any) -> HeldReservation:
+    """A reservation that holds stock, and since when, from a row."""
+    return HeldReservation(order_id=str(row.order_id), reserved_at=timestamp(row.reserved_at))
 
 
 def stock_message(stock: Any) -> Stock:
@@ -135,12 +156,10 @@ def stock_message(stock: Any) -> Stock:
     )
 
 
-def price_message(product: Any) -> ProductPrice:
-    """What a product costs, from a row with its available units."""
+def _price_message(product: Any) -> ProductPrice:
     return ProductPrice(
-        product_id=str(product.id),
+        product_id=str(product.product_id),
         sku=product.sku,
         name=product.name,
         unit_price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
-        available=product.available,
     )

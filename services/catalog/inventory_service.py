@@ -1,26 +1,30 @@
 """The servicer of InventoryService."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import UTC
 from uuid import UUID
 
 from protomesh.catalog.v1.inventory_service_pb2 import (
     AdjustStockRequest,
     CommitStockRequest,
+    ExpireReservationsRequest,
+    ExpireReservationsResponse,
+    FindReservationsRequest,
+    FindReservationsResponse,
     GetStockRequest,
-    QuotePricesRequest,
-    QuotePricesResponse,
     ReleaseStockRequest,
     Reservation,
     ReserveStockRequest,
     Stock,
 )
 
-from chassis.core import Aborted, FailedPrecondition, NotFound
-from chassis.data import Database
+from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from chassis.data import Database, Row
 from chassis.rpc import Call
-from services.catalog import convert, repository, stock_repository
-from services.catalog.model import ProductStatus, ReservationStatus
-from services.catalog.stock_repository import Lines
+from services.catalog import convert, repository, reservation_repository, stock_repository
+from services.catalog.model import ReservationStatus
+from services.catalog.pricing import Lines, Wanted
 
 # Each attempt that fails was overtaken by a buyer who got something, or the reason is found and said.
 RESERVE_ATTEMPTS = 5
@@ -35,42 +39,48 @@ class InventoryService:
         self._database = database
         self._turns = asyncio.Semaphore(RESERVING_AT_ONCE)
 
-    async def QuotePrices(self, request: QuotePricesRequest, call: Call) -> QuotePricesResponse:
-        ids = [UUID(product_id) for product_id in request.product_ids]
-        rows = {row.id: row for row in await self._database.all(stock_repository.PRICES, product_ids=ids)}
-        for product_id in ids:
-            if product_id not in rows or rows[product_id].status != ProductStatus.ACTIVE:
-                raise stock_repository.not_for_sale(product_id)
-        currencies = sorted({row.currency_code for row in rows.values()})
-        if len(currencies) > 1:
-            sentence = "The products are priced in several currencies."
-            raise FailedPrecondition(
-                "CURRENCY_MIXED", sentence, metadata={"currencies": ",".join(currencies)}
-            )
-        return QuotePricesResponse(prices=[convert.price_message(rows[product_id]) for product_id in ids])
-
     async def ReserveStock(self, request: ReserveStockRequest, call: Call) -> Reservation:
-        order_id, lines = UUID(request.order_id), convert.lines(request.lines)
+        wanted = convert.wanted(request)
         async with self._turns:
-            fresh = await self._reserve(order_id, lines)
-        if fresh:
-            return convert.reservation_message(order_id, ReservationStatus.HELD, lines)
-        return await self._repeated(order_id, lines)
+            prices = await self._reserve(wanted)
+        if not prices:
+            return await self._repeated(wanted)
+        return convert.reservation_message(wanted.order_id, ReservationStatus.HELD, wanted.lines, prices)
 
     async def CommitStock(self, request: CommitStockRequest, call: Call) -> Reservation:
         order_id = UUID(request.order_id)
         async with self._database.unit_of_work() as work:
-            await stock_repository.end(work, order_id, ReservationStatus.COMMITTED)
+            await reservation_repository.end(work, order_id, ReservationStatus.COMMITTED)
         status, lines = await self._reservation(order_id)
         if status is not ReservationStatus.COMMITTED:
-            raise stock_repository.closed(order_id, status)
+            raise reservation_repository.closed(order_id, status)
         return convert.reservation_message(order_id, status, lines)
 
     async def ReleaseStock(self, request: ReleaseStockRequest, call: Call) -> Reservation:
         order_id = UUID(request.order_id)
         async with self._database.unit_of_work() as work:
-            await stock_repository.release(work, order_id)
+            await reservation_repository.release(work, order_id)
         return convert.reservation_message(order_id, *await self._reservation(order_id))
+
+    async def FindReservations(
+        self, request: FindReservationsRequest, call: Call
+    ) -> FindReservationsResponse:
+        rows = await reservation_repository.held(
+            self._database,
+            request.held_for.ToTimedelta(),
+            request.after.reserved_at.ToDatetime(UTC),
+            UUID(request.after.order_id) if request.HasField("after") else UUID(int=0),
+            request.limit,
+        )
+        return FindReservationsResponse(reservations=map(convert.held_message, rows))
+
+    async def ExpireReservations(
+        self, request: ExpireReservationsRequest, call: Call
+    ) -> ExpireReservationsResponse:
+        order_ids = [UUID(order_id) for order_id in request.order_ids]
+        async with self._database.unit_of_work() as work:
+            expired = await reservation_repository.expire(work, order_ids, request.held_for.ToTimedelta())
+        return ExpireReservationsResponse(order_ids=map(str, expired))
 
     async def GetStock(self, request: GetStockRequest, call: Call) -> Stock:
         row = await self._database.one(stock_repository.GET_STOCK, product_id=UUID(request.product_id))
@@ -85,33 +95,39 @@ class InventoryService:
             )
             return work.answer(convert.stock_message(stock))
 
-    async def _reserve(self, order_id: UUID, lines: Lines) -> bool:
-        """Reserves all lines; False when the order has a reservation already."""
+    async def _reserve(self, wanted: Wanted) -> Sequence[Row]:
+        """Reserves all lines, and returns their prices; none when the order has a reservation already."""
         for _ in range(RESERVE_ATTEMPTS):
             try:
                 # A look costs a tenth of a transaction, and most buyers in a rush come too late.
-                await stock_repository.check_available(self._database, lines)
+                await reservation_repository.check_available(self._database, wanted)
                 async with self._database.unit_of_work() as work:
-                    return await stock_repository.reserve(work, order_id, lines)
+                    return await reservation_repository.reserve(work, wanted)
             except FailedPrecondition:
-                if await stock_repository.reservation(self._database, order_id) is None:
+                found = await reservation_repository.reservation(self._database, wanted.order_id)
+                if found is None or found[0] is ReservationStatus.EXPIRED:
                     raise
-                return False
+                return ()
             except Aborted:
                 continue
         raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
 
-    async def _repeated(self, order_id: UUID, lines: Lines) -> Reservation:
+    async def _repeated(self, wanted: Wanted) -> Reservation:
         """The answer to an order that came before: what it holds, unless it asked for something else then."""
-        status, held = await self._reservation(order_id)
+        async with self._database.unit_of_work() as work:
+            still_held = await reservation_repository.hold_longer(work, wanted)
+        status, lines = await self._reservation(wanted.order_id)
         if status is ReservationStatus.RELEASED:
-            raise stock_repository.closed(order_id, status)
-        if held != lines:
-            raise stock_repository.other_lines()
-        return convert.reservation_message(order_id, status, held)
+            raise reservation_repository.closed(wanted.order_id, status)
+        if not still_held and status is not ReservationStatus.COMMITTED:
+            raise Aborted("CONFLICT", "The reservation expired just now; try again.", retry_after=0.1)
+        if lines != wanted.lines:
+            raise InvalidArgument("IDEMPOTENCY_KEY_REUSED", "The order reserved other lines before.")
+        prices = await reservation_repository.prices(self._database, wanted)
+        return convert.reservation_message(wanted.order_id, status, lines, prices)
 
     async def _reservation(self, order_id: UUID) -> tuple[ReservationStatus, Lines]:
-        found = await stock_repository.reservation(self._database, order_id)
+        found = await reservation_repository.reservation(self._database, order_id)
         if found is None:
             metadata = {"order_id": str(order_id)}
             raise NotFound("RESERVATION_NOT_FOUND", "Nothing was reserved for the order.", metadata=metadata)

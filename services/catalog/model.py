@@ -38,6 +38,7 @@ class ReservationStatus(enum.StrEnum):
     HELD = "held"
     COMMITTED = "committed"
     RELEASED = "released"
+    EXPIRED = "expired"
 
 
 def normal_sku(sku: str) -> str:
@@ -126,12 +127,19 @@ class Stock(Model):
 
 
 class Reservation(Model):
-    """What an order holds. One that is released stays so, also when its order's call to reserve comes late."""
+    """What an order holds, and until when.
+
+    One that is released stays so, also when its order's call to reserve comes late. One that has expired can be made
+    anew.
+    """
 
     __tablename__ = "reservations"
 
     order_id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[str]
+    # When it was made, or last asked for again: its order is written soon after, or never.
+    reserved_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 

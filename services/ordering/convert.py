@@ -1,33 +1,38 @@
 """Rows and entities ↔ messages."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from protomesh.catalog.v1 import inventory_service_pb2
 from protomesh.ordering.v1 import order_pb2, order_service_pb2, ordering_events_pb2
 from protomesh.type.v1.money_pb2 import Money
 
-from chassis.core import FailedPrecondition, timestamp
+from chassis.core import timestamp
 from chassis.data import Row
-from services.ordering.model import Order, OrderItem, Status
+from services.ordering.model import Order, OrderItem
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]
 
 
 def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Prices) -> list[OrderItem]:
-    """The items of a new order; `prices` stand in the order of `lines`."""
-    return [
-        OrderItem(
-            position=position,
-            product_id=UUID(line.product_id),
-            sku=price.sku,
-            name=price.name,
-            quantity=line.quantity,
-            unit_price_minor=price.unit_price.amount_minor,
+    """The items of a new order, in the order of `lines`, at the prices of their products."""
+    by_product = {UUID(price.product_id): price for price in prices}
+    items = []
+    for position, line in enumerate(lines, start=1):
+        product_id = UUID(line.product_id)
+        price = by_product[product_id]
+        items.append(
+            OrderItem(
+                position=position,
+                product_id=product_id,
+                sku=price.sku,
+                name=price.name,
+                quantity=line.quantity,
+                unit_price_minor=price.unit_price.amount_minor,
+            )
         )
-        for position, (line, price) in enumerate(zip(lines, prices, strict=True), start=1)
-    ]
+    return items
 
 
 def order_message(row: Row) -> order_pb2.Order:
@@ -41,8 +46,8 @@ def order_message(row: Row) -> order_pb2.Order:
     return message
 
 
-def placed_message(order: Order) -> order_pb2.Order:
-    """An order that was accepted or rejected just now, with its lines and its history."""
+def entity_message(order: Order) -> order_pb2.Order:
+    """An order with its lines, without its history."""
     message = _without_lines(order)
     message.lines.extend(
         _line(
@@ -55,12 +60,13 @@ def placed_message(order: Order) -> order_pb2.Order:
         )
         for item in order.items
     )
-    message.history.extend(
-        (
-            _transition(1, Status.PLACING, "", order.created_at),
-            _transition(order.version, order.status, order.reason, order.updated_at),
-        )
-    )
+    return message
+
+
+def placed_message(order: Order) -> order_pb2.Order:
+    """An order that was placed just now, with its lines and its history."""
+    message = entity_message(order)
+    message.history.append(_transition(order.version, order.status, order.reason, order.updated_at))
     return message
 
 
@@ -76,6 +82,7 @@ def _without_lines(row: Row | Order) -> order_pb2.Order:
         etag=str(row.version),
         created_at=timestamp(row.created_at),
         updated_at=timestamp(row.updated_at),
+        expires_at=timestamp(row.expires_at) if row.expires_at else None,
     )
 
 
@@ -101,23 +108,24 @@ def _transition(version: int, status: str, reason: str, changed_at: datetime) ->
     )
 
 
-def rejection(row: Row) -> FailedPrecondition:
-    """What the buyer of a rejected order is told, the first time and every other."""
-    return FailedPrecondition(row.reason, row.rejection["message"], metadata=row.rejection["metadata"])
-
-
 def status_name(status: order_pb2.Order.Status.ValueType) -> str:
     """The status as it is stored; "" when any is meant."""
     return order_pb2.Order.Status.Name(status) if status else ""
 
 
-def reservation(order: Order) -> inventory_service_pb2.ReserveStockRequest:
-    """The request to reserve what an order holds; the order's id is its key."""
-    lines = [
-        inventory_service_pb2.StockLine(product_id=str(item.product_id), quantity=item.quantity)
-        for item in order.items
-    ]
-    return inventory_service_pb2.ReserveStockRequest(order_id=str(order.id), lines=lines)
+def reservation(
+    order_id: UUID, request: order_service_pb2.PlaceOrderRequest, hold: timedelta
+) -> inventory_service_pb2.ReserveStockRequest:
+    """The request to hold what is ordered for a time; the order's id is its key."""
+    message = inventory_service_pb2.ReserveStockRequest(order_id=str(order_id))
+    message.lines.extend(
+        inventory_service_pb2.StockLine(product_id=line.product_id, quantity=line.quantity)
+        for line in request.lines
+    )
+    message.hold.FromTimedelta(hold)
+    if request.HasField("expected_total"):
+        message.expected_total.CopyFrom(request.expected_total)
+    return message
 
 
 def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:
@@ -126,6 +134,7 @@ def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:
         buyer_id=str(order.buyer_id),
         total=Money(currency_code=order.currency_code, amount_minor=order.total_minor),
         placed_at=timestamp(order.updated_at),
+        order=entity_message(order),
     )
 
 
@@ -135,4 +144,14 @@ def order_cancelled(order: Order) -> ordering_events_pb2.OrderCancelled:
         buyer_id=str(order.buyer_id),
         reason=order.reason,
         cancelled_at=timestamp(order.updated_at),
+        order=entity_message(order),
+    )
+
+
+def order_expired(order: Order) -> ordering_events_pb2.OrderExpired:
+    return ordering_events_pb2.OrderExpired(
+        order_id=str(order.id),
+        buyer_id=str(order.buyer_id),
+        expired_at=timestamp(order.updated_at),
+        order=entity_message(order),
     )

@@ -2,15 +2,14 @@
 
 import enum
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from chassis.core import FailedPrecondition, MeshError
+from chassis.core import FailedPrecondition
 from chassis.data import metadata
 
 LARGEST_AMOUNT = 2**63 - 1
@@ -18,23 +17,21 @@ LARGEST_AMOUNT = 2**63 - 1
 
 class Model(DeclarativeBase):
     metadata = metadata()
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), dict[str, Any]: JSONB}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True)}
 
 
 class Status(enum.StrEnum):
     """Where an order stands; the contract's `Order.Status` says what each means."""
 
-    PLACING = "placing"
     PENDING_PAYMENT = "pending_payment"
-    REJECTED = "rejected"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
 
 NEXT: Mapping[Status, frozenset[Status]] = {
-    Status.PLACING: frozenset({Status.PENDING_PAYMENT, Status.REJECTED, Status.CANCELLED}),
-    Status.PENDING_PAYMENT: frozenset({Status.CANCELLED}),
-    Status.REJECTED: frozenset(),
+    Status.PENDING_PAYMENT: frozenset({Status.CANCELLED, Status.EXPIRED}),
     Status.CANCELLED: frozenset(),
+    Status.EXPIRED: frozenset(),
 }
 FINAL = frozenset(status for status, following in NEXT.items() if not following)
 
@@ -77,36 +74,46 @@ class Order(Model):
     total_minor: Mapped[int] = mapped_column(BigInteger)
     shipping_note: Mapped[str]
     reason: Mapped[str]
-    # What the buyer was told when the order was rejected, so that a repeated call is told the same.
-    rejection: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column()
+    # When placing it began. The database commits no order much later than that (`orders_written_in_time`).
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    # None once it cannot expire any more.
+    expires_at: Mapped[datetime | None]
     items: Mapped[list[OrderItem]] = relationship(lazy="raise", order_by=OrderItem.position)
 
     __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
-    def place(cls, id: UUID, buyer_id: UUID, currency: str, items: Sequence[OrderItem], note: str) -> "Order":
-        """A new order that is about to reserve its stock. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
+    def place(
+        cls,
+        id: UUID,
+        buyer_id: UUID,
+        items: Sequence[OrderItem],
+        *,
+        currency: str,
+        note: str = "",
+        at: datetime,
+        payable_for: timedelta,
+    ) -> "Order":
+        """A new order that waits for its payment. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
         total = sum(item.quantity * item.unit_price_minor for item in items)
         if total > LARGEST_AMOUNT:
             raise FailedPrecondition("ORDER_TOTAL_TOO_LARGE", "The order comes to more than can be paid.")
-        order = cls(id=id, buyer_id=buyer_id, currency_code=currency, total_minor=total, shipping_note=note)
-        order.items = list(items)
-        order.version = 0
-        order._become(Status.PLACING)
-        order.created_at = order.updated_at
-        return order
-
-    def accept(self) -> None:
-        """The stock is held: the order waits for its payment."""
-        self._become(Status.PENDING_PAYMENT)
-
-    def reject(self, failure: MeshError) -> None:
-        """The stock cannot be had, for a reason that asking again will not change."""
-        self._become(Status.REJECTED, failure.reason)
-        self.rejection = {"message": failure.message, "metadata": dict(failure.metadata)}
+        return cls(
+            id=id,
+            buyer_id=buyer_id,
+            currency_code=currency,
+            total_minor=total,
+            shipping_note=note,
+            items=list(items),
+            status=Status.PENDING_PAYMENT.value,
+            reason="",
+            version=1,
+            created_at=at,
+            updated_at=at,
+            expires_at=at + payable_for,
+        )
 
     def cancel(self, reason: str) -> bool:
         """Takes the order back; False when it was cancelled before.
@@ -121,23 +128,14 @@ class Order(Model):
         self._become(Status.CANCELLED, reason)
         return True
 
+    def expire(self) -> None:
+        """The order was not paid in time."""
+        self._become(Status.EXPIRED)
+
     def _become(self, status: Status, reason: str = "") -> None:
-        if self.version and status not in NEXT[Status(self.status)]:
+        if status not in NEXT[Status(self.status)]:
             raise ValueError(f"{self.status} is never followed by {status}")
         self.status, self.reason = status.value, reason
+        self.expires_at = None
         self.version += 1
         self.updated_at = datetime.now(UTC)
-
-
-class Saga(Model):
-    """An order that is under way, and who brings it on: there is a row as long as the order is undecided.
-
-    Whoever holds the lease works on the order; the fencing token, which grows with every holder, shuts out one
-    who was thought dead and comes back.
-    """
-
-    __tablename__ = "sagas"
-
-    order_id: Mapped[UUID] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
-    fencing_token: Mapped[int] = mapped_column(BigInteger)
-    leased_until: Mapped[datetime]

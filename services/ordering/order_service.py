@@ -19,7 +19,7 @@ from chassis.data import Database
 from chassis.rpc import Call
 from services.ordering import convert, repository
 from services.ordering.changes import Changes
-from services.ordering.model import FINAL, Status
+from services.ordering.model import FINAL
 from services.ordering.placement import Placement
 
 
@@ -32,17 +32,10 @@ class OrderService:
         self._changes = changes
 
     async def PlaceOrder(self, request: PlaceOrderRequest, call: Call) -> Order:
-        accepted = await self._placement.place(request, call)
-        if accepted is not None:
-            return accepted
-        row = await repository.own(self._database, UUID(call.operation_id), UUID(call.caller.user_id))
-        if row.status == Status.REJECTED:
-            raise convert.rejection(row)
-        return convert.order_message(row)
+        return await self._placement.place(request, call)
 
     async def GetOrder(self, request: GetOrderRequest, call: Call) -> Order:
-        row = await repository.own(self._database, UUID(request.id), UUID(call.caller.user_id))
-        return convert.order_message(row)
+        return convert.order_message(await repository.get(self._database, UUID(request.id), _scope(call)))
 
     async def ListOrders(self, request: ListOrdersRequest, call: Call) -> ListOrdersResponse:
         page = await repository.OWN_ORDERS.fetch(
@@ -59,22 +52,26 @@ class OrderService:
         return ListAllOrdersResponse(data=map(convert.order_message, page.rows), meta=page.meta)
 
     async def CancelOrder(self, request: CancelOrderRequest, call: Call) -> Order:
-        order_id, buyer_id = UUID(request.id), UUID(call.caller.user_id)
+        order_id, scope = UUID(request.id), _scope(call)
         async with self._database.unit_of_work() as work:
-            order = await repository.lock_own(work, order_id, buyer_id)
+            order = await repository.lock(work, order_id, scope)
             if order.cancel(request.reason):
                 await repository.record(work, order)
-                await repository.abort_saga(work, order_id)
                 work.publish(convert.order_cancelled(order), version=order.version)
-        return convert.order_message(await repository.own(self._database, order_id, buyer_id))
+        return convert.order_message(await repository.get(self._database, order_id, scope))
 
     async def WatchOrder(self, request: WatchOrderRequest, call: Call) -> AsyncIterator[Order]:
         order_id, buyer_id = UUID(request.id), UUID(call.caller.user_id)
         seen = 0
         async for _ in self._changes.of(order_id, until=call):
-            row = await repository.own(self._database, order_id, buyer_id)
+            row = await repository.get(self._database, order_id, buyer_id)
             if row.version > seen:
                 seen = row.version
                 yield convert.order_message(row)
             if row.status in FINAL:
                 return
+
+
+def _scope(call: Call) -> UUID | None:
+    """Whose orders the caller may see: their own, or everybody's."""
+    return None if call.privileged else UUID(call.caller.user_id)

@@ -226,13 +226,14 @@ async def test_the_administrator_may_call_what_nobody_may(mesh: Mesh) -> None:
 async def test_an_internal_rpc_takes_the_certificate_of_a_service_that_may_call_it(
     mesh: Mesh, shop: Shop
 ) -> None:
-    request = json.dumps({"product_ids": [await shop.new_product(units=1)]})
-    refusal = (await meshctl(mesh, "call", "QuotePrices", request)).refusal
+    lines = [{"product_id": await shop.new_product(units=1), "quantity": 1}]
+    request = json.dumps({"order_id": str(uuid.uuid4()), "lines": lines, "hold": "60s"})
+    refusal = (await meshctl(mesh, "call", "ReserveStock", request)).refusal
     assert refusal.startswith("PERMISSION_DENIED WORKLOAD_NOT_ALLOWED: ")
-    assert "method: protomesh.catalog.v1.InventoryService/QuotePrices" in refusal
-    quoted = (await meshctl(mesh, "call", "QuotePrices", request, "--as", "ordering")).answer
-    assert quoted["prices"][0]["unit_price"] == {"currency_code": "GBP", "amount_minor": "250"}
-    unknown = (await meshctl(mesh, "call", "QuotePrices", request, "--as", "nobody")).refusal
+    assert "method: protomesh.catalog.v1.InventoryService/ReserveStock" in refusal
+    reserved = (await meshctl(mesh, "call", "ReserveStock", request, "--as", "ordering")).answer
+    assert reserved["prices"][0]["unit_price"] == {"currency_code": "GBP", "amount_minor": "250"}
+    unknown = (await meshctl(mesh, "call", "ReserveStock", request, "--as", "nobody")).refusal
     assert unknown.startswith("There is no workload 'nobody': the workloads are catalog, ")
 
 

@@ -145,7 +145,7 @@ async def test_a_refusal_is_no_fault_of_the_server_that_refused(
 ) -> None:
     refused = await shop.place(anna, {str(uuid.uuid4()): 1})
     assert reason_of(refused) == "PRODUCT_NOT_FOR_SALE"
-    method = f"{INVENTORY}/QuotePrices"
+    method = f"{INVENTORY}/ReserveStock"
     trace = await traces.of(refused, ("catalog", "server", method))
     asked, answered = trace.one("ordering", "client", method), trace.one("catalog", "server", method)
     assert asked["attributes"]["rpc.response.status_code"] == "FAILED_PRECONDITION"

@@ -20,7 +20,7 @@ from tests.security.calls import refusal, rpc_id
 
 DEPLOYABLES = sorted({method.deployable for method in contract.platform()})
 INTERNAL = [method for method in contract.platform() if method.access and method.access.kind == "internal"]
-QUOTE_PRICES = "/protomesh.catalog.v1.InventoryService/QuotePrices"
+RESERVE_STOCK = "/protomesh.catalog.v1.InventoryService/ReserveStock"
 HEALTH = "/grpc.health.v1.Health/Check"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -115,13 +115,13 @@ async def test_a_workload_is_its_one_spiffe_id_whatever_else_its_certificate_say
     Authority.of(mesh.folder.certificates).issue(tmp_path, "ordering", identities=identities)
     settings = Settings(service="ordering", tls_directory=tmp_path, targets=mesh.targets)
     async with MeshChannel(settings) as channel:
-        method = contract.method_at(QUOTE_PRICES)
+        method = contract.method_at(RESERVE_STOCK)
         assert await refusal(channel, method) == ("PERMISSION_DENIED", "WORKLOAD_NOT_ALLOWED")
 
 
 async def test_a_server_with_another_services_certificate_is_not_talked_to(mesh: Mesh) -> None:
     astray = {**mesh.targets, "catalog": mesh.targets["projects"]}
-    method = contract.method_at(QUOTE_PRICES)
+    method = contract.method_at(RESERVE_STOCK)
     for targets, expected in ((mesh.targets, "INVALID_ARGUMENT"), (astray, "UNAVAILABLE")):
         settings = Settings(service="ordering", tls_directory=mesh.folder.certificates, targets=targets)
         async with MeshChannel(settings) as channel:

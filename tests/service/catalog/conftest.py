@@ -85,8 +85,11 @@ class Catalog:
             )
             return [(_event(kind, payload), version) for kind, payload, version in await rows.fetchall()]
 
-    async def reserve(self, order_id: str, *lines: tuple[str, int]) -> Any:
-        request = ReserveStockRequest(order_id=order_id, lines=stock_lines(lines))
+    async def reserve(
+        self, order_id: str, *lines: tuple[str, int], seconds: int = 3600, **fields: Any
+    ) -> Any:
+        request = ReserveStockRequest(order_id=order_id, lines=stock_lines(lines), **fields)
+        request.hold.FromSeconds(seconds)
         return await self.inventory.ReserveStock(request)
 
 

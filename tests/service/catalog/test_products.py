@@ -7,7 +7,6 @@ import grpc
 import httpx
 import pytest
 from protomesh.catalog.v1.catalog_events_pb2 import ProductArchived, ProductCreated, ProductUpdated
-from protomesh.catalog.v1.inventory_service_pb2 import QuotePricesRequest
 from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import (
     ArchiveProductRequest,
@@ -110,10 +109,8 @@ async def test_an_archived_product_is_not_sold(catalog: Catalog):
     product = await catalog.new_product(units=5)
     assert (await _archive(catalog, product)).status == Product.archived
     assert (await _archive(catalog, product)).status == Product.archived
-    quote = catalog.inventory.QuotePrices(QuotePricesRequest(product_ids=[product.id]))
-    for call in (quote, catalog.reserve(new_id(), (product.id, 1))):
-        refused = await refusal(call)
-        assert (refused.reason, refused.metadata) == ("PRODUCT_NOT_FOR_SALE", {"product_id": product.id})
+    refused = await refusal(catalog.reserve(new_id(), (product.id, 1)))
+    assert (refused.reason, refused.metadata) == ("PRODUCT_NOT_FOR_SALE", {"product_id": product.id})
     await _update(catalog, product, status=Product.active)
     await catalog.reserve(new_id(), (product.id, 1))
 
@@ -301,12 +298,3 @@ async def test_each_change_is_published_once_and_in_order(catalog: Catalog):
 async def test_a_product_that_breaks_the_contract_is_refused(catalog: Catalog, fields: dict[str, Any]):
     refused = await refusal(catalog.new_product(**fields))
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "VALIDATION_FAILED")
-
-
-async def test_prices_of_several_currencies_are_no_quote(catalog: Catalog):
-    pounds, euros = await catalog.new_product(), await catalog.new_product(currency="EUR")
-    both = QuotePricesRequest(product_ids=[pounds.id, euros.id])
-    refused = await refusal(catalog.inventory.QuotePrices(both))
-    assert (refused.reason, refused.metadata) == ("CURRENCY_MIXED", {"currencies": "EUR,GBP"})
-    quote = await catalog.inventory.QuotePrices(QuotePricesRequest(product_ids=[pounds.id]))
-    assert [(price.sku, price.unit_price.amount_minor) for price in quote.prices] == [(pounds.sku, 250)]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,23 +12,28 @@ from uuid import UUID, uuid4
 import grpc
 import psycopg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from protomesh.catalog.v1.inventory_service_pb2 import (
     AdjustStockRequest,
     CommitStockRequest,
+    ExpireReservationsRequest,
+    FindReservationsRequest,
     ReleaseStockRequest,
     Reservation,
     Stock,
 )
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
-from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled, OrderExpired
+from protomesh.type.v1.money_pb2 import Money
 
 from chassis.core import from_rpc
 from chassis.data import Database
 from chassis.events import Envelope
 from services.catalog import subscribers
 from tests.service.catalog.conftest import Catalog, new_id, refusal
+from tests.shop import eventually
 
 ENVELOPE = Envelope(uuid4(), OrderCancelled.DESCRIPTOR.full_name, "", 1, datetime.now(UTC), "")
 
@@ -38,6 +44,26 @@ async def _commit(catalog: Catalog, order_id: str) -> Reservation:
 
 async def _release(catalog: Catalog, order_id: str) -> Reservation:
     return await catalog.inventory.ReleaseStock(ReleaseStockRequest(order_id=order_id))
+
+
+async def _expire(catalog: Catalog, *order_ids: str, seconds: int = 0) -> list[str]:
+    request = ExpireReservationsRequest(order_ids=order_ids, held_for=Duration(seconds=seconds))
+    return list((await catalog.inventory.ExpireReservations(request)).order_ids)
+
+
+async def _found(catalog: Catalog, seconds: int) -> set[str]:
+    """Reservations that were made so long ago."""
+    request = FindReservationsRequest(held_for=Duration(seconds=seconds), limit=1000)
+    answer = await catalog.inventory.FindReservations(request)
+    return {reservation.order_id for reservation in answer.reservations}
+
+
+async def _age(catalog: Catalog, order_id: str, seconds: int) -> None:
+    """Makes a reservation older than it is."""
+    url = catalog.mesh.database_url("catalog")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as database:
+        older = "UPDATE reservations SET reserved_at = reserved_at - make_interval(secs => %s) WHERE order_id = %s"
+        await database.execute(older, [seconds, order_id])
 
 
 async def _adjust(catalog: Catalog, product_id: str, delta: int) -> Stock:
@@ -165,16 +191,92 @@ async def test_a_release_that_races_the_reservation_always_wins(catalog: Catalog
     assert _numbers(await catalog.stock(product.id)) == (5, 0, 0, 5) == await _ledger(catalog, product.id)
 
 
-async def test_a_cancelled_order_gives_its_stock_back_however_often_it_is_told(catalog: Catalog):
+@pytest.mark.parametrize("event", [OrderCancelled, OrderExpired])
+async def test_an_order_that_is_over_gives_its_stock_back_however_often_it_is_told(
+    catalog: Catalog, event: type[OrderCancelled | OrderExpired]
+):
     product = await catalog.new_product(units=3)
     held, late = new_id(), new_id()
     await catalog.reserve(held, (product.id, 2))
     async with Database(catalog.mesh.database_url("catalog")) as database:
         for order_id in (held, held, late):
             async with database.unit_of_work() as work:
-                await subscribers.release_stock(OrderCancelled(order_id=order_id), ENVELOPE, work)
+                await subscribers.release_stock(event(order_id=order_id), ENVELOPE, work)
     assert _numbers(await catalog.stock(product.id)) == (3, 0, 0, 3)
     assert (await refusal(catalog.reserve(late, (product.id, 1)))).reason == "RESERVATION_CLOSED"
+
+
+async def test_a_reservation_returns_what_its_products_cost_now(catalog: Catalog):
+    mug, plate = await catalog.new_product(units=3), await catalog.new_product(units=3, price_minor=1999)
+    reserved = await catalog.reserve(order_id := new_id(), (plate.id, 1), (mug.id, 2))
+    cost = {price.product_id: (price.sku, price.unit_price.amount_minor) for price in reserved.prices}
+    assert cost == {mug.id: (mug.sku, 250), plate.id: (plate.sku, 1999)}
+    assert await catalog.reserve(order_id, (mug.id, 2), (plate.id, 1)) == reserved
+
+
+async def test_what_comes_to_another_total_than_was_expected_is_refused_and_holds_nothing(catalog: Catalog):
+    product, order_id = await catalog.new_product(units=3), new_id()
+    expected = Money(currency_code="GBP", amount_minor=499)
+    refused = await refusal(catalog.reserve(order_id, (product.id, 2), expected_total=expected))
+    assert refused.reason == "TOTAL_CHANGED"
+    assert refused.metadata == {"currency_code": "GBP", "amount_minor": "500"}
+    assert _numbers(await catalog.stock(product.id)) == (3, 0, 0, 3)
+    expected.amount_minor = 500
+    await catalog.reserve(order_id, (product.id, 2), expected_total=expected)
+
+
+async def test_products_of_several_currencies_are_not_reserved_together(catalog: Catalog):
+    pounds, euros = await catalog.new_product(units=1), await catalog.new_product(units=1, currency="EUR")
+    refused = await refusal(catalog.reserve(new_id(), (pounds.id, 1), (euros.id, 1)))
+    assert (refused.reason, refused.metadata) == ("CURRENCY_MIXED", {"currencies": "EUR,GBP"})
+    assert _numbers(await catalog.stock(pounds.id)) == (1, 0, 0, 1)
+
+
+async def test_a_reservation_whose_time_is_up_gives_its_units_back_by_itself(catalog: Catalog):
+    product, order_id = await catalog.new_product(units=3), new_id()
+    await catalog.reserve(order_id, (product.id, 2), seconds=1)
+
+    async def came_back() -> bool:
+        return _numbers(await catalog.stock(product.id)) == (3, 0, 0, 3)
+
+    await eventually(came_back)
+    assert await _ledger(catalog, product.id) == (3, 0, 0, 3)
+    assert (await refusal(_commit(catalog, order_id))).reason == "RESERVATION_CLOSED"
+    assert (await catalog.reserve(order_id, (product.id, 1))).status == Reservation.held
+    assert _numbers(await catalog.stock(product.id)) == (2, 1, 0, 3) == await _ledger(catalog, product.id)
+
+
+async def test_a_reservation_that_expired_and_is_released_cannot_be_made_anew(catalog: Catalog):
+    product, order_id = await catalog.new_product(units=3), new_id()
+    await catalog.reserve(order_id, (product.id, 2))
+    assert await _expire(catalog, order_id) == [order_id]
+    assert (await _release(catalog, order_id)).status == Reservation.released
+    assert (await refusal(catalog.reserve(order_id, (product.id, 1)))).reason == "RESERVATION_CLOSED"
+    assert _numbers(await catalog.stock(product.id)) == (3, 0, 0, 3)
+
+
+async def test_a_reservation_that_is_asked_for_again_is_young_again(catalog: Catalog):
+    product, order_id = await catalog.new_product(units=3), new_id()
+    await catalog.reserve(order_id, (product.id, 2))
+    await _age(catalog, order_id, seconds=30)
+    assert order_id in await _found(catalog, seconds=20)
+    await catalog.reserve(order_id, (product.id, 2))
+    assert order_id not in await _found(catalog, seconds=20)
+    assert await _expire(catalog, order_id, seconds=20) == []
+    assert _numbers(await catalog.stock(product.id)) == (1, 2, 0, 3)
+
+
+async def test_reservations_are_found_page_by_page_the_oldest_first(catalog: Catalog):
+    product, orders = await catalog.new_product(units=9), [new_id() for _ in range(3)]
+    for age, order_id in zip((5000, 4000, 4500), orders, strict=True):
+        await catalog.reserve(order_id, (product.id, 1), seconds=9000)
+        await _age(catalog, order_id, seconds=age)
+    request, found = FindReservationsRequest(limit=1, held_for=Duration(seconds=3900)), []
+    while page := (await catalog.inventory.FindReservations(request)).reservations:
+        found += [reservation.order_id for reservation in page]
+        request.after.CopyFrom(page[-1])
+    assert [order_id for order_id in found if order_id in orders] == [orders[0], orders[2], orders[1]]
+    assert sorted(await _expire(catalog, *orders)) == sorted(orders)
 
 
 async def test_no_more_is_written_off_than_is_available(catalog: Catalog):
@@ -229,6 +331,12 @@ class _Model:
         if status == "held":
             self._move(units, self.reserved, self.free)
 
+    def expire(self, order: int) -> None:
+        status, units = self.orders.get(order, ("", (0, 0)))
+        if status == "held":
+            del self.orders[order]
+            self._move(units, self.reserved, self.free)
+
     @staticmethod
     def _move(units: tuple[int, int], source: list[int], target: list[int]) -> None:
         for product, quantity in enumerate(units):
@@ -238,13 +346,20 @@ class _Model:
 
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["reserve", "commit", "release"]),
+        st.sampled_from(["reserve", "commit", "release", "expire"]),
         st.integers(0, 3),
         st.tuples(st.integers(0, 3), st.integers(0, 3)).filter(any),
     ),
     min_size=1,
     max_size=14,
 )
+
+
+_ENDS: dict[str, Callable[[Catalog, str], Awaitable[Any]]] = {
+    "commit": _commit,
+    "release": _release,
+    "expire": _expire,
+}
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -258,7 +373,7 @@ async def test_any_sequence_of_calls_leaves_the_stock_that_plain_counting_gives(
             await _outcome(catalog.reserve(orders[order], *lines))
             model.reserve(order, units)
         else:
-            await _outcome((_commit if verb == "commit" else _release)(catalog, orders[order]))
+            await _outcome(_ENDS[verb](catalog, orders[order]))
             getattr(model, verb)(order)
     for index, product in enumerate(products):
         expected = (model.free[index], model.reserved[index], model.sold[index], (6, 4)[index])

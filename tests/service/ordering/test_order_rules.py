@@ -1,37 +1,33 @@
 """What follows what in an order's life; no database, no network."""
 
 import uuid
-from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from chassis.core import FailedPrecondition
 from services.ordering.model import LARGEST_AMOUNT, Order, OrderItem
 
+NOON, HALF_AN_HOUR = datetime(2026, 1, 1, 12, tzinfo=UTC), timedelta(minutes=30)
+
 
 def placed(*prices: int, quantity: int = 1) -> Order:
     items = [
         OrderItem(position=n, product_id=uuid.uuid4(), quantity=quantity, unit_price_minor=price)
-        for n, price in enumerate(prices, start=1)
+        for n, price in enumerate(prices or (100,), start=1)
     ]
-    return Order.place(uuid.uuid4(), uuid.uuid4(), "GBP", items, "")
-
-
-def accepted() -> Order:
-    order = placed(100)
-    order.accept()
-    return order
-
-
-def rejected() -> Order:
-    order = placed(100)
-    order.reject(FailedPrecondition("OUT_OF_STOCK", "None left.", metadata={"available": "0"}))
-    return order
+    return Order.place(uuid.uuid4(), uuid.uuid4(), items, currency="GBP", at=NOON, payable_for=HALF_AN_HOUR)
 
 
 def cancelled() -> Order:
-    order = accepted()
+    order = placed()
     order.cancel("")
+    return order
+
+
+def expired() -> Order:
+    order = placed()
+    order.expire()
     return order
 
 
@@ -45,34 +41,28 @@ def test_an_order_that_comes_to_more_than_can_be_stored_is_refused():
         placed(LARGEST_AMOUNT, 1)
 
 
-def test_every_change_of_status_counts_the_version_up():
-    order = placed(100)
-    assert (order.status, order.version) == ("placing", 1)
-    order.accept()
-    assert (order.status, order.version) == ("pending_payment", 2)
+def test_an_order_expires_unless_it_is_paid_in_time():
+    order = placed()
+    assert (order.status, order.version, order.expires_at) == ("pending_payment", 1, NOON + HALF_AN_HOUR)
+    order.expire()
+    assert (order.status, order.version, order.expires_at) == ("expired", 2, None)
+
+
+def test_an_order_that_is_cancelled_does_not_expire():
+    order = placed()
     assert order.cancel("too late")
-    assert (order.status, order.version, order.reason) == ("cancelled", 3, "too late")
-
-
-def test_a_rejected_order_remembers_what_its_buyer_was_told():
-    order = rejected()
-    assert order.reason == "OUT_OF_STOCK"
-    assert order.rejection == {"message": "None left.", "metadata": {"available": "0"}}
+    assert (order.status, order.version, order.reason) == ("cancelled", 2, "too late")
+    assert order.expires_at is None
+    with pytest.raises(ValueError, match="never followed"):
+        order.expire()
 
 
 def test_cancelling_again_changes_nothing():
     order = cancelled()
     assert not order.cancel("again")
-    assert (order.version, order.reason) == (3, "")
+    assert (order.version, order.reason) == (2, "")
 
 
-def test_a_rejected_order_cannot_be_cancelled():
+def test_an_order_that_has_expired_cannot_be_cancelled():
     with pytest.raises(FailedPrecondition, match="ORDER_NOT_CANCELLABLE"):
-        rejected().cancel("")
-
-
-@pytest.mark.parametrize("decided", [accepted, rejected, cancelled])
-def test_a_decided_order_is_not_decided_again(decided: Callable[[], Order]):
-    for decide in (Order.accept, lambda order: order.reject(FailedPrecondition("LATE", ""))):
-        with pytest.raises(ValueError, match="never followed"):
-            decide(decided())
+        expired().cancel("")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import secrets
 import uuid
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
@@ -33,7 +34,9 @@ async def test_an_order_is_placed_at_the_catalog_s_prices_and_holds_its_stock(sh
     assert order["shipping_note"] == "second floor"
     assert [(line["product_id"], line["quantity"]) for line in order["lines"]] == [(mug, 3), (plate, 2)]
     assert order["lines"][1]["line_total"]["amount_minor"] == "3998"
-    assert [entry["status"] for entry in order["history"]] == ["placing", "pending_payment"]
+    assert [entry["status"] for entry in order["history"]] == ["pending_payment"]
+    placed_at, expires_at = (datetime.fromisoformat(order[name]) for name in ("created_at", "expires_at"))
+    assert expires_at - placed_at == timedelta(minutes=30)
     assert await shop.stock(mug) == (7, 3)
     assert (await shop.get(buyer, order["id"])).json() == order
 
@@ -137,6 +140,29 @@ async def test_somebody_else_s_order_is_as_if_it_were_not_there(mesh: Mesh, shop
     watched = await mesh.http.get(f"/v1/orders/{order['id']}:watch", headers=stranger.headers)
     assert watched.status_code == 404
     assert (await mesh.http.get("/v1/orders", headers=stranger.headers)).json()["data"] == []
+
+
+async def test_staff_reads_and_cancels_anybody_s_order(mesh: Mesh, shop: Shop, buyer: User):
+    product = await shop.new_product(1)
+    order = await shop.ordered(buyer, {product: 1})
+    staff = {"authorization": f"Bearer {await mesh.staff_token()}"}
+    assert (await mesh.http.get(f"/v1/orders/{order['id']}", headers=staff)).json() == order
+    body = {"reason": "the warehouse burned down"}
+    cancelled = await mesh.http.post(f"/v1/orders/{order['id']}:cancel", json=body, headers=staff)
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    seen = (await shop.get(buyer, order["id"])).json()
+    assert (seen["status"], seen["reason"]) == ("cancelled", "the warehouse burned down")
+
+
+async def test_a_buyer_who_saw_another_price_is_refused_and_told_the_new_total(shop: Shop, buyer: User):
+    product = await shop.new_product(5, price_minor=250)
+    seen, other = ({"currency_code": "GBP", "amount_minor": amount} for amount in ("500", "499"))
+    refused = await shop.place(buyer, {product: 2}, expected_total=other)
+    assert (refused.status_code, reason_of(refused)) == (400, "TOTAL_CHANGED")
+    assert refused.json()["details"][0]["metadata"] == {"currency_code": "GBP", "amount_minor": "500"}
+    assert await shop.stock(product) == (5, 0)
+    placed = await shop.place(buyer, {product: 2}, expected_total=seen)
+    assert placed.json()["total"] == seen
 
 
 async def test_a_list_holds_the_caller_s_own_orders_newest_first(mesh: Mesh, shop: Shop):

@@ -98,7 +98,7 @@ class Scratch:
         self.workload, self.address = call.caller.workload, call.address
         return request
 
-    Open = Mine = Write = Inner = Anybody = Cached = Small = Own = Shelf = Folder = Put = _echo
+    Open = Mine = Write = Inner = Anybody = Untraced = Cached = Small = Own = Shelf = Folder = Put = _echo
 
     async def OwnList(self, request: Any, call: Call) -> Any:
         return Things(data=[await self._echo(request, call)])

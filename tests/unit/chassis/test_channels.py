@@ -136,6 +136,20 @@ async def test_one_trace_runs_through_client_and_server(
     assert names == ["Open", "Open", "Onward", "Onward", "test"]
 
 
+async def test_an_untraced_call_begins_no_trace_and_is_part_of_one_all_the_same(
+    stand: Stand, spans: Spans, certificate_directory: Any
+) -> None:
+    async with running(certificate_directory) as fresh:
+        untraced = method(fresh.channel(), "Untraced")
+        await untraced(Thing())
+        with tracing.span("test"):
+            trace_id = tracing.trace_id()
+            await untraced(Thing())
+    tracing.recorder().flush()
+    ours = [span for span in spans.all if span.name.endswith("/Untraced")]
+    assert [span.trace_id.hex() for span in ours] == [trace_id] * 2
+
+
 async def test_calls_are_spread_over_all_endpoints(certificate_directory: Any) -> None:
     async with running(certificate_directory) as one, running(certificate_directory) as two:
         targets = {"scratch": f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}"}

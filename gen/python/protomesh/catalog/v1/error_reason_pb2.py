@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'protomesh/catalog/v1/error_reason.proto\x12\x14protomesh.catalog.v1*\x83\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11PRODUCT_NOT_FOUND\x10\x01\x12\x16\n\x12\x43\x41TEGORY_NOT_FOUND\x10\x02\x12\r\n\tSKU_TAKEN\x10\x03\x12\x0e\n\nSLUG_TAKEN\x10\x04\x12\x12\n\x0e\x43\x41TEGORY_CYCLE\x10\x05\x12\x15\n\x11\x43\x41TEGORY_TOO_DEEP\x10\x06\x12\x19\n\x15\x43\x41TEGORY_HAS_CHILDREN\x10\x07\x12\x13\n\x0f\x43\x41TEGORY_IN_USE\x10\x08\x12\x18\n\x14PRODUCT_NOT_FOR_SALE\x10\t\x12\x12\n\x0e\x43URRENCY_MIXED\x10\n\x12\x10\n\x0cOUT_OF_STOCK\x10\x0b\x12\x19\n\x15RESERVATION_NOT_FOUND\x10\x0c\x12\x16\n\x12RESERVATION_CLOSED\x10\r\x12\x13\n\x0fSTOCK_TOO_LARGE\x10\x0e\x12\x0f\n\x0bROW_INVALID\x10\x0f\x12\x14\n\x10ROW_SKU_REPEATED\x10\x10\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'protomesh/catalog/v1/error_reason.proto\x12\x14protomesh.catalog.v1*\x96\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11PRODUCT_NOT_FOUND\x10\x01\x12\x16\n\x12\x43\x41TEGORY_NOT_FOUND\x10\x02\x12\r\n\tSKU_TAKEN\x10\x03\x12\x0e\n\nSLUG_TAKEN\x10\x04\x12\x12\n\x0e\x43\x41TEGORY_CYCLE\x10\x05\x12\x15\n\x11\x43\x41TEGORY_TOO_DEEP\x10\x06\x12\x19\n\x15\x43\x41TEGORY_HAS_CHILDREN\x10\x07\x12\x13\n\x0f\x43\x41TEGORY_IN_USE\x10\x08\x12\x18\n\x14PRODUCT_NOT_FOR_SALE\x10\t\x12\x12\n\x0e\x43URRENCY_MIXED\x10\n\x12\x10\n\x0cOUT_OF_STOCK\x10\x0b\x12\x19\n\x15RESERVATION_NOT_FOUND\x10\x0c\x12\x16\n\x12RESERVATION_CLOSED\x10\r\x12\x13\n\x0fSTOCK_TOO_LARGE\x10\x0e\x12\x0f\n\x0bROW_INVALID\x10\x0f\x12\x14\n\x10ROW_SKU_REPEATED\x10\x10\x12\x11\n\rTOTAL_CHANGED\x10\x11\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.error_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=66
-  _globals['_ERRORREASON']._serialized_end=453
+  _globals['_ERRORREASON']._serialized_end=472
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Of a row of an import: it breaks the contract of ProductRow; the message says where. Metadata: none."""
     ROW_SKU_REPEATED: _ErrorReason.ValueType  # 16
     """Of a row of an import: an earlier row of the same import has its SKU. Metadata: none."""
+    TOTAL_CHANGED: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION: what is ordered comes to another total than was expected. Metadata: `currency_code`,
+    `amount_minor`: what it comes to now, such as `GBP` and `1999`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of the domain. The name of a value is what `ErrorInfo.reason` holds."""
@@ -98,4 +102,8 @@ ROW_INVALID: ErrorReason.ValueType  # 15
 """Of a row of an import: it breaks the contract of ProductRow; the message says where. Metadata: none."""
 ROW_SKU_REPEATED: ErrorReason.ValueType  # 16
 """Of a row of an import: an earlier row of the same import has its SKU. Metadata: none."""
+TOTAL_CHANGED: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION: what is ordered comes to another total than was expected. Metadata: `currency_code`,
+`amount_minor`: what it comes to now, such as `GBP` and `1999`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,20 +25,20 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\"C\n\x12QuotePricesRequest\x12-\n\x0bproduct_ids\x18\x01 \x03(\tB\x18\xe2\x41\x01\x02\xbaH\x11\x92\x01\x0e\x08\x01\x10\x64\x18\x01\"\x06r\x04\xc8\xd4\x18\x01\"I\n\x13QuotePricesResponse\x12\x32\n\x06prices\x18\x01 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPrice\"~\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12\x11\n\tavailable\x18\x05 \x01(\x05\"V\n\tStockLine\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12&\n\x08quantity\x18\x02 \x01(\x05\x42\x14\xe2\x41\x01\x02\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x9a\xce\x18\x01\x32\"\xe4\x01\n\x13ReserveStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\xab\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB{\xe2\x41\x01\x02\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\"5\n\x12\x43ommitStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"6\n\x13ReleaseStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x94\x02\n\x0bReservation\x12>\n\x08order_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x46\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.StatusB\x0c\xe2\x41\x01\x03\x9a\xce\x18\x04held\x12\x34\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB\x04\xe2\x41\x01\x03\"G\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\"4\n\x0fGetStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x99\x01\n\x12\x41\x64justStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12/\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42 \xe2\x41\x01\x02\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x9a\xce\x18\x02\x31\x32\x12/\n\x06reason\x18\x03 \x01(\tB\x1f\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\rDelivery 4711\"\xbd\x01\n\x05Stock\x12@\n\nproduct_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\tavailable\x18\x02 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x31\x32\x12\x1b\n\x08reserved\x18\x03 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x33\x12\x18\n\x04sold\x18\x04 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x34\x30\x12\x1c\n\x08received\x18\x05 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x35\x35\x32\xe9\x08\n\x10InventoryService\x12\xa1\x01\n\x0bQuotePrices\x12(.protomesh.catalog.v1.QuotePricesRequest\x1a).protomesh.catalog.v1.QuotePricesResponse\"=\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x92\xc2\x18&\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\x12\xc9\x01\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"k\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18P\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x12RESERVATION_CLOSED\n\x16IDEMPOTENCY_KEY_REUSED\x12\xa2\x01\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"F\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18+\n\x15RESERVATION_NOT_FOUND\n\x12RESERVATION_CLOSED\x12\x8d\x01\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"/\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18\x14\n\x12RESERVATION_CLOSED\x12\xb2\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"b\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xeb\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"\x94\x01\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18\x32\n\x11PRODUCT_NOT_FOUND\n\x0cOUT_OF_STOCK\n\x0fSTOCK_TOO_LARGE\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,protomesh/catalog/v1/inventory_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\x1a\x1dprotomesh/type/v1/money.proto\"|\n\x0cProductPrice\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyJ\x04\x08\x05\x10\x06R\tavailable\"V\n\tStockLine\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12&\n\x08quantity\x18\x02 \x01(\x05\x42\x14\xe2\x41\x01\x02\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x9a\xce\x18\x01\x32\"\xdd\x02\n\x13ReserveStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12\xab\x01\n\x05lines\x18\x02 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB{\xe2\x41\x01\x02\xbaHt\x92\x01\x04\x08\x01\x10\x64\xba\x01j\n\x15lines.products_unique\x12\'each product may stand in one line only\x1a(this.map(line, line.product_id).unique()\x12?\n\x04hold\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\xe2\x41\x01\x02\xbaH\x0f\xaa\x01\t\"\x05\x08\x80\xbd\xa3\x01*\x00\xc8\x01\x01\x12\x36\n\x0e\x65xpected_total\x18\x04 \x01(\x0b\x32\x18.protomesh.type.v1.MoneyB\x04\xe2\x41\x01\x01\"5\n\x12\x43ommitStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"6\n\x13ReleaseStockRequest\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\xdb\x02\n\x0bReservation\x12>\n\x08order_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x46\n\x06status\x18\x02 \x01(\x0e\x32(.protomesh.catalog.v1.Reservation.StatusB\x0c\xe2\x41\x01\x03\x9a\xce\x18\x04held\x12\x34\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLineB\x04\xe2\x41\x01\x03\x12\x38\n\x06prices\x18\x04 \x03(\x0b\x32\".protomesh.catalog.v1.ProductPriceB\x04\xe2\x41\x01\x03\"T\n\x06Status\x12\x16\n\x12status_unspecified\x10\x00\x12\x08\n\x04held\x10\x01\x12\r\n\tcommitted\x10\x02\x12\x0c\n\x08released\x10\x03\x12\x0b\n\x07\x65xpired\x10\x04\"\xc1\x01\n\x17\x46indReservationsRequest\x12\x43\n\x08held_for\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\xe2\x41\x01\x02\xbaH\x0f\xaa\x01\t\"\x05\x08\x80\xbd\xa3\x01\x32\x00\xc8\x01\x01\x12:\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32%.protomesh.catalog.v1.HeldReservationB\x04\xe2\x41\x01\x01\x12%\n\x05limit\x18\x03 \x01(\x05\x42\x16\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x9a\xce\x18\x04\x31\x30\x30\x30\"]\n\x18\x46indReservationsResponse\x12\x41\n\x0creservations\x18\x01 \x03(\x0b\x32%.protomesh.catalog.v1.HeldReservationB\x04\xe2\x41\x01\x03\"o\n\x0fHeldReservation\x12\x1f\n\x08order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12;\n\x0breserved_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\"\x8c\x01\n\x19\x45xpireReservationsRequest\x12*\n\torder_ids\x18\x01 \x03(\tB\x17\xe2\x41\x01\x02\xbaH\x10\x92\x01\r\x08\x01\x10\xe8\x07\"\x06r\x04\xc8\xd4\x18\x01\x12\x43\n\x08held_for\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x16\xe2\x41\x01\x02\xbaH\x0f\xaa\x01\t\"\x05\x08\x80\xbd\xa3\x01\x32\x00\xc8\x01\x01\"/\n\x1a\x45xpireReservationsResponse\x12\x11\n\torder_ids\x18\x01 \x03(\t\"4\n\x0fGetStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\"\x99\x01\n\x12\x41\x64justStockRequest\x12!\n\nproduct_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xc8\xd4\x18\x01\x12/\n\x05\x64\x65lta\x18\x02 \x01(\x05\x42 \xe2\x41\x01\x02\xbaH\x13\x1a\x11\x18\xc0\x84=(\xc0\xfb\xc2\xff\xff\xff\xff\xff\xff\x01\x38\x00\x9a\xce\x18\x02\x31\x32\x12/\n\x06reason\x18\x03 \x01(\tB\x1f\xe2\x41\x01\x01\xbaH\x07r\x05\xa8\xd4\x18\xc8\x01\x9a\xce\x18\rDelivery 4711\"\xbd\x01\n\x05Stock\x12@\n\nproduct_id\x18\x01 \x01(\tB,\xe2\x41\x01\x03\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\tavailable\x18\x02 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x31\x32\x12\x1b\n\x08reserved\x18\x03 \x01(\x05\x42\t\xe2\x41\x01\x03\x9a\xce\x18\x01\x33\x12\x18\n\x04sold\x18\x04 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x34\x30\x12\x1c\n\x08received\x18\x05 \x01(\x05\x42\n\xe2\x41\x01\x03\x9a\xce\x18\x02\x35\x35\x32\x89\n\n\x10InventoryService\x12\xe9\x01\n\x0cReserveStock\x12).protomesh.catalog.v1.ReserveStockRequest\x1a!.protomesh.catalog.v1.Reservation\"\x8a\x01\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18o\n\x0cOUT_OF_STOCK\n\x14PRODUCT_NOT_FOR_SALE\n\x0e\x43URRENCY_MIXED\n\rTOTAL_CHANGED\n\x12RESERVATION_CLOSED\n\x16IDEMPOTENCY_KEY_REUSED\x12\xa2\x01\n\x0b\x43ommitStock\x12(.protomesh.catalog.v1.CommitStockRequest\x1a!.protomesh.catalog.v1.Reservation\"F\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18+\n\x15RESERVATION_NOT_FOUND\n\x12RESERVATION_CLOSED\x12\x8d\x01\n\x0cReleaseStock\x12).protomesh.catalog.v1.ReleaseStockRequest\x1a!.protomesh.catalog.v1.Reservation\"/\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x92\xc2\x18\x14\n\x12RESERVATION_CLOSED\x12\x8a\x01\n\x10\x46indReservations\x12-.protomesh.catalog.v1.FindReservationsRequest\x1a..protomesh.catalog.v1.FindReservationsResponse\"\x17\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x88\xc2\x18\x01\x12\x94\x01\n\x12\x45xpireReservations\x12/.protomesh.catalog.v1.ExpireReservationsRequest\x1a\x30.protomesh.catalog.v1.ExpireReservationsResponse\"\x1b\x90\x02\x02\xca\xc1\x18\x0c\"\n\n\x08ordering\x80\xc2\x18\x03\x88\xc2\x18\x01\x12\xb2\x01\n\x08GetStock\x12%.protomesh.catalog.v1.GetStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"b\x90\x02\x01\xca\xc1\x18\x1d\x1a\x1b\n\x12\x63\x61talog.stock.read\x12\x05staff\x92\xc2\x18\x13\n\x11PRODUCT_NOT_FOUND\x82\xd3\xe4\x93\x02!\x12\x1f/v1/products/{product_id}/stock\x12\xeb\x01\n\x0b\x41\x64justStock\x12(.protomesh.catalog.v1.AdjustStockRequest\x1a\x1b.protomesh.catalog.v1.Stock\"\x94\x01\x90\x02\x02\xca\xc1\x18\x1e\x1a\x1c\n\x13\x63\x61talog.stock.write\x12\x05staff\xf8\xc1\x18\x01\x80\xc2\x18\x01\x92\xc2\x18\x32\n\x11PRODUCT_NOT_FOUND\n\x0cOUT_OF_STOCK\n\x0fSTOCK_TOO_LARGE\x82\xd3\xe4\x93\x02+\"&/v1/products/{product_id}/stock:adjust:\x01*\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.inventory_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUOTEPRICESREQUEST'].fields_by_name['product_ids']._loaded_options = None
-  _globals['_QUOTEPRICESREQUEST'].fields_by_name['product_ids']._serialized_options = b'\342A\001\002\272H\021\222\001\016\010\001\020d\030\001\"\006r\004\310\324\030\001'
   _globals['_STOCKLINE'].fields_by_name['product_id']._loaded_options = None
   _globals['_STOCKLINE'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_STOCKLINE'].fields_by_name['quantity']._loaded_options = None
@@ -47,6 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVESTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._loaded_options = None
   _globals['_RESERVESTOCKREQUEST'].fields_by_name['lines']._serialized_options = b'\342A\001\002\272Ht\222\001\004\010\001\020d\272\001j\n\025lines.products_unique\022\'each product may stand in one line only\032(this.map(line, line.product_id).unique()'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['hold']._loaded_options = None
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['hold']._serialized_options = b'\342A\001\002\272H\017\252\001\t\"\005\010\200\275\243\001*\000\310\001\001'
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['expected_total']._loaded_options = None
+  _globals['_RESERVESTOCKREQUEST'].fields_by_name['expected_total']._serialized_options = b'\342A\001\001'
   _globals['_COMMITSTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_COMMITSTOCKREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_RELEASESTOCKREQUEST'].fields_by_name['order_id']._loaded_options = None
@@ -57,6 +61,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATION'].fields_by_name['status']._serialized_options = b'\342A\001\003\232\316\030\004held'
   _globals['_RESERVATION'].fields_by_name['lines']._loaded_options = None
   _globals['_RESERVATION'].fields_by_name['lines']._serialized_options = b'\342A\001\003'
+  _globals['_RESERVATION'].fields_by_name['prices']._loaded_options = None
+  _globals['_RESERVATION'].fields_by_name['prices']._serialized_options = b'\342A\001\003'
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['held_for']._loaded_options = None
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['held_for']._serialized_options = b'\342A\001\002\272H\017\252\001\t\"\005\010\200\275\243\0012\000\310\001\001'
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['after']._loaded_options = None
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['after']._serialized_options = b'\342A\001\001'
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['limit']._loaded_options = None
+  _globals['_FINDRESERVATIONSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\002\272H\007\032\005\030\350\007(\001\232\316\030\0041000'
+  _globals['_FINDRESERVATIONSRESPONSE'].fields_by_name['reservations']._loaded_options = None
+  _globals['_FINDRESERVATIONSRESPONSE'].fields_by_name['reservations']._serialized_options = b'\342A\001\003'
+  _globals['_HELDRESERVATION'].fields_by_name['order_id']._loaded_options = None
+  _globals['_HELDRESERVATION'].fields_by_name['order_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
+  _globals['_HELDRESERVATION'].fields_by_name['reserved_at']._loaded_options = None
+  _globals['_HELDRESERVATION'].fields_by_name['reserved_at']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
+  _globals['_EXPIRERESERVATIONSREQUEST'].fields_by_name['order_ids']._loaded_options = None
+  _globals['_EXPIRERESERVATIONSREQUEST'].fields_by_name['order_ids']._serialized_options = b'\342A\001\002\272H\020\222\001\r\010\001\020\350\007\"\006r\004\310\324\030\001'
+  _globals['_EXPIRERESERVATIONSREQUEST'].fields_by_name['held_for']._loaded_options = None
+  _globals['_EXPIRERESERVATIONSREQUEST'].fields_by_name['held_for']._serialized_options = b'\342A\001\002\272H\017\252\001\t\"\005\010\200\275\243\0012\000\310\001\001'
   _globals['_GETSTOCKREQUEST'].fields_by_name['product_id']._loaded_options = None
   _globals['_GETSTOCKREQUEST'].fields_by_name['product_id']._serialized_options = b'\342A\001\002\272H\006r\004\310\324\030\001'
   _globals['_ADJUSTSTOCKREQUEST'].fields_by_name['product_id']._loaded_options = None
@@ -77,42 +99,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOCK'].fields_by_name['received']._serialized_options = b'\342A\001\003\232\316\030\00255'
   _globals['_INVENTORYSERVICE']._loaded_options = None
   _globals['_INVENTORYSERVICE']._serialized_options = b'\252\273\030\t\n\007catalog'
-  _globals['_INVENTORYSERVICE'].methods_by_name['QuotePrices']._loaded_options = None
-  _globals['_INVENTORYSERVICE'].methods_by_name['QuotePrices']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010ordering\222\302\030&\n\024PRODUCT_NOT_FOR_SALE\n\016CURRENCY_MIXED'
   _globals['_INVENTORYSERVICE'].methods_by_name['ReserveStock']._loaded_options = None
-  _globals['_INVENTORYSERVICE'].methods_by_name['ReserveStock']._serialized_options = b'\220\002\002\312\301\030\014\"\n\n\010ordering\200\302\030\003\222\302\030P\n\014OUT_OF_STOCK\n\024PRODUCT_NOT_FOR_SALE\n\022RESERVATION_CLOSED\n\026IDEMPOTENCY_KEY_REUSED'
+  _globals['_INVENTORYSERVICE'].methods_by_name['ReserveStock']._serialized_options = b'\220\002\002\312\301\030\014\"\n\n\010ordering\200\302\030\003\222\302\030o\n\014OUT_OF_STOCK\n\024PRODUCT_NOT_FOR_SALE\n\016CURRENCY_MIXED\n\rTOTAL_CHANGED\n\022RESERVATION_CLOSED\n\026IDEMPOTENCY_KEY_REUSED'
   _globals['_INVENTORYSERVICE'].methods_by_name['CommitStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['CommitStock']._serialized_options = b'\220\002\002\312\301\030\014\"\n\n\010ordering\200\302\030\003\222\302\030+\n\025RESERVATION_NOT_FOUND\n\022RESERVATION_CLOSED'
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseStock']._serialized_options = b'\220\002\002\312\301\030\014\"\n\n\010ordering\200\302\030\003\222\302\030\024\n\022RESERVATION_CLOSED'
+  _globals['_INVENTORYSERVICE'].methods_by_name['FindReservations']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['FindReservations']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010ordering\210\302\030\001'
+  _globals['_INVENTORYSERVICE'].methods_by_name['ExpireReservations']._loaded_options = None
+  _globals['_INVENTORYSERVICE'].methods_by_name['ExpireReservations']._serialized_options = b'\220\002\002\312\301\030\014\"\n\n\010ordering\200\302\030\003\210\302\030\001'
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['GetStock']._serialized_options = b'\220\002\001\312\301\030\035\032\033\n\022catalog.stock.read\022\005staff\222\302\030\023\n\021PRODUCT_NOT_FOUND\202\323\344\223\002!\022\037/v1/products/{product_id}/stock'
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['AdjustStock']._serialized_options = b'\220\002\002\312\301\030\036\032\034\n\023catalog.stock.write\022\005staff\370\301\030\001\200\302\030\001\222\302\0302\n\021PRODUCT_NOT_FOUND\n\014OUT_OF_STOCK\n\017STOCK_TOO_LARGE\202\323\344\223\002+\"&/v1/products/{product_id}/stock:adjust:\001*'
-  _globals['_QUOTEPRICESREQUEST']._serialized_start=263
-  _globals['_QUOTEPRICESREQUEST']._serialized_end=330
-  _globals['_QUOTEPRICESRESPONSE']._serialized_start=332
-  _globals['_QUOTEPRICESRESPONSE']._serialized_end=405
-  _globals['_PRODUCTPRICE']._serialized_start=407
-  _globals['_PRODUCTPRICE']._serialized_end=533
-  _globals['_STOCKLINE']._serialized_start=535
-  _globals['_STOCKLINE']._serialized_end=621
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=624
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=852
-  _globals['_COMMITSTOCKREQUEST']._serialized_start=854
-  _globals['_COMMITSTOCKREQUEST']._serialized_end=907
-  _globals['_RELEASESTOCKREQUEST']._serialized_start=909
-  _globals['_RELEASESTOCKREQUEST']._serialized_end=963
-  _globals['_RESERVATION']._serialized_start=966
-  _globals['_RESERVATION']._serialized_end=1242
-  _globals['_RESERVATION_STATUS']._serialized_start=1171
-  _globals['_RESERVATION_STATUS']._serialized_end=1242
-  _globals['_GETSTOCKREQUEST']._serialized_start=1244
-  _globals['_GETSTOCKREQUEST']._serialized_end=1296
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1299
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1452
-  _globals['_STOCK']._serialized_start=1455
-  _globals['_STOCK']._serialized_end=1644
-  _globals['_INVENTORYSERVICE']._serialized_start=1647
-  _globals['_INVENTORYSERVICE']._serialized_end=2776
+  _globals['_PRODUCTPRICE']._serialized_start=328
+  _globals['_PRODUCTPRICE']._serialized_end=452
+  _globals['_STOCKLINE']._serialized_start=454
+  _globals['_STOCKLINE']._serialized_end=540
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=543
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=892
+  _globals['_COMMITSTOCKREQUEST']._serialized_start=894
+  _globals['_COMMITSTOCKREQUEST']._serialized_end=947
+  _globals['_RELEASESTOCKREQUEST']._serialized_start=949
+  _globals['_RELEASESTOCKREQUEST']._serialized_end=1003
+  _globals['_RESERVATION']._serialized_start=1006
+  _globals['_RESERVATION']._serialized_end=1353
+  _globals['_RESERVATION_STATUS']._serialized_start=1269
+  _globals['_RESERVATION_STATUS']._serialized_end=1353
+  _globals['_FINDRESERVATIONSREQUEST']._serialized_start=1356
+  _globals['_FINDRESERVATIONSREQUEST']._serialized_end=1549
+  _globals['_FINDRESERVATIONSRESPONSE']._serialized_start=1551
+  _globals['_FINDRESERVATIONSRESPONSE']._serialized_end=1644
+  _globals['_HELDRESERVATION']._serialized_start=1646
+  _globals['_HELDRESERVATION']._serialized_end=1757
+  _globals['_EXPIRERESERVATIONSREQUEST']._serialized_start=1760
+  _globals['_EXPIRERESERVATIONSREQUEST']._serialized_end=1900
+  _globals['_EXPIRERESERVATIONSRESPONSE']._serialized_start=1902
+  _globals['_EXPIRERESERVATIONSRESPONSE']._serialized_end=1949
+  _globals['_GETSTOCKREQUEST']._serialized_start=1951
+  _globals['_GETSTOCKREQUEST']._serialized_end=2003
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=2006
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=2159
+  _globals['_STOCK']._serialized_start=2162
+  _globals['_STOCK']._serialized_end=2351
+  _globals['_INVENTORYSERVICE']._serialized_start=2354
+  _globals['_INVENTORYSERVICE']._serialized_end=3643
 # @@protoc_insertion_point(module_scope)

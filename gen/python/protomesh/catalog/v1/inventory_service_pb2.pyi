@@ -5,7 +5,9 @@ Stock: what is there, and what is promised to an order."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from protomesh.type.v1 import money_pb2 as _money_pb2
@@ -21,54 +23,6 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class QuotePricesRequest(_message.Message):
-    """A request for prices."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PRODUCT_IDS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def product_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Products, each once; 1 to 100."""
-
-    def __init__(
-        self,
-        *,
-        product_ids: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["product_ids", b"product_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___QuotePricesRequest: _TypeAlias = QuotePricesRequest  # noqa: Y015
-
-@_typing.final
-class QuotePricesResponse(_message.Message):
-    """Prices in the order of the request."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PRICES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductPrice]:
-        """One for each product that was asked for."""
-
-    def __init__(
-        self,
-        *,
-        prices: _abc.Iterable[Global___ProductPrice] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___QuotePricesResponse: _TypeAlias = QuotePricesResponse  # noqa: Y015
-
-@_typing.final
 class ProductPrice(_message.Message):
     """What a product costs now."""
 
@@ -78,15 +32,12 @@ class ProductPrice(_message.Message):
     SKU_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     UNIT_PRICE_FIELD_NUMBER: _builtins.int
-    AVAILABLE_FIELD_NUMBER: _builtins.int
     product_id: _builtins.str
     """The product."""
     sku: _builtins.str
     """Its stock keeping unit."""
     name: _builtins.str
     """Its name."""
-    available: _builtins.int
-    """Units that could be reserved a moment ago; only a reservation can promise them."""
     @_builtins.property
     def unit_price(self) -> _money_pb2.Money:
         """The price of one unit."""
@@ -98,11 +49,10 @@ class ProductPrice(_message.Message):
         sku: _builtins.str = ...,
         name: _builtins.str = ...,
         unit_price: _money_pb2.Money | None = ...,
-        available: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["unit_price", b"unit_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "name", b"name", "product_id", b"product_id", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "product_id", b"product_id", "sku", b"sku", "unit_price", b"unit_price"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,21 +92,33 @@ class ReserveStockRequest(_message.Message):
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOTAL_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order that the units are for; the key of the call."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StockLine]:
         """Lines, each product once; 1 to 100."""
 
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """How long the units are held, up to 31 days."""
+
+    @_builtins.property
+    def expected_total(self) -> _money_pb2.Money:
+        """What the lines are expected to come to; unset means whatever they come to."""
+
     def __init__(
         self,
         *,
         order_id: _builtins.str = ...,
         lines: _abc.Iterable[Global___StockLine] | None = ...,
+        hold: _duration_pb2.Duration | None = ...,
+        expected_total: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_total", b"expected_total", "hold", b"hold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "order_id", b"order_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_total", b"expected_total", "hold", b"hold", "lines", b"lines", "order_id", b"order_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +188,8 @@ class Reservation(_message.Message):
         """The units are sold."""
         released: Reservation._Status.ValueType  # 3
         """The units went back."""
+        expired: Reservation._Status.ValueType  # 4
+        """The units went back when the time was up; they can be reserved anew."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """Where a reservation can stand."""
@@ -238,17 +202,24 @@ class Reservation(_message.Message):
     """The units are sold."""
     released: Reservation.Status.ValueType  # 3
     """The units went back."""
+    expired: Reservation.Status.ValueType  # 4
+    """The units went back when the time was up; they can be reserved anew."""
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order."""
     status: Global___Reservation.Status.ValueType
     """Where the reservation stands."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___StockLine]:
-        """The reserved lines; empty when the order never reserved."""
+        """The reserved lines; empty when the order never reserved, or the reservation has expired."""
+
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProductPrice]:
+        """What the products of the lines cost, in their order; only ReserveStock returns it."""
 
     def __init__(
         self,
@@ -256,14 +227,155 @@ class Reservation(_message.Message):
         order_id: _builtins.str = ...,
         status: Global___Reservation.Status.ValueType = ...,
         lines: _abc.Iterable[Global___StockLine] | None = ...,
+        prices: _abc.Iterable[Global___ProductPrice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "order_id", b"order_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "order_id", b"order_id", "prices", b"prices", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class FindReservationsRequest(_message.Message):
+    """A request for reservations that hold stock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FOR_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """How many, 1 to 1,000."""
+    @_builtins.property
+    def held_for(self) -> _duration_pb2.Duration:
+        """How long ago they were made, at least."""
+
+    @_builtins.property
+    def after(self) -> Global___HeldReservation:
+        """Only what comes after this one; unset means from the oldest."""
+
+    def __init__(
+        self,
+        *,
+        held_for: _duration_pb2.Duration | None = ...,
+        after: Global___HeldReservation | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "held_for", b"held_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "held_for", b"held_for", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindReservationsRequest: _TypeAlias = FindReservationsRequest  # noqa: Y015
+
+@_typing.final
+class FindReservationsResponse(_message.Message):
+    """Reservations that hold stock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservations(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldReservation]:
+        """The oldest come first; fewer than were asked for means that there are no more."""
+
+    def __init__(
+        self,
+        *,
+        reservations: _abc.Iterable[Global___HeldReservation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindReservationsResponse: _TypeAlias = FindReservationsResponse  # noqa: Y015
+
+@_typing.final
+class HeldReservation(_message.Message):
+    """A reservation that holds stock, and since when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    RESERVED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    @_builtins.property
+    def reserved_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made, or asked for again."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        reserved_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "reserved_at", b"reserved_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldReservation: _TypeAlias = HeldReservation  # noqa: Y015
+
+@_typing.final
+class ExpireReservationsRequest(_message.Message):
+    """A request to have reservations expire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_IDS_FIELD_NUMBER: _builtins.int
+    HELD_FOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their orders, 1 to 1,000; the key of the call."""
+
+    @_builtins.property
+    def held_for(self) -> _duration_pb2.Duration:
+        """Only those that were made so long ago, at least."""
+
+    def __init__(
+        self,
+        *,
+        order_ids: _abc.Iterable[_builtins.str] | None = ...,
+        held_for: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_for", b"held_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_for", b"held_for", "order_ids", b"order_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireReservationsRequest: _TypeAlias = ExpireReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ExpireReservationsResponse(_message.Message):
+    """Reservations that have expired now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Their orders; those that did not hold any more are not among them."""
+
+    def __init__(
+        self,
+        *,
+        order_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_ids", b"order_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpireReservationsResponse: _TypeAlias = ExpireReservationsResponse  # noqa: Y015
 
 @_typing.final
 class GetStockRequest(_message.Message):

@@ -36,11 +36,6 @@ class InventoryServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.QuotePrices = channel.unary_unary(
-                '/protomesh.catalog.v1.InventoryService/QuotePrices',
-                request_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesRequest.SerializeToString,
-                response_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesResponse.FromString,
-                _registered_method=True)
         self.ReserveStock = channel.unary_unary(
                 '/protomesh.catalog.v1.InventoryService/ReserveStock',
                 request_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ReserveStockRequest.SerializeToString,
@@ -55,6 +50,16 @@ class InventoryServiceStub:
                 '/protomesh.catalog.v1.InventoryService/ReleaseStock',
                 request_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ReleaseStockRequest.SerializeToString,
                 response_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.Reservation.FromString,
+                _registered_method=True)
+        self.FindReservations = channel.unary_unary(
+                '/protomesh.catalog.v1.InventoryService/FindReservations',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsRequest.SerializeToString,
+                response_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsResponse.FromString,
+                _registered_method=True)
+        self.ExpireReservations = channel.unary_unary(
+                '/protomesh.catalog.v1.InventoryService/ExpireReservations',
+                request_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsRequest.SerializeToString,
+                response_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsResponse.FromString,
                 _registered_method=True)
         self.GetStock = channel.unary_unary(
                 '/protomesh.catalog.v1.InventoryService/GetStock',
@@ -73,19 +78,14 @@ class InventoryServiceServicer:
     available + reserved + sold = received.
     """
 
-    def QuotePrices(self, request, context):
-        """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
-        Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def ReserveStock(self, request, context):
-        """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
+        """Reserves all lines of an order, or none, for a time, and returns what they cost now. The reservation expires by
+        itself. Repeating the call for the same order changes nothing but the time, which begins anew; the prices are those
+        of that moment. A reservation that has expired is made anew, if the stock is still there.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
-        (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
-        INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
+        (with `product_id`); FAILED_PRECONDITION CURRENCY_MIXED; FAILED_PRECONDITION TOTAL_CHANGED (with `currency_code`,
+        `amount_minor`) when the lines come to something else than `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
+        when the order's stock was released before; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +103,21 @@ class InventoryServiceServicer:
         """Gives an order's reserved units back. Repeating it changes nothing; an order that never reserved is closed, so that
         a reservation that arrives late fails.
         Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock was sold before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindReservations(self, request, context):
+        """Finds reservations that hold stock and were made, or asked for again, so long ago; the oldest come first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExpireReservations(self, request, context):
+        """Gives back what reservations hold that were made, or asked for again, so long ago; others are left alone. Unlike a
+        release it closes nothing: an order that comes back may reserve again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,11 +143,6 @@ class InventoryServiceServicer:
 
 def add_InventoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'QuotePrices': grpc.unary_unary_rpc_method_handler(
-                    servicer.QuotePrices,
-                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesRequest.FromString,
-                    response_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesResponse.SerializeToString,
-            ),
             'ReserveStock': grpc.unary_unary_rpc_method_handler(
                     servicer.ReserveStock,
                     request_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ReserveStockRequest.FromString,
@@ -147,6 +157,16 @@ def add_InventoryServiceServicer_to_server(servicer, server):
                     servicer.ReleaseStock,
                     request_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ReleaseStockRequest.FromString,
                     response_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.Reservation.SerializeToString,
+            ),
+            'FindReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindReservations,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsRequest.FromString,
+                    response_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsResponse.SerializeToString,
+            ),
+            'ExpireReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExpireReservations,
+                    request_deserializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsRequest.FromString,
+                    response_serializer=protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsResponse.SerializeToString,
             ),
             'GetStock': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStock,
@@ -170,33 +190,6 @@ class InventoryService:
     """Keeps the stock of every product. Units move available → reserved → sold, or back, and none is ever promised twice:
     available + reserved + sold = received.
     """
-
-    @staticmethod
-    def QuotePrices(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/protomesh.catalog.v1.InventoryService/QuotePrices',
-            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesRequest.SerializeToString,
-            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.QuotePricesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def ReserveStock(request,
@@ -269,6 +262,60 @@ class InventoryService:
             '/protomesh.catalog.v1.InventoryService/ReleaseStock',
             protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ReleaseStockRequest.SerializeToString,
             protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.Reservation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.catalog.v1.InventoryService/FindReservations',
+            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsRequest.SerializeToString,
+            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.FindReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExpireReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.catalog.v1.InventoryService/ExpireReservations',
+            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsRequest.SerializeToString,
+            protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2.ExpireReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,15 +35,14 @@ class InventoryServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InventoryServiceAsyncStub: ...
-    QuotePrices: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.QuotePricesRequest, _inventory_service_pb2.QuotePricesResponse]
-    """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
-    Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
-    """
     ReserveStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]
-    """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
+    """Reserves all lines of an order, or none, for a time, and returns what they cost now. The reservation expires by
+    itself. Repeating the call for the same order changes nothing but the time, which begins anew; the prices are those
+    of that moment. A reservation that has expired is made anew, if the stock is still there.
     Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
-    (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
-    INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
+    (with `product_id`); FAILED_PRECONDITION CURRENCY_MIXED; FAILED_PRECONDITION TOTAL_CHANGED (with `currency_code`,
+    `amount_minor`) when the lines come to something else than `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
+    when the order's stock was released before; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
     """
     CommitStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.CommitStockRequest, _inventory_service_pb2.Reservation]
     """Turns an order's reserved units into sold ones. Repeating it changes nothing.
@@ -53,6 +52,12 @@ class InventoryServiceStub:
     """Gives an order's reserved units back. Repeating it changes nothing; an order that never reserved is closed, so that
     a reservation that arrives late fails.
     Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock was sold before.
+    """
+    FindReservations: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.FindReservationsRequest, _inventory_service_pb2.FindReservationsResponse]
+    """Finds reservations that hold stock and were made, or asked for again, so long ago; the oldest come first."""
+    ExpireReservations: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.ExpireReservationsRequest, _inventory_service_pb2.ExpireReservationsResponse]
+    """Gives back what reservations hold that were made, or asked for again, so long ago; others are left alone. Unlike a
+    release it closes nothing: an order that comes back may reserve again.
     """
     GetStock: _grpc.UnaryUnaryMultiCallable[_inventory_service_pb2.GetStockRequest, _inventory_service_pb2.Stock]
     """Answers the stock of a product.
@@ -71,15 +76,14 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    QuotePrices: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.QuotePricesRequest, _inventory_service_pb2.QuotePricesResponse]  # type: ignore[assignment]
-    """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
-    Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
-    """
     ReserveStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ReserveStockRequest, _inventory_service_pb2.Reservation]  # type: ignore[assignment]
-    """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
+    """Reserves all lines of an order, or none, for a time, and returns what they cost now. The reservation expires by
+    itself. Repeating the call for the same order changes nothing but the time, which begins anew; the prices are those
+    of that moment. A reservation that has expired is made anew, if the stock is still there.
     Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
-    (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
-    INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
+    (with `product_id`); FAILED_PRECONDITION CURRENCY_MIXED; FAILED_PRECONDITION TOTAL_CHANGED (with `currency_code`,
+    `amount_minor`) when the lines come to something else than `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
+    when the order's stock was released before; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
     """
     CommitStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.CommitStockRequest, _inventory_service_pb2.Reservation]  # type: ignore[assignment]
     """Turns an order's reserved units into sold ones. Repeating it changes nothing.
@@ -89,6 +93,12 @@ class InventoryServiceAsyncStub(InventoryServiceStub):
     """Gives an order's reserved units back. Repeating it changes nothing; an order that never reserved is closed, so that
     a reservation that arrives late fails.
     Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock was sold before.
+    """
+    FindReservations: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.FindReservationsRequest, _inventory_service_pb2.FindReservationsResponse]  # type: ignore[assignment]
+    """Finds reservations that hold stock and were made, or asked for again, so long ago; the oldest come first."""
+    ExpireReservations: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.ExpireReservationsRequest, _inventory_service_pb2.ExpireReservationsResponse]  # type: ignore[assignment]
+    """Gives back what reservations hold that were made, or asked for again, so long ago; others are left alone. Unlike a
+    release it closes nothing: an order that comes back may reserve again.
     """
     GetStock: _aio.UnaryUnaryMultiCallable[_inventory_service_pb2.GetStockRequest, _inventory_service_pb2.Stock]  # type: ignore[assignment]
     """Answers the stock of a product.
@@ -106,25 +116,18 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def QuotePrices(
-        self,
-        request: _inventory_service_pb2.QuotePricesRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_inventory_service_pb2.QuotePricesResponse, _abc.Awaitable[_inventory_service_pb2.QuotePricesResponse]]:
-        """Answers the current prices of products, and how much of each there is, for an order that is about to be placed.
-        Errors: FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE (with `product_id`), FAILED_PRECONDITION CURRENCY_MIXED.
-        """
-
-    @_abc_1.abstractmethod
     def ReserveStock(
         self,
         request: _inventory_service_pb2.ReserveStockRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inventory_service_pb2.Reservation, _abc.Awaitable[_inventory_service_pb2.Reservation]]:
-        """Reserves all lines of an order, or none. A repeated call for the same order answers as the first did.
+        """Reserves all lines of an order, or none, for a time, and returns what they cost now. The reservation expires by
+        itself. Repeating the call for the same order changes nothing but the time, which begins anew; the prices are those
+        of that moment. A reservation that has expired is made anew, if the stock is still there.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
-        (with `product_id`); FAILED_PRECONDITION RESERVATION_CLOSED when the order's stock was released before;
-        INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
+        (with `product_id`); FAILED_PRECONDITION CURRENCY_MIXED; FAILED_PRECONDITION TOTAL_CHANGED (with `currency_code`,
+        `amount_minor`) when the lines come to something else than `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
+        when the order's stock was released before; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
         """
 
     @_abc_1.abstractmethod
@@ -146,6 +149,24 @@ class InventoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives an order's reserved units back. Repeating it changes nothing; an order that never reserved is closed, so that
         a reservation that arrives late fails.
         Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock was sold before.
+        """
+
+    @_abc_1.abstractmethod
+    def FindReservations(
+        self,
+        request: _inventory_service_pb2.FindReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_service_pb2.FindReservationsResponse, _abc.Awaitable[_inventory_service_pb2.FindReservationsResponse]]:
+        """Finds reservations that hold stock and were made, or asked for again, so long ago; the oldest come first."""
+
+    @_abc_1.abstractmethod
+    def ExpireReservations(
+        self,
+        request: _inventory_service_pb2.ExpireReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inventory_service_pb2.ExpireReservationsResponse, _abc.Awaitable[_inventory_service_pb2.ExpireReservationsResponse]]:
+        """Gives back what reservations hold that were made, or asked for again, so long ago; others are left alone. Unlike a
+        release it closes nothing: an order that comes back may reserve again.
         """
 
     @_abc_1.abstractmethod

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/ordering/v1/error_reason.proto\x12\x15protomesh.ordering.v1*\x8a\x01\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fORDER_NOT_FOUND\x10\x01\x12\x19\n\x15ORDER_NOT_CANCELLABLE\x10\x02\x12\x19\n\x15ORDER_TOTAL_TOO_LARGE\x10\x03\"\x04\x08\x04\x10\x04*\x0cOUT_OF_STOCKb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/ordering/v1/error_reason.proto\x12\x15protomesh.ordering.v1*\xa6\x01\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fORDER_NOT_FOUND\x10\x01\x12\x19\n\x15ORDER_NOT_CANCELLABLE\x10\x02\x12\x19\n\x15ORDER_TOTAL_TOO_LARGE\x10\x03\x12\x1a\n\x16TOO_MANY_UNPAID_ORDERS\x10\x05\"\x04\x08\x04\x10\x04*\x0cOUT_OF_STOCKb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.ordering.v1.error
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=68
-  _globals['_ERRORREASON']._serialized_end=206
+  _globals['_ERRORREASON']._serialized_end=234
 # @@protoc_insertion_point(module_scope)

@@ -27,9 +27,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ORDER_NOT_FOUND: _ErrorReason.ValueType  # 1
     """NOT_FOUND: there is no such order, or it is somebody else's. Metadata: none."""
     ORDER_NOT_CANCELLABLE: _ErrorReason.ValueType  # 2
-    """FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `rejected`."""
+    """FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `expired`."""
     ORDER_TOTAL_TOO_LARGE: _ErrorReason.ValueType  # 3
     """FAILED_PRECONDITION: the order comes to more than an amount of money can hold. Metadata: none."""
+    TOO_MANY_UNPAID_ORDERS: _ErrorReason.ValueType  # 5
+    """RESOURCE_EXHAUSTED: the buyer has as many unpaid orders as one may have. Metadata: `limit`, such as `100`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Reasons of ordering. The name of a value is what `ErrorInfo.reason` holds."""
@@ -39,7 +41,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ORDER_NOT_FOUND: ErrorReason.ValueType  # 1
 """NOT_FOUND: there is no such order, or it is somebody else's. Metadata: none."""
 ORDER_NOT_CANCELLABLE: ErrorReason.ValueType  # 2
-"""FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `rejected`."""
+"""FAILED_PRECONDITION: an order that stands so cannot be cancelled. Metadata: `status`, such as `expired`."""
 ORDER_TOTAL_TOO_LARGE: ErrorReason.ValueType  # 3
 """FAILED_PRECONDITION: the order comes to more than an amount of money can hold. Metadata: none."""
+TOO_MANY_UNPAID_ORDERS: ErrorReason.ValueType  # 5
+"""RESOURCE_EXHAUSTED: the buyer has as many unpaid orders as one may have. Metadata: `limit`, such as `100`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

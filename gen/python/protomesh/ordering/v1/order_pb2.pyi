@@ -35,28 +35,24 @@ class Order(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         status_unspecified: Order._Status.ValueType  # 0
         """In a filter: any status. Otherwise never sent."""
-        placing: Order._Status.ValueType  # 1
-        """Its stock is being reserved; decided within 30 s."""
         pending_payment: Order._Status.ValueType  # 2
         """The stock is held; the order waits for its payment."""
-        rejected: Order._Status.ValueType  # 3
-        """The stock could not be reserved. Final."""
         cancelled: Order._Status.ValueType  # 4
-        """The buyer took it back. Final."""
+        """The buyer, or staff, took it back. Final."""
+        expired: Order._Status.ValueType  # 5
+        """It was not paid in time. Final."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
         """Where an order can stand."""
 
     status_unspecified: Order.Status.ValueType  # 0
     """In a filter: any status. Otherwise never sent."""
-    placing: Order.Status.ValueType  # 1
-    """Its stock is being reserved; decided within 30 s."""
     pending_payment: Order.Status.ValueType  # 2
     """The stock is held; the order waits for its payment."""
-    rejected: Order.Status.ValueType  # 3
-    """The stock could not be reserved. Final."""
     cancelled: Order.Status.ValueType  # 4
-    """The buyer took it back. Final."""
+    """The buyer, or staff, took it back. Final."""
+    expired: Order.Status.ValueType  # 5
+    """It was not paid in time. Final."""
 
     ID_FIELD_NUMBER: _builtins.int
     BUYER_ID_FIELD_NUMBER: _builtins.int
@@ -70,6 +66,7 @@ class Order(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUIDv7."""
     buyer_id: _builtins.str
@@ -79,7 +76,7 @@ class Order(_message.Message):
     shipping_note: _builtins.str
     """What the buyer wants the shipper to know; may be empty."""
     reason: _builtins.str
-    """Why the order was rejected (an error reason such as `OUT_OF_STOCK`) or cancelled (free words); empty otherwise."""
+    """Why the order was cancelled, in the words of whoever did; may be empty."""
     version: _builtins.int
     """Counts the changes of status from 1."""
     etag: _builtins.str
@@ -104,6 +101,10 @@ class Order(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderTransition]:
         """Every status that the order had, oldest first, the present one included; left out of lists."""
 
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the order expires unless it is paid; unset once it cannot."""
+
     def __init__(
         self,
         *,
@@ -119,10 +120,11 @@ class Order(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         history: _abc.Iterable[Global___OrderTransition] | None = ...,
         etag: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "total", b"total", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "created_at", b"created_at", "etag", b"etag", "history", b"history", "id", b"id", "lines", b"lines", "reason", b"reason", "shipping_note", b"shipping_note", "status", b"status", "total", b"total", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "created_at", b"created_at", "etag", b"etag", "expires_at", b"expires_at", "history", b"history", "id", b"id", "lines", b"lines", "reason", b"reason", "shipping_note", b"shipping_note", "status", b"status", "total", b"total", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from protomesh.ordering.v1 import order_pb2 as _order_pb2
+from protomesh.type.v1 import money_pb2 as _money_pb2
 from protomesh.type.v1 import page_pb2 as _page_pb2
 import builtins as _builtins
 import sys
@@ -28,21 +29,27 @@ class PlaceOrderRequest(_message.Message):
 
     LINES_FIELD_NUMBER: _builtins.int
     SHIPPING_NOTE_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOTAL_FIELD_NUMBER: _builtins.int
     shipping_note: _builtins.str
     """What the shipper should know; at most 500 characters, lines may break; may be empty."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderLine]:
         """What is ordered, each product once; 1 to 100 lines."""
 
+    @_builtins.property
+    def expected_total(self) -> _money_pb2.Money:
+        """What the buyer was shown that the order comes to; unset means whatever it comes to."""
+
     def __init__(
         self,
         *,
         lines: _abc.Iterable[Global___PlaceOrderLine] | None = ...,
         shipping_note: _builtins.str = ...,
+        expected_total: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expected_total", b"expected_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "shipping_note", b"shipping_note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_total", b"expected_total", "lines", b"lines", "shipping_note", b"shipping_note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

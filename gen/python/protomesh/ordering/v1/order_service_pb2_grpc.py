@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled.
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
     """
 
     def __init__(self, channel):
@@ -69,25 +69,28 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled.
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
     """
 
     def PlaceOrder(self, request, context):
-        """Places an order at the current prices and holds its stock; the order then waits for its payment.
+        """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
+        that does not come in time. With `expected_total` an order that comes to anything else is refused.
         After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-        for their turn; one whose turn does not come in time is answered RESOURCE_EXHAUSTED, and has done nothing.
+        for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
         A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-        refused from the outset leaves no trace; one whose stock was there, and gone when it reserved, stands as `rejected`.
+        refused leaves no trace.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE.
+        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+        RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
+        `limit`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Answers one of the caller's own orders, with its history.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+        """Returns one of the caller's own orders, or anybody's for staff, with its history.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,9 +111,10 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels one of the caller's own orders; its stock goes back. Cancelling it again gives the same answer.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too; FAILED_PRECONDITION ORDER_NOT_CANCELLABLE (with
-        `status`) when the order was rejected.
+        """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
+        same answer.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+        ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +172,7 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled.
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
     """
 
     @staticmethod

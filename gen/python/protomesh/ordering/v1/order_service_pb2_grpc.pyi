@@ -28,33 +28,37 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrderServiceStub:
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled."""
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.PlaceOrderRequest, _order_pb2.Order]
-    """Places an order at the current prices and holds its stock; the order then waits for its payment.
+    """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
+    that does not come in time. With `expected_total` an order that comes to anything else is refused.
     After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-    for their turn; one whose turn does not come in time is answered RESOURCE_EXHAUSTED, and has done nothing.
+    for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
     A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-    refused from the outset leaves no trace; one whose stock was there, and gone when it reserved, stands as `rejected`.
+    refused leaves no trace.
     Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE.
+    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+    RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
+    `limit`).
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]
-    """Answers one of the caller's own orders, with its history.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+    """Returns one of the caller's own orders, or anybody's for staff, with its history.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
     """
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]
     """Lists the caller's own orders, newest first, without their histories."""
     ListAllOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListAllOrdersRequest, _order_service_pb2.ListAllOrdersResponse]
     """Lists everybody's orders, newest first, without their histories."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]
-    """Cancels one of the caller's own orders; its stock goes back. Cancelling it again gives the same answer.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too; FAILED_PRECONDITION ORDER_NOT_CANCELLABLE (with
-    `status`) when the order was rejected.
+    """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
+    same answer.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+    ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_pb2.Order]
     """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
@@ -65,30 +69,34 @@ class OrderServiceStub:
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled."""
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.PlaceOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Places an order at the current prices and holds its stock; the order then waits for its payment.
+    """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
+    that does not come in time. With `expected_total` an order that comes to anything else is refused.
     After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-    for their turn; one whose turn does not come in time is answered RESOURCE_EXHAUSTED, and has done nothing.
+    for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
     A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-    refused from the outset leaves no trace; one whose stock was there, and gone when it reserved, stands as `rejected`.
+    refused leaves no trace.
     Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE.
+    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+    RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
+    `limit`).
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Answers one of the caller's own orders, with its history.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+    """Returns one of the caller's own orders, or anybody's for staff, with its history.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
     """
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists the caller's own orders, newest first, without their histories."""
     ListAllOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListAllOrdersRequest, _order_service_pb2.ListAllOrdersResponse]  # type: ignore[assignment]
     """Lists everybody's orders, newest first, without their histories."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Cancels one of the caller's own orders; its stock goes back. Cancelling it again gives the same answer.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too; FAILED_PRECONDITION ORDER_NOT_CANCELLABLE (with
-    `status`) when the order was rejected.
+    """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
+    same answer.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+    ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
     """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
@@ -98,7 +106,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes orders and brings each to an end: accepted with its stock held, rejected, or cancelled."""
+    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
 
     @_abc_1.abstractmethod
     def PlaceOrder(
@@ -106,13 +114,16 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Places an order at the current prices and holds its stock; the order then waits for its payment.
+        """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
+        that does not come in time. With `expected_total` an order that comes to anything else is refused.
         After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-        for their turn; one whose turn does not come in time is answered RESOURCE_EXHAUSTED, and has done nothing.
+        for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
         A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-        refused from the outset leaves no trace; one whose stock was there, and gone when it reserved, stands as `rejected`.
+        refused leaves no trace.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE.
+        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+        RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
+        `limit`).
         """
 
     @_abc_1.abstractmethod
@@ -121,8 +132,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Answers one of the caller's own orders, with its history.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+        """Returns one of the caller's own orders, or anybody's for staff, with its history.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
         """
 
     @_abc_1.abstractmethod
@@ -147,9 +158,10 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Cancels one of the caller's own orders; its stock goes back. Cancelling it again gives the same answer.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too; FAILED_PRECONDITION ORDER_NOT_CANCELLABLE (with
-        `status`) when the order was rejected.
+        """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
+        same answer.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+        ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
         """
 
     @_abc_1.abstractmethod

@@ -64,48 +64,6 @@ class OrderPlaced(_message.Message):
 Global___OrderPlaced: _TypeAlias = OrderPlaced  # noqa: Y015
 
 @_typing.final
-class OrderRejected(_message.Message):
-    """An order was rejected, since its stock could not be reserved. Final."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ORDER_ID_FIELD_NUMBER: _builtins.int
-    BUYER_ID_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    REJECTED_AT_FIELD_NUMBER: _builtins.int
-    ORDER_FIELD_NUMBER: _builtins.int
-    order_id: _builtins.str
-    """The order."""
-    buyer_id: _builtins.str
-    """Who had ordered."""
-    reason: _builtins.str
-    """Why: an error reason such as `OUT_OF_STOCK`."""
-    @_builtins.property
-    def rejected_at(self) -> _timestamp_pb2.Timestamp:
-        """When."""
-
-    @_builtins.property
-    def order(self) -> _order_pb2.Order:
-        """As it is now."""
-
-    def __init__(
-        self,
-        *,
-        order_id: _builtins.str = ...,
-        buyer_id: _builtins.str = ...,
-        reason: _builtins.str = ...,
-        rejected_at: _timestamp_pb2.Timestamp | None = ...,
-        order: _order_pb2.Order | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "rejected_at", b"rejected_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "order", b"order", "order_id", b"order_id", "reason", b"reason", "rejected_at", b"rejected_at"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___OrderRejected: _TypeAlias = OrderRejected  # noqa: Y015
-
-@_typing.final
 class OrderCancelled(_message.Message):
     """An order was cancelled; whoever holds something for it gives it back."""
 
@@ -146,3 +104,41 @@ class OrderCancelled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OrderCancelled: _TypeAlias = OrderCancelled  # noqa: Y015
+
+@_typing.final
+class OrderExpired(_message.Message):
+    """An order was not paid in time; whoever holds something for it gives it back. Final."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    BUYER_ID_FIELD_NUMBER: _builtins.int
+    EXPIRED_AT_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    buyer_id: _builtins.str
+    """Who had ordered."""
+    @_builtins.property
+    def expired_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def order(self) -> _order_pb2.Order:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        buyer_id: _builtins.str = ...,
+        expired_at: _timestamp_pb2.Timestamp | None = ...,
+        order: _order_pb2.Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expired_at", b"expired_at", "order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "expired_at", b"expired_at", "order", b"order", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderExpired: _TypeAlias = OrderExpired  # noqa: Y015

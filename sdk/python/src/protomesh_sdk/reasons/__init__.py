@@ -61,6 +61,8 @@ __all__ = [
     "TokenMissing",
     "TokenRevoked",
     "TooManyAtOnce",
+    "TooManyUnpaidOrders",
+    "TotalChanged",
     "TraceNotFound",
     "UserNotFound",
     "UsernameTaken",
@@ -125,6 +127,10 @@ class StockTooLarge(FailedPrecondition, reason="STOCK_TOO_LARGE"):
     """A product would have received more units than can be counted."""
 
 
+class TotalChanged(FailedPrecondition, reason="TOTAL_CHANGED"):
+    """What is ordered comes to another total than was expected."""
+
+
 class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
     """Another account has this email address."""
 
@@ -177,6 +183,10 @@ class OrderNotCancellable(FailedPrecondition, reason="ORDER_NOT_CANCELLABLE"):
 
 class OrderTotalTooLarge(FailedPrecondition, reason="ORDER_TOTAL_TOO_LARGE"):
     """The order comes to more than an amount of money can hold."""
+
+
+class TooManyUnpaidOrders(ResourceExhausted, reason="TOO_MANY_UNPAID_ORDERS"):
+    """The buyer has as many unpaid orders as one may have."""
 
 
 class ProjectNotFound(NotFound, reason="PROJECT_NOT_FOUND"):

@@ -1,0 +1,67 @@
+"""Stock that was reserved for an order that was never written is given back.
+
+A process can die between the reservation and the order. The database commits no order that began more than 10 s ago
+(`orders_written_in_time`, in the migrations), so a reservation that is older than that and has no order will never
+have one, unless its call is repeated: then it is reserved anew.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from protomesh.catalog.v1.inventory_service_pb2 import (
+    ExpireReservationsRequest,
+    FindReservationsRequest,
+    HeldReservation,
+)
+
+from chassis.data import Database
+from services.ordering import repository
+
+if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
+    from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
+
+# Twice the time in which an order is written: a commit may take its time too.
+UNCLAIMED_AFTER = Duration(seconds=20)
+INTERVAL_SECONDS = 2.0
+BATCH = 1000
+
+_log = logging.getLogger(__name__)
+
+
+class UnclaimedStock:
+    """Looks once at each reservation that holds stock, as soon as it is old enough; after a start, at all of them."""
+
+    def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub") -> None:
+        self._database = database
+        self._inventory = inventory
+        self._seen: HeldReservation | None = None
+
+    async def run(self) -> None:
+        """Looks every few seconds; ends by cancellation."""
+        while True:
+            try:
+                while await self.look() == BATCH:
+                    pass
+            except Exception as error:  # noqa: BLE001 (whatever it is, there is a next time)
+                _log.warning("unclaimed stock waits for the next look: %s", type(error).__name__)
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def look(self) -> int:
+        """Looks at the next reservations, and gives back what no order stands behind; how many it looked at."""
+        request = FindReservationsRequest(held_for=UNCLAIMED_AFTER, after=self._seen, limit=BATCH)
+        found = (await self._inventory.FindReservations(request)).reservations
+        if found:
+            await self._expire_unclaimed({UUID(reservation.order_id) for reservation in found})
+            self._seen = found[-1]
+        return len(found)
+
+    async def _expire_unclaimed(self, reserved: Collection[UUID]) -> None:
+        unclaimed = set(reserved) - await repository.standing(self._database, reserved)
+        if unclaimed:
+            request = ExpireReservationsRequest(order_ids=map(str, unclaimed), held_for=UNCLAIMED_AFTER)
+            expired = (await self._inventory.ExpireReservations(request)).order_ids
+            _log.info("%d reservations had no order; their stock is given back", len(expired))
