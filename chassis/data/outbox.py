@@ -3,16 +3,16 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from psycopg.types.json import Jsonb
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
 
 from chassis.contract.event_content import published
 from chassis.contract.event_types import event_type
 from chassis.core.identifiers import uuid7
-from chassis.data import prepared
+from chassis.data.queries import Prepared
 from chassis.observe import tracing
 
 # Under the broker's limit of 1 MiB for a message with its headers. What is larger belongs in object storage.
@@ -22,20 +22,30 @@ RETENTION_DAYS = 7
 # PostgreSQL gives `position` after the changed rows were locked, so it follows the order of an aggregate's changes
 # whatever the clocks say. `previous` holds the last event of each type about the aggregate: what the row before it had,
 # and that row itself. By it consumers keep the order, whichever of the types they subscribe to.
-_INSERT = """
+_INSERT = Prepared(
+    text("""
     INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
                         trace_context, previous)
     SELECT id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload, trace_context,
            coalesce((SELECT earlier.previous || jsonb_build_object(earlier.type, earlier.id) FROM outbox earlier
                      WHERE earlier.aggregate_type = draft.aggregate_type AND earlier.aggregate_id = draft.aggregate_id
                      ORDER BY earlier.position DESC LIMIT 1), '{}') || previous
-    FROM unnest(%(id)s::uuid[], %(type)s::text[], %(stream)s::text[], %(subject)s::text[], %(aggregate_type)s::text[],
-                %(aggregate_id)s::text[], %(aggregate_version)s::bigint[], %(payload)s::bytea[],
-                %(trace_context)s::jsonb[], %(previous)s::jsonb[])
+    FROM unnest(CAST(:id AS uuid[]), CAST(:type AS text[]), CAST(:stream AS text[]),
+                CAST(:subject AS text[]), CAST(:aggregate_type AS text[]), CAST(:aggregate_id AS text[]),
+                CAST(:aggregate_version AS bigint[]), CAST(:payload AS bytea[]), CAST(:trace_context AS jsonb[]),
+                CAST(:previous AS jsonb[]))
         WITH ORDINALITY AS draft (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
                                   trace_context, previous, number)
     ORDER BY number
-    """
+    """)
+)
+
+
+class Work(Protocol):
+    """What the outbox needs of a unit of work."""
+
+    async def run(self, statement: Prepared, **parameters: Any) -> int:
+        """Runs a prepared statement in the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,7 @@ def draft(event: Message, version: int = 0) -> Draft:
     )
 
 
-async def write(session: AsyncSession, drafts: Sequence[Draft]) -> None:
+async def write(work: Work, drafts: Sequence[Draft]) -> None:
     """Inserts events, in order, by one statement."""
     if not drafts:
         return
@@ -87,7 +97,7 @@ async def write(session: AsyncSession, drafts: Sequence[Draft]) -> None:
     }
     columns["trace_context"] = [Jsonb(event.trace_context) for event in drafts]
     columns["previous"] = [Jsonb(previous) for previous in _previous_within(drafts)]
-    await prepared.execute(session, _INSERT, columns)
+    await work.run(_INSERT, **columns)
 
 
 def _previous_within(drafts: Sequence[Draft]) -> list[dict[str, str]]:

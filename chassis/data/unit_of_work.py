@@ -96,7 +96,7 @@ class UnitOfWork:
     async def _commit(self) -> None:
         # First the rows, so that their locks put events about one aggregate in the order of its changes.
         await self.session.flush()
-        await outbox.write(self.session, self._events)
+        await outbox.write(self, self._events)
         if self._claim is not None:
             await self._claim.fence(self, self._answer)
         if self._audit is not None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg.rows import namedtuple_row
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
 
 from chassis.core import identifiers
-from chassis.data import prepared
 from chassis.data.database import Database
+from chassis.data.queries import Prepared
+from chassis.data.unit_of_work import UnitOfWork
 from chassis.events.delivery import Policy
 
 # More than streams keep (streams.EVENTS_KEPT), so that whatever can be delivered again is known.
@@ -30,27 +31,31 @@ _PURGE = f"""
 
 # One statement for many events: which of them have to wait for a predecessor, and which of the others are new? A
 # replayed event is new when it is on record as dead.
-_TAKE = """
+_TAKE = Prepared(
+    text("""
     WITH waiting AS (
         SELECT DISTINCT follower.event_id
-        FROM unnest(%(followers)s::uuid[], %(predecessors)s::uuid[]) AS follower (event_id, predecessor)
+        FROM unnest(CAST(:followers AS uuid[]), CAST(:predecessors AS uuid[])) AS follower (event_id, predecessor)
         WHERE NOT EXISTS (
-            SELECT FROM inbox WHERE consumer = %(consumer)s AND inbox.event_id = follower.predecessor)
+            SELECT FROM inbox WHERE consumer = :consumer AND inbox.event_id = follower.predecessor)
     ), turn AS (
-        SELECT event_id FROM unnest(%(events)s::uuid[]) AS event (event_id)
+        SELECT event_id FROM unnest(CAST(:events AS uuid[])) AS event (event_id)
         WHERE event_id NOT IN (SELECT event_id FROM waiting) ORDER BY event_id
     ), recovered AS (
         DELETE FROM inbox_failures USING turn
-        WHERE inbox_failures.consumer = %(consumer)s AND inbox_failures.event_id = turn.event_id
+        WHERE inbox_failures.consumer = :consumer AND inbox_failures.event_id = turn.event_id
     ), taken AS (
-        INSERT INTO inbox (consumer, event_id) SELECT %(consumer)s, event_id FROM turn
+        INSERT INTO inbox (consumer, event_id) SELECT :consumer, event_id FROM turn
         ON CONFLICT (consumer, event_id) DO UPDATE SET outcome = 'handled', handled_at = now()
-            WHERE inbox.outcome = 'dead' AND inbox.event_id = ANY(%(replayed)s::uuid[])
+            WHERE inbox.outcome = 'dead' AND inbox.event_id = ANY(CAST(:replayed AS uuid[]))
         RETURNING event_id
     )
     SELECT event_id, true AS taken FROM taken UNION ALL SELECT event_id, false FROM waiting
-    """
-_LEAVE = "DELETE FROM inbox WHERE consumer = %(consumer)s AND event_id = ANY(%(events)s::uuid[])"
+    """)
+)
+_LEAVE = Prepared(
+    text("DELETE FROM inbox WHERE consumer = :consumer AND event_id = ANY(CAST(:events AS uuid[]))")
+)
 _FAILURE = """
     SELECT attempts, error, extract(epoch FROM next_attempt_at - now())::float8 AS seconds
     FROM inbox_failures WHERE consumer = %(consumer)s AND event_id = %(event_id)s
@@ -118,7 +123,7 @@ class Inbox:
 
     async def take(
         self,
-        session: AsyncSession,
+        work: UnitOfWork,
         predecessors: Mapping[uuid.UUID, Collection[uuid.UUID]],
         replayed: Collection[uuid.UUID] = (),
     ) -> Taken:
@@ -131,15 +136,15 @@ class Inbox:
             "predecessors": [before for _, before in pairs],
             "replayed": list(replayed),
         }
-        rows = await (await prepared.execute(session, _TAKE, values)).fetchall()
+        rows = await work.all(_TAKE, **values)
         return Taken(
             frozenset(event for event, taken in rows if taken),
             frozenset(event for event, taken in rows if not taken),
         )
 
-    async def leave(self, session: AsyncSession, events: Collection[uuid.UUID]) -> None:
+    async def leave(self, work: UnitOfWork, events: Collection[uuid.UUID]) -> None:
         """Takes events back out of the same transaction, to be handled in another."""
-        await prepared.execute(session, _LEAVE, {"consumer": self._consumer, "events": list(events)})
+        await work.run(_LEAVE, consumer=self._consumer, events=list(events))
 
     async def failure(self, event_id: uuid.UUID) -> Failure | None:
         """How the event has failed so far."""

@@ -87,7 +87,7 @@ class Transactions:
                         await self._handle(delivery, work, handle_within)
                     outcomes[delivery] = "handled"
             if left := taken.new.difference(delivery.event_id for delivery in outcomes):
-                await self._inbox.leave(work.session, left)
+                await self._inbox.leave(work, left)
         return outcomes
 
     async def _take(self, work: UnitOfWork, batch: Sequence[Delivery], *, in_turn: bool) -> Taken:
@@ -95,7 +95,7 @@ class Transactions:
         replayed = [each.event_id for each in batch if each.replay_for]
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                return await self._inbox.take(work.session, predecessors, replayed)
+                return await self._inbox.take(work, predecessors, replayed)
         except Exception as error:
             raise InboxError from error
 
