@@ -24,6 +24,9 @@ from meshctl.edge import placeholders
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_UPSTREAM_PORT = 9000
 
+# To one service, for short requests: what envoy/cluster.yaml has as `max_connections`.
+CONNECTIONS = 4
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -70,14 +73,20 @@ class EdgeSettings(BaseSettings):
     maximum_connections: int = Field(10_000, ge=1, description="Client connections that are open at once.")
     maximum_requests: int = Field(
         128,
+        ge=CONNECTIONS,
+        description="Short requests that one service has at once from one edge; more stand in line.",
+    )
+    maximum_waiting_requests: int = Field(
+        256,
         ge=1,
-        description="Requests that one service has at once from one edge; one more is 429. "
-        "As many as it surely finishes in time.",
+        description="Short requests that stand in line for one service; one more is 429. With those before "
+        "them, as many as it surely finishes in time.",
     )
     maximum_long_requests: int = Field(
         1536,
         ge=1,
-        description="The same for streams, and for RPCs whose contract gives them more than 2 s.",
+        description="Streams, and requests whose contract gives them more than 2 s, that one service has at once from "
+        "one edge; one more is 429.",
     )
     maximum_heap_bytes: int = Field(
         512 * 1024 * 1024, ge=64 * 1024 * 1024, description="Memory from which Envoy sheds load, in bytes."
@@ -161,7 +170,8 @@ def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: s
         "load_assignment": _assignment(deployable, target) if by_dns else None,
         "directory": str(directory),
         "trust_domain": settings.trust_domain,
-        "maximum_requests": settings.maximum_requests,
+        "streams_per_connection": settings.maximum_requests // CONNECTIONS,
+        "maximum_waiting_requests": settings.maximum_waiting_requests,
         "maximum_long_requests": settings.maximum_long_requests,
     }
     return placeholders.fill(yaml.safe_load((ROOT / "envoy/cluster.yaml").read_text()), values)

@@ -18,7 +18,8 @@ from tests.edge_stand import Context, EdgeStand, edge_stand
 
 ID = "0198f2a0-0000-7000-8000-000000000001"
 GET, PLACE = (f"/protomesh.ordering.v1.OrderService/{name}" for name in ("GetOrder", "PlaceOrder"))
-ROOM = 3
+# The line takes whoever comes before the first connections are there, too.
+ROOM, LINE = 4, 4
 
 
 class Counter:
@@ -47,19 +48,32 @@ class Counter:
 @asynccontextmanager
 async def full(directory: Path, certificates: Path, rpc: str) -> AsyncIterator[tuple[EdgeStand, Counter]]:
     """An edge before a service that has all the requests of that RPC that it may have."""
-    async with edge_stand(
-        directory, certificates, maximum_requests=ROOM, maximum_long_requests=ROOM
-    ) as stand:
+    bounds: dict[str, Any] = {
+        "maximum_requests": ROOM,
+        "maximum_waiting_requests": LINE,
+        "maximum_long_requests": ROOM,
+    }
+    async with edge_stand(directory, certificates, **bounds) as stand:
         counter = Counter()
         stand.upstream.answers[rpc] = counter
         waiting = [asyncio.ensure_future(ask(stand, rpc)) for _ in range(ROOM)]
         await counter.reached(ROOM)
+        if rpc == GET:
+            waiting += [asyncio.ensure_future(ask(stand, rpc)) for _ in range(LINE)]
+            await in_line(stand, LINE)
         try:
             yield stand, counter
         finally:
             counter.let()
             answers = await asyncio.gather(*waiting)
         assert {answer.status_code for answer in answers} <= {200, 201}
+
+
+async def in_line(stand: EdgeStand, number: int) -> None:
+    pending = f"rq_pending_active: {number}"
+    async with asyncio.timeout(10):
+        while pending not in await stand.admin("/stats?filter=cluster.ordering"):  # noqa: ASYNC110 (Envoy tells nobody)
+            await asyncio.sleep(0.05)
 
 
 async def ask(stand: EdgeStand, rpc: str) -> httpx.Response:
