@@ -92,16 +92,19 @@ class Relay:
             tasks.create_task(self._publish())
 
     async def _keep_stream(self) -> None:
-        """Makes the service's stream when there is none, and looks again from time to time."""
-        while self._stream is not None:
+        """Looks at the service's stream from time to time, and when it is found missing."""
+        while True:
             checkpoint()
-            self._stream_missing.clear()
-            try:
-                if not await streams.exists(self._broker, self._stream):
-                    await self._make(self._stream)
-            except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; there is a next time)
-                logger.debug("The stream %s could not be looked at: %s", self._stream, error)
             await _wait(self._stream_missing, STREAM_SECONDS)
+            self._stream_missing.clear()
+            await self._look_at_stream()
+
+    async def _look_at_stream(self) -> None:
+        try:
+            if self._stream is not None and not await streams.exists(self._broker, self._stream):
+                await self._make(self._stream)
+        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; there is a next time)
+            logger.warning("The stream %s could not be looked at: %s", self._stream, type(error).__name__)
 
     async def _make(self, stream: str) -> None:
         """Makes a stream; when there was one before, it was lost, and what the outbox still has is sent again."""
@@ -113,7 +116,7 @@ class Relay:
                 self._database.events_written.set()
 
     async def _publish(self) -> None:
-        await self._broker.ready()
+        await self._look_at_stream()
         pause = 0.0
         while True:
             checkpoint()

@@ -431,7 +431,7 @@ async def test_a_consumer_waits_for_the_stream_of_another_service(
     async def asked(_: Any) -> None:
         requests.set()
 
-    await broker.client.subscribe("$JS.API.CONSUMER.DURABLE.CREATE.ORDERING.>", cb=asked)
+    await broker.client.subscribe("$JS.API.STREAM.INFO.ORDERING", cb=asked)
     async with running(subscriber.consumer()), running(Relay(database, broker, "catalog")):
         async with asyncio.timeout(15):
             await requests.wait()
