@@ -22,7 +22,7 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
 from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound
 from chassis.data import Database, Row
 from chassis.rpc import Call
-from services.catalog import convert, repository, reservation_repository, stock_repository
+from services.catalog import convert, expiry_repository, repository, reservation_repository, stock_repository
 from services.catalog.model import ReservationStatus
 from services.catalog.pricing import Lines, Wanted
 
@@ -65,7 +65,7 @@ class InventoryService:
     async def FindReservations(
         self, request: FindReservationsRequest, call: Call
     ) -> FindReservationsResponse:
-        rows = await reservation_repository.held(
+        rows = await expiry_repository.held(
             self._database,
             request.held_for.ToTimedelta(),
             request.after.reserved_at.ToDatetime(UTC),
@@ -79,7 +79,7 @@ class InventoryService:
     ) -> ExpireReservationsResponse:
         order_ids = [UUID(order_id) for order_id in request.order_ids]
         async with self._database.unit_of_work() as work:
-            expired = await reservation_repository.expire(work, order_ids, request.held_for.ToTimedelta())
+            expired = await expiry_repository.expire(work, order_ids, request.held_for.ToTimedelta())
         return ExpireReservationsResponse(order_ids=map(str, expired))
 
     async def GetStock(self, request: GetStockRequest, call: Call) -> Stock:
@@ -99,18 +99,20 @@ class InventoryService:
         """Reserves all lines, and returns their prices; none when the order has a reservation already."""
         for _ in range(RESERVE_ATTEMPTS):
             try:
-                # A look costs a tenth of a transaction, and most buyers in a rush come too late.
+                # A look costs less than an attempt, and most buyers in a rush come too late.
                 await reservation_repository.check_available(self._database, wanted)
-                async with self._database.unit_of_work() as work:
-                    return await reservation_repository.reserve(work, wanted)
             except FailedPrecondition:
-                found = await reservation_repository.reservation(self._database, wanted.order_id)
-                if found is None or found[0] is ReservationStatus.EXPIRED:
-                    raise
-                return ()
-            except Aborted:
-                continue
+                if await self._is_reserved(wanted.order_id):
+                    return ()
+                raise
+            prices = await reservation_repository.reserve(self._database, wanted)
+            if prices or await self._is_reserved(wanted.order_id):
+                return prices
         raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
+
+    async def _is_reserved(self, order_id: UUID) -> bool:
+        found = await reservation_repository.reservation(self._database, order_id)
+        return found is not None and found[0] is not ReservationStatus.EXPIRED
 
     async def _repeated(self, wanted: Wanted) -> Reservation:
         """The answer to an order that came before: what it holds, unless it asked for something else then."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from chassis.data import Database
-from services.catalog import reservation_repository
+from services.catalog import expiry_repository
 
 INTERVAL_SECONDS = 5.0
 # A transaction stays short, and ends at most this many reservations.
@@ -27,4 +27,4 @@ async def run(database: Database) -> None:
 async def expire_batch(database: Database) -> int:
     """Has some reservations expire; how many. Replicas do not get in each other's way."""
     async with database.unit_of_work() as work:
-        return await reservation_repository.expire_due(work, BATCH)
+        return await expiry_repository.expire_due(work, BATCH)

@@ -1,28 +1,15 @@
-"""The SQL of what orders hold of the stock.
+"""The SQL of what orders hold of the stock; that of its end by time stands in expiry_repository.py.
 
 Every statement takes the rows of stock in the order of product ids, so that no two of them wait for each other, and
 writes the ledger in the same breath.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import (
-    ARRAY,
-    DateTime,
-    Integer,
-    Interval,
-    Uuid,
-    any_,
-    bindparam,
-    func,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, select, text
 
-from chassis.core import Aborted, FailedPrecondition
+from chassis.core import FailedPrecondition
 from chassis.data import Database, Prepared, Query, Row, UnitOfWork
 from services.catalog.model import (
     Product,
@@ -53,26 +40,32 @@ _RESERVATION = Query(
     .order_by(ReservationLine.product_id)
 )
 
-# The rows of `held` are locked, then changed under the same condition again; whoever waited for another buyer there
-# sees what that one left. A line that cannot be had is missing in the answer, and the transaction is rolled back.
+# One statement takes all lines or nothing, so there is no transaction to open and none to roll back. The rows of `held`
+# are locked, each by whoever still finds its units there after waiting for others; they are changed only when none is
+# missing and they come to what was expected. An order that has a reservation locks nothing: releasing one takes the
+# reservation's row first, and stock after it.
 _RESERVE = Prepared(
     text("""
-    WITH claim AS (
-        INSERT INTO reservations (order_id, status, expires_at) VALUES (:order_id, 'held', now() + :hold)
-        ON CONFLICT (order_id) DO UPDATE SET status = 'held', expires_at = excluded.expires_at, updated_at = now(),
-            reserved_at = now()
-        WHERE reservations.status = 'expired'
-        RETURNING order_id
-    ), held AS (
+    WITH held AS (
         SELECT stock.product_id, line.quantity, sku, name, currency_code, price_minor
         FROM unnest(CAST(:product_ids AS uuid[]), CAST(:quantities AS bigint[])) AS line (product_id, quantity)
         JOIN products ON products.id = line.product_id AND products.status = 'active'
         JOIN stock ON stock.product_id = line.product_id AND stock.available >= line.quantity
-        WHERE EXISTS (SELECT FROM claim)
+        WHERE NOT EXISTS (SELECT FROM reservations WHERE order_id = :order_id AND status <> 'expired')
         ORDER BY stock.product_id FOR NO KEY UPDATE OF stock
+    ), claim AS (
+        INSERT INTO reservations (order_id, status, expires_at)
+        SELECT :order_id, 'held', now() + :hold FROM held
+        HAVING count(*) = cardinality(CAST(:product_ids AS uuid[])) AND count(DISTINCT currency_code) = 1
+            AND min(currency_code) = coalesce(CAST(:currency_code AS text), min(currency_code))
+            AND sum(quantity * price_minor) = coalesce(CAST(:total_minor AS numeric), sum(quantity * price_minor))
+        ON CONFLICT (order_id) DO UPDATE SET status = 'held', expires_at = excluded.expires_at, updated_at = now(),
+            reserved_at = now()
+        WHERE reservations.status = 'expired'
+        RETURNING order_id
     ), taken AS (
         UPDATE stock SET available = available - held.quantity, reserved = reserved + held.quantity
-        FROM held WHERE stock.product_id = held.product_id AND stock.available >= held.quantity
+        FROM held, claim WHERE stock.product_id = held.product_id
         RETURNING held.*
     ), lines AS (
         INSERT INTO reservation_lines (order_id, product_id, quantity)
@@ -81,7 +74,7 @@ _RESERVE = Prepared(
         INSERT INTO stock_movements (product_id, order_id, kind, quantity)
         SELECT product_id, :order_id, 'reserved', quantity FROM taken
     )
-    SELECT taken.* FROM claim LEFT JOIN taken ON true ORDER BY product_id
+    SELECT * FROM taken ORDER BY product_id
     """)
 )
 # Closes an order that holds nothing: one that never reserved, or whose reservation has expired.
@@ -120,48 +113,6 @@ _END = Prepared(
     """)
 )
 
-# Gives back what several reservations hold, unless somebody else is ending them just now. They hold nothing any more,
-# so their lines go; the ledger keeps what was.
-_EXPIRE = """
-    WITH due AS (
-        SELECT order_id FROM reservations WHERE status = 'held' AND {due}
-        ORDER BY order_id LIMIT :limit FOR UPDATE SKIP LOCKED
-    ), ended AS (
-        UPDATE reservations SET status = 'expired', updated_at = now() FROM due
-        WHERE reservations.order_id = due.order_id RETURNING due.order_id
-    ), gone AS (
-        DELETE FROM reservation_lines AS line USING ended WHERE line.order_id = ended.order_id
-        RETURNING line.order_id, line.product_id, line.quantity
-    ), held AS (
-        SELECT stock.product_id, units.quantity
-        FROM (SELECT product_id, sum(quantity) AS quantity FROM gone GROUP BY product_id) AS units
-        JOIN stock USING (product_id)
-        ORDER BY stock.product_id FOR NO KEY UPDATE OF stock
-    ), given AS (
-        UPDATE stock SET reserved = reserved - held.quantity, available = available + held.quantity
-        FROM held WHERE stock.product_id = held.product_id
-    ), moved AS (
-        INSERT INTO stock_movements (product_id, order_id, kind, quantity)
-        SELECT product_id, order_id, 'released', quantity FROM gone
-    )
-    SELECT order_id FROM ended
-    """
-_EXPIRE_DUE = text(_EXPIRE.format(due="expires_at <= now()"))
-_EXPIRE_NAMED = text(
-    _EXPIRE.format(due="order_id = ANY(CAST(:order_ids AS uuid[])) AND reserved_at <= now() - :held_for")
-)
-_HELD = Query(
-    select(Reservation.order_id, Reservation.reserved_at)
-    .where(
-        Reservation.status == ReservationStatus.HELD.value,
-        Reservation.reserved_at <= func.now() - bindparam("held_for", type_=Interval),
-        tuple_(Reservation.reserved_at, Reservation.order_id)
-        > tuple_(bindparam("after", type_=DateTime(timezone=True)), bindparam("after_order_id", type_=Uuid)),
-    )
-    .order_by(Reservation.reserved_at, Reservation.order_id)
-    .limit(bindparam("limit", type_=Integer))
-)
-
 
 async def reservation(database: Database, order_id: UUID) -> tuple[ReservationStatus, Lines] | None:
     """Where an order's reservation stands and what it holds or held; None when there is none."""
@@ -187,24 +138,22 @@ async def check_available(database: Database, wanted: Wanted) -> None:
             raise out_of_stock(product_id, on_sale[product_id].available)
 
 
-async def reserve(work: UnitOfWork, wanted: Wanted) -> Sequence[Row]:
-    """Reserves all lines, and returns their prices; none when the order has a reservation already.
+async def reserve(database: Database, wanted: Wanted) -> Sequence[Row]:
+    """Reserves all lines, and returns their prices.
 
-    Aborted CONFLICT when another buyer took what was there a moment ago; FailedPrecondition as `check_available`.
+    None when that is not possible now, or the order has a reservation that is not expired.
     """
+    expected = wanted.expected_total
     values = {
         "order_id": wanted.order_id,
         "hold": wanted.hold,
         "product_ids": list(wanted.lines),
         "quantities": list(wanted.lines.values()),
+        "currency_code": expected.currency_code if expected else None,
+        "total_minor": expected.amount_minor if expected else None,
     }
-    taken = await work.all(_RESERVE, **values)
-    if not taken:
-        return ()
-    if len(taken) < len(wanted.lines) or taken[0].product_id is None:
-        raise Aborted("CONFLICT", "Somebody else was faster; try again.", retry_after=0.1)
-    wanted.check_prices(taken)
-    return taken
+    async with database.connection() as connection:
+        return (await _RESERVE.execute(connection, values)).rows
 
 
 async def hold_longer(work: UnitOfWork, wanted: Wanted) -> bool:
@@ -218,26 +167,6 @@ async def prices(database: Database, wanted: Wanted) -> Sequence[Row]:
     rows = await database.all(_PRICES, product_ids=list(wanted.lines))
     wanted.check_prices(rows)
     return rows
-
-
-async def expire(work: UnitOfWork, order_ids: Sequence[UUID], held_for: timedelta) -> Sequence[UUID]:
-    """Has those reservations expire that were made so long ago; the orders whose did."""
-    values = {"order_ids": list(order_ids), "held_for": held_for, "limit": len(order_ids)}
-    return (await work.execute(_EXPIRE_NAMED, values)).scalars().all()
-
-
-async def expire_due(work: UnitOfWork, limit: int) -> int:
-    """Has reservations expire whose time is up, so many at the most; how many did."""
-    return len((await work.execute(_EXPIRE_DUE, {"limit": limit})).all())
-
-
-async def held(
-    database: Database, held_for: timedelta, after: datetime, after_order_id: UUID, limit: int
-) -> Sequence[Row]:
-    """Reservations that hold stock and were made so long ago, the oldest first, after a given one."""
-    return await database.all(
-        _HELD, held_for=held_for, after=after, after_order_id=after_order_id, limit=limit
-    )
 
 
 async def end(work: UnitOfWork, order_id: UUID, status: ReservationStatus) -> bool:
