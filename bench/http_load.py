@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 @dataclass(slots=True)
 class LoadResult:
-    """What a run saw: answers by HTTP status, and every latency in seconds."""
+    """What a run saw: answers by HTTP status, and the latency in seconds of each success."""
 
     seconds: float = 0.0
     statuses: dict[int, int] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class LoadResult:
         return len(self.latencies) / self.seconds
 
     def percentile_ms(self, percent: float) -> float:
-        ranked = sorted(self.latencies)
+        ranked = sorted(self.latencies) or [float("nan")]
         return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))] * 1e3
 
 
@@ -100,7 +100,8 @@ class _Client(asyncio.Protocol):
         status = complete(self._buffer)
         if status is None:
             return
-        self._result.latencies.append(time.perf_counter() - self._sent)
+        if 200 <= status < 300:  # a refusal is quick, and no work done
+            self._result.latencies.append(time.perf_counter() - self._sent)
         self._result.statuses[status] = self._result.statuses.get(status, 0) + 1
         self._buffer.clear()
         self._send()
