@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import func, select, text
 
 from chassis import contract
@@ -160,6 +161,34 @@ async def test_a_statement_that_is_slow_is_a_deadline_exceeded(tmp_path: pathlib
         assert await failures(stand, "sleep") <= {"DEADLINE_EXCEEDED", "OVERLOADED"}
         assert asyncio.get_running_loop().time() - begin < 2.5
         await until_served(stand, "read")
+
+
+async def test_a_service_whose_database_is_not_there_yet_wants_no_calls(tmp_path: pathlib.Path):
+    """It says so to whoever asks for its health, and serves as soon as the database answers."""
+    certificates.issue(tmp_path, "scratch", "edge")
+    ports = Ports()
+    database_port, port = ports.take(), ports.take()
+    program = await postgres.program(tmp_path / "postgres", database_port, "password")
+    url = postgres.url(database_port, "password")
+    starting = running(tmp_path, servicer=Storing, database_url=url, port=port)
+    started = asyncio.ensure_future(starting.__aenter__())
+    waiting = Stand(tmp_path, port)
+    assert await health(waiting) == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert not started.done()
+    async with parts.running(program, tmp_path):
+        async with asyncio.timeout(15):
+            stand = await started
+        assert await health(waiting) == health_pb2.HealthCheckResponse.SERVING
+        assert (await ask(stand, "read")).text == "read"
+        await waiting.close()
+        await starting.__aexit__(None, None, None)
+
+
+async def health(stand: Stand) -> int:
+    """What a balancer is told, once the server listens."""
+    stub: Any = health_pb2_grpc.HealthStub(stand.plain())
+    answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=15)
+    return int(answer.status)
 
 
 async def until_served(stand: Stand, what: str) -> None:
