@@ -44,7 +44,7 @@ class IdentitySettings(Settings):
         1, ge=1, le=64, description="Changes of a password that a process checks and hashes at once."
     )
     password_queue: int = Field(
-        64,
+        128,
         ge=0,
         description="Calls that wait for each of these threads, at most half of them from one address; more are "
         "refused at once with RESOURCE_EXHAUSTED.",
