@@ -45,7 +45,7 @@ def derive(image: Path, fresh: Path) -> None:
             json.dumps(contract.service_config(deployable), indent=2) + "\n",
         )
     write(fresh / "docs/reference/rpcs.md", reference.rpcs(methods, comments))
-    write(fresh / "docs/reference/options.md", reference.options(comments))
+    write(fresh / "docs/reference/options.md", reference.options(protos, comments))
     write(fresh / "docs/reference/permissions.md", reference.permissions(methods))
     write(fresh / "gen/python/protomesh/permissions.py", reference.permission_constants(methods))
     write(fresh / "sdk/python/src/protomesh_sdk/reasons/__init__.py", sdk_errors.module(known.values()))

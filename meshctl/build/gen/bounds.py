@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from buf.validate import validate_pb2
@@ -35,18 +34,13 @@ _FORMATS = {
     "ipv6": "ipv6",
 }
 
-# What a house rule says besides its pattern, which stands in its expression.
-_HOUSE_RULES: Mapping[str, Callable[[Any], Schema]] = {
-    "line": lambda most: {"maxLength": most},
-    "name": lambda most: {"minLength": 1, "maxLength": most},
-    "text": lambda most: {"maxLength": most},
-    "slug": lambda most: {"minLength": 1, "maxLength": most},
-    "id": lambda _: {"format": "uuid"},
-    "optional_id": lambda _: {},
-    "cursor": lambda _: {"maxLength": 2048},
-    "page": lambda _: {"minimum": 0, "maximum": 100_000},
-    "limit": lambda _: {"minimum": 0},
-    "money": lambda _: {"minimum": 0},
+# What the expression of a house rule says of the value, and the keyword for it.
+_IN_EXPRESSIONS = {
+    "pattern": r"this\.matches\(r'(.*?)'\)",
+    "minLength": r"this\.size\(\) >= (\d+)",
+    "maxLength": r"this\.size\(\) <= (\d+)",
+    "minimum": r"this >= (\d+)",
+    "maximum": r"this <= (\d+)",
 }
 
 
@@ -84,13 +78,17 @@ def bounds(rules: validate_pb2.FieldRules) -> Schema:
 
 
 def _of_house_rule(rule: FieldDescriptor, value: Any) -> Schema:
-    """The keywords of a rule of protomesh/options/v1/rules.proto. Its pattern stands in its expression."""
-    if rule.name not in _HOUSE_RULES:
-        raise ValueError(f"The house rule {rule.full_name} has no form in JSON Schema; give it one in bounds.py.")
-    cel = rule.GetOptions().Extensions[validate_pb2.predefined].cel
-    found = re.search(r"this\.matches\(r'(.*?)'\)", cel[0].expression)
-    pattern = {"pattern": _portable(found[1])} if found else {}
-    return pattern | _HOUSE_RULES[rule.name](value)
+    """The keywords of a rule of ours, such as those of protomesh/options/v1/rules.proto, as its expression says them."""
+    expression = rule.GetOptions().Extensions[validate_pb2.predefined].cel[0].expression
+    found = ((keyword, re.search(form, expression)) for keyword, form in _IN_EXPRESSIONS.items())
+    schema: Schema = {keyword: match[1] if keyword == "pattern" else int(match[1]) for keyword, match in found if match}
+    if "uint(this.size()) <= rule" in expression:
+        schema["maxLength"] = value
+    if not schema:
+        raise ValueError(f"Nothing that JSON Schema can say is found in the expression of {rule.full_name}.")
+    if "pattern" in schema:
+        schema["pattern"] = _portable(schema["pattern"])
+    return schema | ({"format": "uuid"} if rule.name == "id" else {})
 
 
 def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> list[str]:

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, FileDescriptor
-from protomesh.options.v1 import options_pb2, rules_pb2
+from protomesh.options.v1 import options_pb2
 
 from chassis.contract import ADMIN, MethodContract
 from meshctl.build.gen.comments import Comments
@@ -168,7 +168,7 @@ def reasons(files: Sequence[FileDescriptor], comments: Comments) -> str:
     return "\n".join(lines)
 
 
-def options(comments: Comments) -> str:
+def options(files: Sequence[FileDescriptor], comments: Comments) -> str:
     """The house options: what each means, and on what it stands."""
     lines = [_NOTE, "# Options", "", "What a contract can say, in `protomesh.options.v1`.", ""]
     for extension in options_pb2.DESCRIPTOR.extensions_by_name.values():
@@ -184,9 +184,10 @@ def options(comments: Comments) -> str:
             )
             lines += [*(f"- `{name}`: {comments.of(full_name)}" for name, full_name in values), ""]
     lines += ["## Rules", "", _RULES, "", "| rule | of a | meaning |", "| --- | --- | --- |"]
-    for rule in rules_pb2.DESCRIPTOR.extensions_by_name.values():
+    ours = (file for file in files if file.name.endswith("/rules.proto"))
+    for rule in (rule for file in ours for rule in file.extensions_by_name.values()):
         kind = rule.containing_type.name.removesuffix("Rules").lower() if rule.containing_type else ""
-        lines.append(f"| `{rule.name}` | {kind} | {_cell(comments.of(rule.full_name))} |")
+        lines.append(f"| `{rule.full_name}` | {kind} | {_cell(comments.of(rule.full_name))} |")
     return "\n".join([*lines, ""])
 
 

@@ -26,11 +26,12 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protomesh.identity.v1 import rules_pb2 as protomesh_dot_identity_dot_v1_dot_rules__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/auth_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\"\xd0\x01\n\x13RegisterUserRequest\x12\x45\n\x08username\x18\x01 \x01(\tB3\xe2\x41\x01\x02\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\x9a\xce\x18\x03\x61\x64\x61\x12\x34\n\x05\x65mail\x18\x02 \x01(\tB%\xe2\x41\x01\x02\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12<\n\x08password\x18\x03 \x01(\tB*\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x08\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\"\x95\x01\n\x0eRegisteredUser\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x03\x9a\xce\x18\x03\x61\x64\x61\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x03\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\"\x88\x01\n\x10LoginUserRequest\x12\x36\n\x05\x65mail\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xbaH\tr\x07\x10\x01\xa8\xd4\x18\xfe\x01\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12<\n\x08password\x18\x02 \x01(\tB*\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\"k\n\nTokenGrant\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\"^\n\x13RefreshTokenRequest\x12G\n\rrefresh_token\x18\x01 \x01(\tB0\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x04\x9a\xce\x18\x1b\x63\x32VjcmV0LXJlZnJlc2gtdG9rZW4\"5\n\x11LogoutUserRequest\x12 \n\neverywhere\x18\x01 \x01(\x08\x42\x0c\xe2\x41\x01\x01\x9a\xce\x18\x04true\"\x14\n\x12LogoutUserResponse\"\xa0\x01\n\x15\x43hangePasswordRequest\x12\x44\n\x10\x63urrent_password\x18\x01 \x01(\tB*\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\x12\x41\n\x0cnew_password\x18\x02 \x01(\tB+\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x08\x18\x80\x01\x9a\xce\x18\x16\x62\x61ttery staple correct\"\x18\n\x16\x43hangePasswordResponse\"\x19\n\x17GetJsonWebKeySetRequest\"@\n\rJsonWebKeySet\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.protomesh.identity.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t\"\x19\n\x17RotateSigningKeyRequest\"e\n\nSigningKey\x12!\n\x03kid\x18\x01 \x01(\tB\x14\xe2\x41\x01\x03\x9a\xce\x18\x0c\x32\x30\x32\x36-11-21-1\x12\x34\n\nsigns_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x32\x88\n\n\x0b\x41uthService\x12\xc3\x01\n\x0cRegisterUser\x12*.protomesh.identity.v1.RegisterUserRequest\x1a%.protomesh.identity.v1.RegisteredUser\"`\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xac\x02\x10\x02\xf0\xc1\x18\xc9\x01\x92\xc2\x18\x1d\n\x0b\x45MAIL_TAKEN\n\x0eUSERNAME_TAKEN\x82\xd3\xe4\x93\x02\x17\"\x12/v1/users/register:\x01*\x12\xb0\x01\n\tLoginUser\x12\'.protomesh.identity.v1.LoginUserRequest\x1a!.protomesh.identity.v1.TokenGrant\"W\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x92\xc2\x18\x1c\n\x0cLOGIN_FAILED\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/users/login:\x01*\x12\xc3\x01\n\x0cRefreshToken\x12*.protomesh.identity.v1.RefreshTokenRequest\x1a!.protomesh.identity.v1.TokenGrant\"d\xca\xc1\x18\x02\x08\x01\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x92\xc2\x18-\n\x15REFRESH_TOKEN_INVALID\n\x14REFRESH_TOKEN_REUSED\x82\xd3\xe4\x93\x02\x16\"\x11/v1/users/refresh:\x01*\x12\x88\x01\n\nLogoutUser\x12(.protomesh.identity.v1.LogoutUserRequest\x1a).protomesh.identity.v1.LogoutUserResponse\"%\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/users/logout:\x01*\x12\xcb\x01\n\x0e\x43hangePassword\x12,.protomesh.identity.v1.ChangePasswordRequest\x1a-.protomesh.identity.v1.ChangePasswordResponse\"\\\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x92\xc2\x18\"\n\x12PASSWORD_INCORRECT\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x1a\x1a\x15/v1/users/me/password:\x01*\x12\x9c\x01\n\x10GetJsonWebKeySet\x12..protomesh.identity.v1.GetJsonWebKeySetRequest\x1a$.protomesh.identity.v1.JsonWebKeySet\"2\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x03\x08\xac\x02\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\xb1\x01\n\x10RotateSigningKey\x12..protomesh.identity.v1.RotateSigningKeyRequest\x1a!.protomesh.identity.v1.SigningKey\"J\xca\xc1\x18 \x1a\x1e\n\x1cidentity.signing_keys.rotate\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(protomesh/identity/v1/auth_service.proto\x12\x15protomesh.identity.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protomesh/identity/v1/rules.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\"\x90\x01\n\x13RegisterUserRequest\x12\x1f\n\x08username\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xe8\xe0\x18\x01\x12\x34\n\x05\x65mail\x18\x02 \x01(\tB%\xe2\x41\x01\x02\xbaH\x07r\x05\x18\xfe\x01`\x01\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12\"\n\x08password\x18\x03 \x01(\tB\x10\x80\x01\x01\xe2\x41\x01\x02\xbaH\x06r\x04\xf0\xe0\x18\x01\"\x95\x01\n\x0eRegisteredUser\x12\x38\n\x02id\x18\x01 \x01(\tB,\xe2\x41\x01\x08\x9a\xce\x18$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a\x12\x1d\n\x08username\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x03\x9a\xce\x18\x03\x61\x64\x61\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\x41\x01\x03\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\"\x88\x01\n\x10LoginUserRequest\x12\x36\n\x05\x65mail\x18\x01 \x01(\tB\'\xe2\x41\x01\x02\xbaH\tr\x07\x10\x01\xa8\xd4\x18\xfe\x01\x88\xce\x18\x01\x9a\xce\x18\x0f\x61\x64\x61@example.com\x12<\n\x08password\x18\x02 \x01(\tB*\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\"k\n\nTokenGrant\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\x12\x1a\n\rrefresh_token\x18\x04 \x01(\tB\x03\x80\x01\x01\"^\n\x13RefreshTokenRequest\x12G\n\rrefresh_token\x18\x01 \x01(\tB0\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x04\x9a\xce\x18\x1b\x63\x32VjcmV0LXJlZnJlc2gtdG9rZW4\"5\n\x11LogoutUserRequest\x12 \n\neverywhere\x18\x01 \x01(\x08\x42\x0c\xe2\x41\x01\x01\x9a\xce\x18\x04true\"\x14\n\x12LogoutUserResponse\"\x85\x01\n\x15\x43hangePasswordRequest\x12\x44\n\x10\x63urrent_password\x18\x01 \x01(\tB*\x80\x01\x01\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x9a\xce\x18\x15\x63orrect horse battery\x12&\n\x0cnew_password\x18\x02 \x01(\tB\x10\x80\x01\x01\xe2\x41\x01\x02\xbaH\x06r\x04\xf0\xe0\x18\x01\"\x18\n\x16\x43hangePasswordResponse\"\x19\n\x17GetJsonWebKeySetRequest\"@\n\rJsonWebKeySet\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.protomesh.identity.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t\"\x19\n\x17RotateSigningKeyRequest\"e\n\nSigningKey\x12!\n\x03kid\x18\x01 \x01(\tB\x14\xe2\x41\x01\x03\x9a\xce\x18\x0c\x32\x30\x32\x36-11-21-1\x12\x34\n\nsigns_from\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x32\x88\n\n\x0b\x41uthService\x12\xc3\x01\n\x0cRegisterUser\x12*.protomesh.identity.v1.RegisterUserRequest\x1a%.protomesh.identity.v1.RegisteredUser\"`\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xac\x02\x10\x02\xf0\xc1\x18\xc9\x01\x92\xc2\x18\x1d\n\x0b\x45MAIL_TAKEN\n\x0eUSERNAME_TAKEN\x82\xd3\xe4\x93\x02\x17\"\x12/v1/users/register:\x01*\x12\xb0\x01\n\tLoginUser\x12\'.protomesh.identity.v1.LoginUserRequest\x1a!.protomesh.identity.v1.TokenGrant\"W\xca\xc1\x18\x02\x08\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x92\xc2\x18\x1c\n\x0cLOGIN_FAILED\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/users/login:\x01*\x12\xc3\x01\n\x0cRefreshToken\x12*.protomesh.identity.v1.RefreshTokenRequest\x1a!.protomesh.identity.v1.TokenGrant\"d\xca\xc1\x18\x02\x08\x01\xd8\xc1\x18\x80\x80\x01\xe2\xc1\x18\x07\n\x05\x08\xb0\t\x10\x02\x92\xc2\x18-\n\x15REFRESH_TOKEN_INVALID\n\x14REFRESH_TOKEN_REUSED\x82\xd3\xe4\x93\x02\x16\"\x11/v1/users/refresh:\x01*\x12\x88\x01\n\nLogoutUser\x12(.protomesh.identity.v1.LogoutUserRequest\x1a).protomesh.identity.v1.LogoutUserResponse\"%\xca\xc1\x18\x02\x10\x01\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x15\"\x10/v1/users/logout:\x01*\x12\xcb\x01\n\x0e\x43hangePassword\x12,.protomesh.identity.v1.ChangePasswordRequest\x1a-.protomesh.identity.v1.ChangePasswordResponse\"\\\xca\xc1\x18\x02\x10\x01\xd2\xc1\x18\x02\x08\x08\xd8\xc1\x18\x80\x80\x01\xf8\xc1\x18\x01\x92\xc2\x18\"\n\x12PASSWORD_INCORRECT\n\x0cRATE_LIMITED\x82\xd3\xe4\x93\x02\x1a\x1a\x15/v1/users/me/password:\x01*\x12\x9c\x01\n\x10GetJsonWebKeySet\x12..protomesh.identity.v1.GetJsonWebKeySetRequest\x1a$.protomesh.identity.v1.JsonWebKeySet\"2\x90\x02\x01\xca\xc1\x18\x02\x08\x01\xea\xc1\x18\x03\x08\xac\x02\x88\xc2\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12\xb1\x01\n\x10RotateSigningKey\x12..protomesh.identity.v1.RotateSigningKeyRequest\x1a!.protomesh.identity.v1.SigningKey\"J\xca\xc1\x18 \x1a\x1e\n\x1cidentity.signing_keys.rotate\xf8\xc1\x18\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\x1a\x0e\xaa\xbb\x18\n\n\x08identityb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +39,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.identity.v1.auth_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002\272H%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$\232\316\030\003ada'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002\272H\006r\004\350\340\030\001'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._loaded_options = None
   _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._serialized_options = b'\342A\001\002\272H\007r\005\030\376\001`\001\210\316\030\001\232\316\030\017ada@example.com'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\342A\001\002\272H\007r\005\020\010\030\200\001\232\316\030\025correct horse battery'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\200\001\001\342A\001\002\272H\006r\004\360\340\030\001'
   _globals['_REGISTEREDUSER'].fields_by_name['id']._loaded_options = None
   _globals['_REGISTEREDUSER'].fields_by_name['id']._serialized_options = b'\342A\001\010\232\316\030$0198f2a0-7c1e-7000-8000-3f5e6d7c8b9a'
   _globals['_REGISTEREDUSER'].fields_by_name['username']._loaded_options = None
@@ -64,7 +65,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001\342A\001\002\272H\007r\005\020\001\030\200\001\232\316\030\025correct horse battery'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
-  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\342A\001\002\272H\007r\005\020\010\030\200\001\232\316\030\026battery staple correct'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001\342A\001\002\272H\006r\004\360\340\030\001'
   _globals['_SIGNINGKEY'].fields_by_name['kid']._loaded_options = None
   _globals['_SIGNINGKEY'].fields_by_name['kid']._serialized_options = b'\342A\001\003\232\316\030\0142026-11-21-1'
   _globals['_SIGNINGKEY'].fields_by_name['signs_from']._loaded_options = None
@@ -85,34 +86,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\220\002\001\312\301\030\002\010\001\352\301\030\003\010\254\002\210\302\030\001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
   _globals['_AUTHSERVICE'].methods_by_name['RotateSigningKey']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['RotateSigningKey']._serialized_options = b'\312\301\030 \032\036\n\034identity.signing_keys.rotate\370\301\030\001\202\323\344\223\002\034\"\027/v1/signing-keys:rotate:\001*'
-  _globals['_REGISTERUSERREQUEST']._serialized_start=263
-  _globals['_REGISTERUSERREQUEST']._serialized_end=471
-  _globals['_REGISTEREDUSER']._serialized_start=474
-  _globals['_REGISTEREDUSER']._serialized_end=623
-  _globals['_LOGINUSERREQUEST']._serialized_start=626
-  _globals['_LOGINUSERREQUEST']._serialized_end=762
-  _globals['_TOKENGRANT']._serialized_start=764
-  _globals['_TOKENGRANT']._serialized_end=871
-  _globals['_REFRESHTOKENREQUEST']._serialized_start=873
-  _globals['_REFRESHTOKENREQUEST']._serialized_end=967
-  _globals['_LOGOUTUSERREQUEST']._serialized_start=969
-  _globals['_LOGOUTUSERREQUEST']._serialized_end=1022
-  _globals['_LOGOUTUSERRESPONSE']._serialized_start=1024
-  _globals['_LOGOUTUSERRESPONSE']._serialized_end=1044
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1047
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1207
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1209
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1233
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=1235
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=1260
-  _globals['_JSONWEBKEYSET']._serialized_start=1262
-  _globals['_JSONWEBKEYSET']._serialized_end=1326
-  _globals['_JSONWEBKEY']._serialized_start=1328
-  _globals['_JSONWEBKEY']._serialized_end=1427
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1429
-  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1454
-  _globals['_SIGNINGKEY']._serialized_start=1456
-  _globals['_SIGNINGKEY']._serialized_end=1557
-  _globals['_AUTHSERVICE']._serialized_start=1560
-  _globals['_AUTHSERVICE']._serialized_end=2848
+  _globals['_REGISTERUSERREQUEST']._serialized_start=298
+  _globals['_REGISTERUSERREQUEST']._serialized_end=442
+  _globals['_REGISTEREDUSER']._serialized_start=445
+  _globals['_REGISTEREDUSER']._serialized_end=594
+  _globals['_LOGINUSERREQUEST']._serialized_start=597
+  _globals['_LOGINUSERREQUEST']._serialized_end=733
+  _globals['_TOKENGRANT']._serialized_start=735
+  _globals['_TOKENGRANT']._serialized_end=842
+  _globals['_REFRESHTOKENREQUEST']._serialized_start=844
+  _globals['_REFRESHTOKENREQUEST']._serialized_end=938
+  _globals['_LOGOUTUSERREQUEST']._serialized_start=940
+  _globals['_LOGOUTUSERREQUEST']._serialized_end=993
+  _globals['_LOGOUTUSERRESPONSE']._serialized_start=995
+  _globals['_LOGOUTUSERRESPONSE']._serialized_end=1015
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1018
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1151
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=1153
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=1177
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=1179
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=1204
+  _globals['_JSONWEBKEYSET']._serialized_start=1206
+  _globals['_JSONWEBKEYSET']._serialized_end=1270
+  _globals['_JSONWEBKEY']._serialized_start=1272
+  _globals['_JSONWEBKEY']._serialized_end=1371
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1373
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1398
+  _globals['_SIGNINGKEY']._serialized_start=1400
+  _globals['_SIGNINGKEY']._serialized_end=1501
+  _globals['_AUTHSERVICE']._serialized_start=1504
+  _globals['_AUTHSERVICE']._serialized_end=2792
 # @@protoc_insertion_point(module_scope)

@@ -19,6 +19,8 @@ SLUG_FIELD_NUMBER: _builtins.int
 ID_FIELD_NUMBER: _builtins.int
 OPTIONAL_ID_FIELD_NUMBER: _builtins.int
 CURSOR_FIELD_NUMBER: _builtins.int
+CURRENCY_FIELD_NUMBER: _builtins.int
+OPTIONAL_CURRENCY_FIELD_NUMBER: _builtins.int
 PAGE_FIELD_NUMBER: _builtins.int
 LIMIT_FIELD_NUMBER: _builtins.int
 MONEY_FIELD_NUMBER: _builtins.int
@@ -38,6 +40,10 @@ optional_id: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules
 """The id of something, or empty for none."""
 cursor: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
 """`next_cursor` of the page before, or empty for the first."""
+currency: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""A currency: its ISO 4217 code."""
+optional_currency: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.StringRules, _builtins.bool]
+"""A currency, or empty for none."""
 page: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.Int32Rules, _builtins.bool]
 """The number of a page: from 1, where 0 is taken as 1."""
 limit: _extension_dict._ExtensionFieldDescriptor[_validate_pb2.Int32Rules, _builtins.bool]

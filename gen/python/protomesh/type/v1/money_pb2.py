@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
+from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotomesh/type/v1/money.proto\x12\x11protomesh.type.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/options/v1/options.proto\"_\n\x05Money\x12\x33\n\rcurrency_code\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xbaH\x0er\x0c\x32\n^[A-Z]{3}$\x9a\xce\x18\x03GBP\x12!\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x42\x0b\xe2\x41\x01\x01\x9a\xce\x18\x03\x32\x35\x35\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotomesh/type/v1/money.proto\x12\x11protomesh.type.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\"P\n\x05Money\x12$\n\rcurrency_code\x18\x01 \x01(\tB\r\xe2\x41\x01\x02\xbaH\x06r\x04\xe0\xd4\x18\x01\x12!\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x42\x0b\xe2\x41\x01\x01\x9a\xce\x18\x03\x32\x35\x35\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +36,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.type.v1.money_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MONEY'].fields_by_name['currency_code']._loaded_options = None
-  _globals['_MONEY'].fields_by_name['currency_code']._serialized_options = b'\342A\001\002\272H\016r\0142\n^[A-Z]{3}$\232\316\030\003GBP'
+  _globals['_MONEY'].fields_by_name['currency_code']._serialized_options = b'\342A\001\002\272H\006r\004\340\324\030\001'
   _globals['_MONEY'].fields_by_name['amount_minor']._loaded_options = None
   _globals['_MONEY'].fields_by_name['amount_minor']._serialized_options = b'\342A\001\001\232\316\030\003255'
-  _globals['_MONEY']._serialized_start=150
-  _globals['_MONEY']._serialized_end=245
+  _globals['_MONEY']._serialized_start=184
+  _globals['_MONEY']._serialized_end=264
 # @@protoc_insertion_point(module_scope)
