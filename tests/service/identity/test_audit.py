@@ -5,9 +5,11 @@ import copy
 import datetime
 import functools
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+import psycopg_pool
 import pytest
 from protomesh.identity.v1.auth_service_pb2 import ChangePasswordRequest, LogoutUserRequest
 from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
@@ -15,11 +17,15 @@ from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
 from protomesh.identity.v1.user_pb2 import Account
 from protomesh.identity.v1.user_service_pb2 import DisableUserRequest, UpdateUserRequest
 
+from chassis import contract
 from chassis.data import Database, UnitOfWork, audit_records
+from chassis.rpc import Call, Caller
+from chassis.rpc.stages import Audit
 from tests.service.identity.accounts import PASSWORD
 from tests.service.identity.stand import ADMIN_EMAIL, Identity, came_from
 
 ADDRESS = "203.0.113.9"
+Handler = Callable[[Any, Call], Awaitable[Any]]
 LONG_AGO = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -168,3 +174,64 @@ async def test_records_are_deleted_after_their_time_only(database: Database, mig
         )
     assert await audit_records.purge(database, datetime.timedelta(days=365)) == 1
     assert len(await records(migrated_url)) == 1
+
+
+UPDATE_USER = contract.method_at("/protomesh.identity.v1.UserService/UpdateUser")
+
+
+async def through_the_stage(database: Database, handler: Handler) -> Any:
+    """A call of an audited RPC, of which only the handler and the stage are there."""
+    call = Call(UPDATE_USER, {})
+    call.caller = Caller(user_id="u")
+    request = UpdateUserRequest(id=str(uuid.uuid4()))
+    # In a task of its own, as each call of gRPC has one.
+    return await asyncio.create_task(_awaited(Audit(database)(handler, request, call)))
+
+
+async def _awaited(call: Awaitable[Any]) -> Any:
+    return await call
+
+
+async def test_a_call_with_several_transactions_is_one_record(database: Database, migrated_url: str) -> None:
+    async def handler(request: Any, call: Call) -> None:
+        for _ in range(3):
+            async with database.unit_of_work():
+                pass
+
+    await through_the_stage(database, handler)
+    assert [record.outcome for record in await records(migrated_url)] == ["OK"]
+
+
+async def test_a_call_without_a_transaction_is_on_record_too(database: Database, migrated_url: str) -> None:
+    async def handler(request: Any, call: Call) -> str:
+        return "an answer"
+
+    assert await through_the_stage(database, handler) == "an answer"
+    assert [record.principal for record in await records(migrated_url)] == ["user:u"]
+
+
+async def test_what_cannot_be_put_on_record_does_not_succeed() -> None:
+    async def handler(request: Any, call: Call) -> str:
+        return "an answer"
+
+    nowhere = Database("postgresql://nobody@127.0.0.1:9/nothing")
+    async with nowhere:
+        with pytest.raises(psycopg_pool.PoolTimeout):
+            await through_the_stage(nowhere, handler)
+
+
+async def test_a_refusal_that_cannot_be_put_on_record_is_one_and_is_in_the_log(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(audit_records.AuditEntry, "failed", hang)
+    disable = DisableUserRequest(id=str(uuid.uuid4()))
+    code = await refusal(identity.users.DisableUser(disable, metadata=session))
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    [lost] = [line for line in caplog.records if line.name == "audit"]
+    assert (lost.levelname, lost.__dict__["principal"]) == ("ERROR", f"user:{user.id}")
