@@ -19,7 +19,7 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
     Stock,
 )
 
-from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from chassis.core import Aborted, InvalidArgument, NotFound
 from chassis.data import Database, Row
 from chassis.rpc import Call
 from services.catalog import convert, expiry_repository, repository, reservation_repository, stock_repository
@@ -98,16 +98,10 @@ class InventoryService:
     async def _reserve(self, wanted: Wanted) -> Sequence[Row]:
         """Reserves all lines, and returns their prices; none when the order has a reservation already."""
         for _ in range(RESERVE_ATTEMPTS):
-            try:
-                # A look costs less than an attempt, and most buyers in a rush come too late.
-                await reservation_repository.check_available(self._database, wanted)
-            except FailedPrecondition:
-                if await self._is_reserved(wanted.order_id):
-                    return ()
-                raise
             prices = await reservation_repository.reserve(self._database, wanted)
             if prices or await self._is_reserved(wanted.order_id):
                 return prices
+            await reservation_repository.check_available(self._database, wanted)
         raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
 
     async def _is_reserved(self, order_id: UUID) -> bool:
