@@ -72,7 +72,8 @@ function envoy_on_request(handle)
     remember(handle, "head", "true")
   end
   local if_none_match = headers:get("if-none-match")
-  if if_none_match ~= nil then
+  -- Of a change it asks something else, and 304 would hide that it was made.
+  if if_none_match ~= nil and headers:get(":method") == "GET" then
     remember(handle, "if_none_match", if_none_match)
   end
   local message = handle:metadata():get("body")

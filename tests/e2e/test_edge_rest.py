@@ -87,6 +87,14 @@ async def test_headers_of_a_service_pass(stand: EdgeStand) -> None:
     assert (response.headers["etag"], response.headers["idempotent-replayed"]) == ('"7"', "true")
 
 
+async def test_a_change_is_answered_whatever_the_client_holds(stand: EdgeStand) -> None:
+    stand.upstream.answers[f"{PROJECTS}/UpdateProject"] = answers(Project(id=ID, etag="7"), ("etag", '"7"'))
+    for held in ("*", '"7"'):
+        headers = stand.bearer() | {"if-none-match": held}
+        response = await stand.http.put(f"/v1/projects/{ID}", json={"name": "Attic"}, headers=headers)
+        assert (response.status_code, response.json()["etag"]) == (200, "7")
+
+
 async def test_head_answers_what_get_would_but_the_body(stand: EdgeStand) -> None:
     stand.upstream.answers[f"{ORDERS}/ListOrders"] = answers(ListOrdersResponse(data=[Order(id=ID)]))
     got = await stand.http.get("/v1/orders", headers=stand.bearer())

@@ -39,7 +39,8 @@ class _Caching:
         if answer is not None:
             if self._directive:
                 call.set_header("cache-control", self._directive)
-            call.set_header(ETAG, self._tag(answer))
+            if tag := self._tag(answer):
+                call.set_header(ETAG, tag)
         return answer
 
 
@@ -52,9 +53,12 @@ def _own_tag(resource: Descriptor) -> Callable[[Any], str]:
     ]
 
     def own_tag(answer: Any) -> str:
-        return f'"{answer.etag}"'
+        # An answer without one shows no state that a client could hold.
+        return f'"{answer.etag}"' if answer.etag else ""
 
     def own_tag_of_what_moves(answer: Any) -> str:
+        if not answer.etag:
+            return ""
         # `if-none-match` asks for all that is shown, stock too; `if-match` looks at what stands before the dot.
         shown = repr([getattr(answer, name) for name in moving]).encode()
         answer.etag = f"{answer.etag}.{hashlib.blake2b(shown, digest_size=6).hexdigest()}"

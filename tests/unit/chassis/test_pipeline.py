@@ -316,6 +316,14 @@ async def test_the_etag_of_a_resource_is_the_etag_header_of_its_answer(stand: St
     assert (await call).etag == "7"
 
 
+@pytest.mark.parametrize("rpc", ["Folder", "Shelf"])
+async def test_an_answer_without_an_etag_has_no_etag_header(stand: Stand, rpc: str) -> None:
+    request = contract.method_at(f"/{SERVICE}/{rpc}").request_class()
+    call = method(stand.plain(), rpc)(request)
+    assert "etag" not in dict(await call.initial_metadata())
+    assert (await call) == request
+
+
 async def test_the_etag_of_what_may_be_cached_changes_with_all_that_is_shown(stand: Stand) -> None:
     call = method(stand.plain(), "Shelf")
     calls = [call(Goods(etag="7", stock=stock)) for stock in (3, 3, 2)]
