@@ -13,7 +13,7 @@ from chassis.data import cursor as cursors
 from chassis.data.database import Database
 from chassis.data.keyset import Expression, Keyset
 from chassis.data.queries import Query, Row
-from chassis.data.totals import Total, Totals
+from chassis.data.totals import COUNTED, Total, Totals
 
 DEFAULT_LIMIT = 20
 MAXIMUM_LIMIT = 100
@@ -141,12 +141,26 @@ class Listing:
         self, database: Database, selection: Selection, start: Start, limit: int
     ) -> tuple[list[Row], Total]:
         """The rows of a page and one more, if there is one, and the total."""
-        rows = await self.rows(database, selection, start, limit + 1)
-        if start.total is not None:
-            return rows, start.total
-        if not start.offset and len(rows) <= limit:  # the whole list is here
-            return rows, Total(len(rows))
-        return rows, await self._total(database, selection)
+        totals = self.totals(selection)
+        total = start.total or totals.remembered(database, selection.values)
+        if total is not None:
+            return await self.rows(database, selection, start, limit + 1), total
+        rows = await self._counted_rows(database, selection, start, limit + 1)
+        if rows:
+            return rows, await totals.settled(database, selection.values, getattr(rows[0], COUNTED))
+        return rows, await self._total(database, selection) if start.offset else Total(0)
+
+    async def _counted_rows(
+        self, database: Database, selection: Selection, start: Start, at_most: int
+    ) -> list[Row]:
+        """Rows from an offset on, each with the count of all rows."""
+        bound = {_LIMIT: at_most, _OFFSET: start.offset} | self.totals(selection).bound
+        found = self._queries.get((selection.names, COUNTED))
+        if found is None:
+            statement = self._from_offset(selection.names).add_columns(self.totals(selection).column)
+            found = Query(statement, prepare=self._prepares(selection.names))
+            self._queries[selection.names, COUNTED] = found
+        return await database.all(found, **selection.values, **bound)
 
     async def _total(self, database: Database, selection: Selection) -> Total:
         return await self.totals(selection).of(database, selection.values)
@@ -168,15 +182,20 @@ class Listing:
         """The query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
         found = self._queries.get((names, nulls))
         if found is None:
-            statement = self._filtered(self._statement, names).limit(
-                bindparam(_LIMIT, type_=BigInteger, required=True)
-            )
             if nulls is None:
-                statement = statement.offset(bindparam(_OFFSET, type_=BigInteger, required=True))
+                statement = self._from_offset(names)
             else:
-                statement = statement.where(self._keyset.behind(nulls))
+                statement = self._limited(names).where(self._keyset.behind(nulls))
             found = self._queries[names, nulls] = Query(statement, prepare=self._prepares(names))
         return found
+
+    def _from_offset(self, names: frozenset[str]) -> Select[*tuple[Any, ...]]:
+        return self._limited(names).offset(bindparam(_OFFSET, type_=BigInteger, required=True))
+
+    def _limited(self, names: frozenset[str]) -> Select[*tuple[Any, ...]]:
+        return self._filtered(self._statement, names).limit(
+            bindparam(_LIMIT, type_=BigInteger, required=True)
+        )
 
     def _prepares(self, names: frozenset[str]) -> bool:
         return not names & self._selective

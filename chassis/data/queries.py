@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import namedtuple_row
-from sqlalchemy import ClauseElement, Dialect, Float, Select
+from sqlalchemy import ARRAY, ClauseElement, Dialect, Float, Select
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
@@ -69,10 +69,12 @@ class Prepared:
 
     async def execute(self, connection: AsyncConnection[Any], parameters: Mapping[str, Any]) -> Outcome:
         """Runs the statement on a connection, with a span. The caller says what a row may be."""
-        cursor = AsyncCursor[Row](connection, row_factory=namedtuple_row)
+        cursor: AsyncCursor[Row] = AsyncCursor(connection, row_factory=namedtuple_row)
         with sql_spans.span(self.sql) as span:
             await cursor.execute(self.sql, self.values(parameters), prepare=self.prepare)
-            rows = await cursor.fetchall() if cursor.description else []
+            # `cursor.description` would make an object for each column.
+            returns_rows = cursor.pgresult is not None and cursor.pgresult.nfields
+            rows = await cursor.fetchall() if returns_rows else []
             span.set_rows(max(cursor.rowcount, 0))
         return Outcome(self.rows(rows), cursor.rowcount)
 
@@ -134,5 +136,8 @@ def _binder(kind: TypeEngine[Any]) -> _Conversion | None:
 
 
 def _loader(kind: TypeEngine[Any]) -> _Conversion | None:
+    if isinstance(kind, ARRAY) and _loader(kind.item_type) is None:
+        # psycopg makes the list, and SQLAlchemy would copy it.
+        return None
     sent = _FLOAT_OID if isinstance(kind, Float) else _NUMERIC_OID
     return kind.dialect_impl(_DIALECT).result_processor(_DIALECT, sent)

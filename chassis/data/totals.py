@@ -20,6 +20,8 @@ ESTIMATE_SECONDS = 10.0
 _ESTIMATES_KEPT = 256
 
 _AT_MOST = "total_at_most"
+# The column of a list's rows that holds the count.
+COUNTED = "list_total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +43,40 @@ class Totals:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         bounded = statement.limit(bindparam(_AT_MOST, type_=BigInteger, required=True)).subquery()
-        self._count = Query(select(func.count().label("rows")).select_from(bounded), prepare=prepare)
+        count = select(func.count().label("rows")).select_from(bounded)
+        # For the list's own query, so that the first page and the count are one round trip.
+        self.column = count.scalar_subquery().label(COUNTED)
+        self.bound = {_AT_MOST: EXACT_TOTAL + 1}
+        self._count = Query(count, prepare=prepare)
         self._plan = Query(statement, prepare=prepare).explained()
         self._estimates: OrderedDict[object, tuple[float, Total]] = OrderedDict()
         self._clock = clock
 
     async def of(self, database: Database, values: dict[str, Any]) -> Total:
         """All rows: exact up to 10,000, then the planner's estimate, which may be 10 s old."""
-        key = (database, *sorted((name, str(value)) for name, value in values.items()))
-        if remembered := self._estimates.get(key):
-            until, total = remembered
-            if self._clock() < until:
-                return total
+        if remembered := self.remembered(database, values):
+            return remembered
+        return await self.settled(database, values, await self.count(database, values, EXACT_TOTAL + 1))
+
+    async def settled(self, database: Database, values: dict[str, Any], counted: int) -> Total:
+        """The total of a list in which so many rows were counted: that number, or an estimate at the bound."""
+        if counted <= EXACT_TOTAL:
+            return Total(counted)
+        total = Total(min(max(counted, await self._estimate(database, values)), LARGEST_TOTAL), True)
+        self._estimates[_key(database, values)] = self._clock() + ESTIMATE_SECONDS, total
+        if len(self._estimates) > _ESTIMATES_KEPT:
+            self._estimates.popitem(last=False)
+        return total
+
+    def remembered(self, database: Database, values: dict[str, Any]) -> Total | None:
+        """The estimate that was made a while ago; None when there is none."""
+        if not self._estimates:
+            return None
+        key = _key(database, values)
+        until, total = self._estimates.get(key, (0.0, None))
+        if total is not None and self._clock() >= until:
             del self._estimates[key]
-        rows = await self.count(database, values, EXACT_TOTAL + 1)
-        if rows <= EXACT_TOTAL:
-            return Total(rows)
-        total = Total(min(max(rows, await self._estimate(database, values)), LARGEST_TOTAL), True)
-        self._remember(key, total)
+            return None
         return total
 
     async def count(self, database: Database, values: dict[str, Any], at_most: int) -> int:
@@ -70,7 +88,6 @@ class Totals:
         row = await database.one(self._plan, **values)
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else 0
 
-    def _remember(self, key: object, total: Total) -> None:
-        self._estimates[key] = self._clock() + ESTIMATE_SECONDS, total
-        if len(self._estimates) > _ESTIMATES_KEPT:
-            self._estimates.popitem(last=False)
+
+def _key(database: Database, values: dict[str, Any]) -> object:
+    return (database, *sorted((name, str(value)) for name, value in values.items()))
