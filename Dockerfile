@@ -17,18 +17,20 @@ FROM python:3.11-slim AS services
 RUN useradd --uid 10001 --user-group --no-create-home protomesh \
  && install -d -o protomesh -g protomesh /var/lib/protomesh/certificates /var/lib/protomesh/edge
 WORKDIR /app
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/gen/python PYTHONUNBUFFERED=1
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app:/app/gen/python:/app/sdk/python/src PYTHONUNBUFFERED=1
 # As chassis/process.py has it.
 ENV GRPC_EXPERIMENTS=-event_engine_listener GRPC_VERBOSITY=NONE
 COPY --from=build /opt/venv /opt/venv
 COPY gen/python gen/python
+COPY gen/client gen/client
 COPY gen/descriptors gen/descriptors
 COPY gen/envoy gen/envoy
 COPY envoy envoy
 COPY chassis chassis
 COPY meshctl meshctl
+COPY sdk/python/src sdk/python/src
 COPY services services
-RUN python -m compileall -q chassis meshctl services gen/python
+RUN python -m compileall -q chassis meshctl services gen/python sdk/python/src
 USER protomesh
 # The name of a deployable is the command: `python -m services.catalog`.
 ENTRYPOINT ["python", "-P", "-m"]

@@ -19,7 +19,7 @@ COMMANDS = {
     "seed": "meshctl.mesh.seed:seed",
     "probe": "meshctl.mesh.probe:probe",
     "call": "meshctl.inspect.call:call",
-    "import": "meshctl.importing:commands",
+    "import": "meshctl.mesh.tools:import_files",
     "events": "meshctl.inspect.events:commands",
     "trace": "meshctl.inspect.trace:trace",
     "audit": "meshctl.inspect.audit:audit",
@@ -27,6 +27,9 @@ COMMANDS = {
     "gen": "meshctl.build.gen.__main__:gen",
     "new": "meshctl.build.new.commands:commands",
 }
+# Commands of services, which read all options but those of `meshctl` themselves, `--help` too.
+FORWARDED = {"import"}
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def application(wanted: str) -> typer.Typer:
@@ -41,6 +44,8 @@ def application(wanted: str) -> typer.Typer:
         found = getattr(importlib.import_module(module), function)
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name)
+        elif name in FORWARDED:
+            app.command(name, context_settings=PASSED_ON, add_help_option=False)(found)
         else:
             app.command(name)(found)
     return app

@@ -15,9 +15,7 @@ from protomesh.identity.v1.user_pb2 import Account
 from meshctl.core.deployables import SERVICES
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
-from meshctl.import_columns import ColumnMap
-from meshctl.import_source import Source
-from meshctl.importing import import_products
+from meshctl.mesh import tools
 from meshctl.mesh.session import CALL_SECONDS, EdgeSession, Metadata
 
 SAMPLES = SERVICES / "catalog/samples/products.jsonl"
@@ -28,14 +26,15 @@ def seed(
     data: Annotated[Path, typer.Option(help="Data folder of a mesh that runs.")] = DEFAULT_FOLDER,
 ) -> None:
     """Loads the sample data through the edge. What is there already stays as it is."""
-    asyncio.run(_seed(MeshFolder(data.resolve())))
+    folder = MeshFolder(data.resolve())
+    asyncio.run(_accounts(folder))
+    _products(folder)
 
 
-async def _seed(folder: MeshFolder) -> None:
+async def _accounts(folder: MeshFolder) -> None:
     async with EdgeSession.of(folder.root) as session:
         for role in ACCOUNTS:
             await _account(session, role, folder.secrets().get(f"{Account.Role.Name(role)}_password"))
-        await _products(session, folder)
 
 
 async def _account(session: EdgeSession, role: Account.Role.ValueType, password: str) -> None:
@@ -61,15 +60,12 @@ async def _account(session: EdgeSession, role: Account.Role.ValueType, password:
         )
 
 
-async def _products(session: EdgeSession, folder: MeshFolder) -> None:
+def _products(folder: MeshFolder) -> None:
     # An import keeps its progress and its rejects beside the file, which may lie where nothing can be written.
     file = folder.root / SAMPLES.name
     file.write_bytes(SAMPLES.read_bytes())
-    source = Source(file)
-    columns = ColumnMap.detect(source.columns, {})
-    progress = await import_products(source, columns, session, create_categories=True)
+    arguments = ("products", str(file), "--create-categories")
+    tools.run_quietly(tools.IMPORTING, arguments, tools.edge_of(folder.root))
     file.unlink()
-    if progress.rejected:
-        raise OperatorError(
-            f"The catalog rejected {progress.rejected} sample products: see {source.rejects}."
-        )
+    if rejects := list(folder.root.glob(f"{SAMPLES.name}.rejects.*")):
+        raise OperatorError(f"The catalog rejected sample products: see {rejects[0]}.")

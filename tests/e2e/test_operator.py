@@ -440,3 +440,18 @@ async def test_who_did_what_is_shown(mesh: Mesh) -> None:
         1,
         "'yesterday' is not a length of time: write 30m, 24h or 7d.",
     )
+
+
+async def test_an_import_runs_the_command_of_the_catalog_for_this_mesh(mesh: Mesh, tmp_path: Path):
+    file = tmp_path / "products.csv"
+    file.write_text(f"sku,name,price\n{uuid.uuid4().hex},Imported,1.00\n")
+    first, second = [await meshctl(mesh, "import", "products", str(file), "--currency", "GBP") for _ in "12"]
+    assert (first.code, second.code) == (0, 0), first
+    assert "1 rows: 1 created" in first.out
+    assert "1 unchanged" in second.out
+    missing = await meshctl(mesh, "import", "products", str(tmp_path / "none.csv"))
+    assert "cannot be read" in missing.refusal
+    elsewhere = await meshctl(
+        mesh, "import", "products", str(file), "--currency=GBP", "--edge-url", "nowhere"
+    )
+    assert (elsewhere.code, "Not a URL of the mesh" in elsewhere.err) == (1, True)

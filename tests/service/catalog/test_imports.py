@@ -1,4 +1,4 @@
-"""Imports of many products: what a call reports of its rows, and what `meshctl import products` makes of a file."""
+"""Imports of many products: what a call reports of its rows, and what an import makes of a file."""
 
 import asyncio
 import csv
@@ -23,11 +23,11 @@ from protomesh.catalog.v1.product_service_pb2 import (
 )
 from protomesh.type.v1.money_pb2 import Money
 
-from meshctl.import_checkpoint import ImportProgress
-from meshctl.import_columns import ColumnMap
-from meshctl.import_source import Source
-from meshctl.importing import import_products
-from meshctl.mesh.session import EdgeSession
+from services.catalog.importing.checkpoint import ImportProgress
+from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.columns import ColumnMap
+from services.catalog.importing.run import import_products
+from services.catalog.importing.source import Source
 from tests.service.catalog.conftest import Catalog, refusal, told, word
 
 RETAIL = Path(__file__).parents[4] / "shared/data/online-retail/products.csv"
@@ -165,17 +165,17 @@ async def test_only_staff_imports(catalog: Catalog):
 
 
 @pytest.fixture
-async def session(catalog: Catalog) -> AsyncIterator[EdgeSession]:
+async def client(catalog: Catalog) -> AsyncIterator[CatalogClient]:
     mesh = catalog.mesh
-    async with EdgeSession(mesh.edge_url, mesh.admin_email, mesh.admin_password) as session:
-        yield session
+    async with CatalogClient(mesh.edge_url, mesh.admin_email, mesh.admin_password) as client:
+        yield client
 
 
 async def _import(
-    file: Path, session: EdgeSession, *, told: dict[str, str] | None = None, **how: Any
+    file: Path, client: CatalogClient, *, told: dict[str, str] | None = None, **how: Any
 ) -> ImportProgress:
     source = Source(file)
-    return await import_products(source, ColumnMap.detect(source.columns, told or {}, "GBP"), session, **how)
+    return await import_products(source, ColumnMap.detect(source.columns, told or {}, "GBP"), client, **how)
 
 
 def _counts(progress: ImportProgress) -> tuple[int, int, int, int]:
@@ -192,7 +192,7 @@ def _csv(file: Path, *lines: str) -> Path:
     return file
 
 
-async def test_each_reject_has_its_line_and_its_reason(session: EdgeSession, tmp_path: Path):
+async def test_each_reject_has_its_line_and_its_reason(client: CatalogClient, tmp_path: Path):
     sku = word()
     file = _csv(
         tmp_path / "products.csv",
@@ -208,7 +208,7 @@ async def test_each_reject_has_its_line_and_its_reason(session: EdgeSession, tmp
         f"{word()},Free,0",
         f"{word()},Also good,£3",
     )
-    assert _counts(await _import(file, session)) == (3, 0, 0, 7)
+    assert _counts(await _import(file, client)) == (3, 0, 0, 7)
     assert [(int(row["line"]), row["reason"]) for row in _rejects(file)] == [
         (3, "ROW_INVALID"),
         (4, "UNREADABLE"),
@@ -220,15 +220,15 @@ async def test_each_reject_has_its_line_and_its_reason(session: EdgeSession, tmp
     ]
 
 
-async def test_a_second_run_changes_nothing(session: EdgeSession, tmp_path: Path):
+async def test_a_second_run_changes_nothing(client: CatalogClient, tmp_path: Path):
     file = _csv(tmp_path / "products.csv", *(f"{word()},Thing,1.00" for _ in range(450)), "bad")
-    assert _counts(await _import(file, session)) == (450, 0, 0, 1)
-    assert _counts(await _import(file, session)) == (0, 0, 450, 1)
+    assert _counts(await _import(file, client)) == (450, 0, 0, 1)
+    assert _counts(await _import(file, client)) == (0, 0, 450, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["products.csv", "products.csv.rejects.csv"]
 
 
 async def test_json_lines_bring_categories_of_their_own(
-    session: EdgeSession, catalog: Catalog, tmp_path: Path
+    client: CatalogClient, catalog: Catalog, tmp_path: Path
 ):
     sku, top = word(), word()
     lines = [
@@ -242,7 +242,7 @@ async def test_json_lines_bring_categories_of_their_own(
     ]
     file = tmp_path / "products.jsonl"
     file.write_text("\n".join(lines))
-    assert _counts(await _import(file, session, create_categories=True)) == (1, 0, 0, 4)
+    assert _counts(await _import(file, client, create_categories=True)) == (1, 0, 0, 4)
     product = await _product(catalog, sku)
     assert (product.price.amount_minor, product.available, bool(product.category_id)) == (255, 7, True)
     rejects = [json.loads(line) for line in Path(f"{file}.rejects.jsonl").read_text().splitlines()]
@@ -252,15 +252,15 @@ async def test_json_lines_bring_categories_of_their_own(
 _KILLED = """
 import asyncio, sys
 from pathlib import Path
-from meshctl.import_columns import ColumnMap
-from meshctl.import_source import Source
-from meshctl.importing import import_products
-from meshctl.mesh.session import EdgeSession
+from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.columns import ColumnMap
+from services.catalog.importing.run import import_products
+from services.catalog.importing.source import Source
 
 async def main(file, *login):
     source = Source(Path(file))
-    async with EdgeSession(*login) as session:
-        await import_products(source, ColumnMap.detect(source.columns, {}, "GBP"), session,
+    async with CatalogClient(*login) as client:
+        await import_products(source, ColumnMap.detect(source.columns, {}, "GBP"), client,
                               watch=lambda progress: print(progress.rows, flush=True))
 
 asyncio.run(main(*sys.argv[1:]))
@@ -268,7 +268,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_an_import_that_was_killed_goes_on_where_it_was(
-    session: EdgeSession, catalog: Catalog, tmp_path: Path
+    client: CatalogClient, catalog: Catalog, tmp_path: Path
 ):
     mesh = catalog.mesh
     rows = [f"{word()},Thing,1.00" for _ in range(3000)]
@@ -288,26 +288,26 @@ async def test_an_import_that_was_killed_goes_on_where_it_was(
     checkpoint.close()
     assert 600 <= left["created"] + left["rejected"] < 3000
     seen: list[int] = []
-    progress = await _import(file, session, watch=lambda progress: seen.append(progress.rows))
+    progress = await _import(file, client, watch=lambda progress: seen.append(progress.rows))
     assert seen[0] > 600
     assert (progress.created + progress.unchanged, progress.rejected) == (2998, 2)
     assert [row["line"] for row in _rejects(file)] == ["152", "2502"]
-    assert _counts(await _import(file, session)) == (0, 0, 2998, 2)
+    assert _counts(await _import(file, client)) == (0, 0, 2998, 2)
 
 
 @pytest.mark.skipif(not RETAIL.exists(), reason="needs ../shared/data/online-retail beside the checkout")
 async def test_a_real_catalogue_is_imported_whole_and_its_rejects_are_explained(
-    session: EdgeSession, catalog: Catalog, tmp_path: Path
+    client: CatalogClient, catalog: Catalog, tmp_path: Path
 ):
     file = tmp_path / "products.csv"
     file.write_bytes(RETAIL.read_bytes())
     told = {"stock": "units_sold"}
-    first = await _import(file, session, told=told)
+    first = await _import(file, client, told=told)
     # What other tests left there may make rows unchanged.
     assert (first.created + first.updated + first.unchanged, first.rejected) == (3827, 111)
     reasons = Counter(row["reason"] for row in _rejects(file))
     assert reasons == {"ROW_SKU_REPEATED": 110, "ROW_INVALID": 1}
-    assert _counts(await _import(file, session, told=told)) == (0, 0, 3827, 111)
+    assert _counts(await _import(file, client, told=told)) == (0, 0, 3827, 111)
     light = await _product(catalog, "85123a")
     assert (light.name, light.price.amount_minor) == ("WHITE HANGING HEART T-LIGHT HOLDER", 295)
     found = (await catalog.mesh.http.get("/v1/products", params={"search": "heart", "limit": 5})).json()

@@ -3,8 +3,8 @@
 import pytest
 from protomesh.catalog.v1.product_pb2 import Product
 
-from meshctl.core.failure import OperatorError
-from meshctl.import_columns import ColumnMap, RowError, category_levels
+from services.catalog.importing.columns import ColumnMap, RowError, category_levels
+from services.catalog.importing.failure import ImportFailed
 
 PLAIN = ColumnMap.detect(["sku", "name", "price"], {}, "GBP")
 
@@ -45,7 +45,7 @@ def test_what_is_told_wins_over_what_is_guessed():
 def test_what_is_missing_is_said_in_a_sentence(
     header: list[str], told: dict[str, str], currency: str, sentence: str
 ):
-    with pytest.raises(OperatorError, match=sentence.replace("?", ".")):
+    with pytest.raises(ImportFailed, match=sentence.replace("?", ".")):
         ColumnMap.detect(header, told, currency)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from meshctl.core.failure import OperatorError
+from services.catalog.importing.failure import ImportFailed
 
 # A field that is longer is most likely a quote that was never closed, and would swallow the file.
 LONGEST_FIELD = 64 * 1024
@@ -38,7 +38,7 @@ class Source:
             self.size = path.stat().st_size
             self._header = b"" if self.json else self._read_header()
         except OSError as error:
-            raise OperatorError(f"{path} cannot be read: {error.strerror}.") from None
+            raise ImportFailed(f"{path} cannot be read: {error.strerror}.") from None
         self._delimiter = _delimiter(self._header)
         self.columns = self._json_columns() if self.json else self._csv_columns()
 
@@ -68,9 +68,9 @@ class Source:
         columns = next(csv.reader([_text(self._header)], delimiter=self._delimiter), [])
         columns = [column.strip() for column in columns]
         if not any(columns):
-            raise OperatorError(f"{self.path} has no header line that names its columns.")
+            raise ImportFailed(f"{self.path} has no header line that names its columns.")
         if repeated := [column for column, times in Counter(columns).items() if times > 1]:
-            raise OperatorError(f"{self.path} names the column {repeated[0]!r} twice.")
+            raise ImportFailed(f"{self.path} names the column {repeated[0]!r} twice.")
         return columns
 
     def _json_columns(self) -> list[str]:

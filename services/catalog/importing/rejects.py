@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import IO, Self
 
-from meshctl.import_source import Record, Source
+from services.catalog.importing.source import Record, Source
 
 
 class RejectFile:

@@ -7,16 +7,37 @@ from dataclasses import dataclass, field, replace
 
 from protomesh.catalog.v1.product_service_pb2 import ProductRow, ProductRowResult
 
-from meshctl.import_checkpoint import Checkpoint, ImportProgress, sku_key
-from meshctl.import_client import CatalogClient
-from meshctl.import_columns import ColumnMap, RowError, category_levels
-from meshctl.import_rejects import RejectFile
-from meshctl.import_source import Record, Source
+from services.catalog.importing.checkpoint import Checkpoint, ImportProgress, sku_key
+from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.columns import ColumnMap, RowError, category_levels
+from services.catalog.importing.rejects import RejectFile
+from services.catalog.importing.source import Record, Source
 
 ROWS_PER_BATCH = 200
 # Under the request limit of 1 MiB, however long the descriptions are.
 BYTES_PER_BATCH = 512 * 1024
 BATCHES_IN_FLIGHT = 4
+
+
+Watch = Callable[[ImportProgress], None]
+
+
+async def import_products(
+    source: Source,
+    columns: ColumnMap,
+    client: CatalogClient,
+    *,
+    create_categories: bool = False,
+    restart: bool = False,
+    watch: Watch = lambda _: None,
+) -> ImportProgress:
+    """Imports a file of products through the edge, from where an earlier run of it was left unless `restart`.
+
+    `watch` is told how far it has come after each batch. ImportFailed when the mesh refuses.
+    """
+    products = ProductImport(source, columns, client, create_categories=create_categories)
+    with products.checkpoint(client.edge_url, restart=restart) as checkpoint:
+        return await products.run(checkpoint, watch)
 
 
 @dataclass
@@ -65,7 +86,7 @@ class ProductImport:
         how = f"{self._source.digest()} {sorted(self._columns.columns.items())} {self._columns.currency} {target}"
         return Checkpoint(path, how)
 
-    async def run(self, checkpoint: Checkpoint, watch: Callable[[ImportProgress], None]) -> ImportProgress:
+    async def run(self, checkpoint: Checkpoint, watch: Watch) -> ImportProgress:
         """Imports what is left of the file; `watch` is told the progress after each batch."""
         progress = checkpoint.progress
         with RejectFile(self._source, progress.reject_bytes) as rejects:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meshctl.core.failure import OperatorError
-from meshctl.import_source import LONGEST_FIELD, Source
+from services.catalog.importing.failure import ImportFailed
+from services.catalog.importing.source import LONGEST_FIELD, Source
 
 
 def _source(folder: Path, content: bytes, name: str = "things.csv") -> Source:
@@ -67,10 +67,10 @@ def test_json_lines_that_are_no_objects_are_unreadable(tmp_path: Path):
     ("content", "sentence"), [(b"", "no header"), (b"\n1,2\n", "no header"), (b"a,a\n", "twice")]
 )
 def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, content: bytes, sentence: str):
-    with pytest.raises(OperatorError, match=sentence):
+    with pytest.raises(ImportFailed, match=sentence):
         _source(tmp_path, content)
 
 
 def test_a_file_that_is_not_there_is_said_so(tmp_path: Path):
-    with pytest.raises(OperatorError, match="cannot be read"):
+    with pytest.raises(ImportFailed, match="cannot be read"):
         Source(tmp_path / "none.csv")

@@ -1,8 +1,9 @@
-"""`meshctl import`: brings files into the mesh. Streaming, idempotent by key, resumable; a bad row stops nothing."""
+"""`python -m services.catalog.importing`: imports files. Streaming, idempotent, resumable; a bad row stops nothing."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,36 +11,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from meshctl.core.failure import OperatorError
-from meshctl.core.folder import DEFAULT_FOLDER
-from meshctl.import_checkpoint import ImportProgress
-from meshctl.import_client import CatalogClient
-from meshctl.import_columns import ColumnMap
-from meshctl.import_run import ProductImport
-from meshctl.import_source import Source
-from meshctl.mesh.session import EdgeSession
+from services.catalog.importing.checkpoint import ImportProgress
+from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.columns import ColumnMap
+from services.catalog.importing.failure import ImportFailed
+from services.catalog.importing.run import Watch, import_products
+from services.catalog.importing.source import Source
 
-commands = typer.Typer(no_args_is_help=True, help="Import files into the mesh.")
-
-Watch = Callable[[ImportProgress], None]
+commands = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
-async def import_products(
-    source: Source,
-    columns: ColumnMap,
-    session: EdgeSession,
-    *,
-    create_categories: bool = False,
-    restart: bool = False,
-    watch: Watch = lambda _: None,
-) -> ImportProgress:
-    """Imports a file of products through the edge, from where an earlier run of it was left unless `restart`.
-
-    `watch` is told how far it has come after each batch. OperatorError when the mesh refuses.
-    """
-    products = ProductImport(source, columns, CatalogClient(session), create_categories=create_categories)
-    with products.checkpoint(session.edge_url, restart=restart) as checkpoint:
-        return await products.run(checkpoint, watch)
+@commands.callback()
+def _one_command_for_each_kind_of_file() -> None:
+    """Import files into the mesh."""
 
 
 @commands.command()
@@ -60,8 +44,7 @@ def products(
     restart: Annotated[
         bool, typer.Option(help="Begin again, though an earlier run was stopped on the way.")
     ] = False,
-    data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
-    edge_url: Annotated[str, typer.Option(envvar="EDGE_URL", help="The edge of a mesh elsewhere.")] = "",
+    edge_url: Annotated[str, typer.Option(envvar="EDGE_URL", help="The edge of the mesh.")] = "",
     email: Annotated[str, typer.Option(envvar="ADMIN_EMAIL", help="Who imports there.")] = "",
     password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.")] = "",
 ) -> None:
@@ -72,9 +55,9 @@ def products(
     print("Columns: " + ", ".join(f"{field} from {column}" for field, column in columns.columns.items()))
 
     async def run(watch: Watch) -> ImportProgress:
-        async with EdgeSession(edge_url, email, password) if edge_url else EdgeSession.of(data) as session:
+        async with CatalogClient(edge_url, email, password) as client:
             return await import_products(
-                source, columns, session, create_categories=create_categories, restart=restart, watch=watch
+                source, columns, client, create_categories=create_categories, restart=restart, watch=watch
             )
 
     with _bar(source) as watch:
@@ -90,7 +73,7 @@ def products(
 def _pair(text: str) -> tuple[str, str]:
     field, equals, column = text.partition("=")
     if not (field and equals and column):
-        raise OperatorError(f"--map {text!r} is not FIELD=COLUMN.")
+        raise ImportFailed(f"--map {text!r} is not FIELD=COLUMN.")
     return field, column
 
 
@@ -108,3 +91,10 @@ def _bar(source: Source) -> Iterator[Watch]:
             )
 
         yield watch
+
+
+if __name__ == "__main__":
+    try:
+        commands(prog_name="import")
+    except ImportFailed as failure:
+        sys.exit(str(failure))

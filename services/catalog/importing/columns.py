@@ -10,7 +10,7 @@ from protomesh.catalog.v1.product_pb2 import Product
 from protomesh.catalog.v1.product_service_pb2 import ProductRow
 from protomesh.type.v1.money_pb2 import Money
 
-from meshctl.core.failure import OperatorError
+from services.catalog.importing.failure import ImportFailed
 
 # What a column may be called to be found without being told. The first that a file has is taken.
 SYNONYMS: Mapping[str, Sequence[str]] = {
@@ -33,6 +33,8 @@ _DECIMALS = {
 _LARGEST_PRICE = 10**12
 _LARGEST_STOCK = 2**31 - 1
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class RowError(Exception):
     """Why a record is no product: a sentence for the reject file."""
@@ -47,7 +49,7 @@ class ColumnMap:
 
     @classmethod
     def detect(cls, header: Sequence[str], told: Mapping[str, str], currency: str = "") -> "ColumnMap":
-        """What was told, and for the rest what the columns' names say. OperatorError when that is not enough."""
+        """What was told, and for the rest what the columns' names say. ImportFailed when that is not enough."""
         _check_told(header, told)
         columns = dict(told)
         for field, synonyms in SYNONYMS.items():
@@ -60,10 +62,10 @@ class ColumnMap:
             columns["price"] = found
         for field in REQUIRED:
             if field not in columns:
-                raise OperatorError(f"No column brings the {field}: say which with --map {field}=COLUMN.")
+                raise ImportFailed(f"No column brings the {field}: say which with --map {field}=COLUMN.")
         currency = (currency or _priced_in(columns["price"])).upper()
         if "currency" not in columns and not re.fullmatch("[A-Z]{3}", currency):
-            raise OperatorError(
+            raise ImportFailed(
                 "No column brings the currency: say which one it is with --currency, such as GBP."
             )
         return cls(columns, currency)
@@ -99,9 +101,9 @@ def category_levels(text: str) -> list[tuple[str, str]]:
 def _check_told(header: Sequence[str], told: Mapping[str, str]) -> None:
     for field, column in told.items():
         if field not in SYNONYMS:
-            raise OperatorError(f"There is no field {field!r} to map to; there are {', '.join(SYNONYMS)}.")
+            raise ImportFailed(f"There is no field {field!r} to map to; there are {', '.join(SYNONYMS)}.")
         if column not in header:
-            raise OperatorError(f"The file has no column {column!r}; it has {', '.join(header)}.")
+            raise ImportFailed(f"The file has no column {column!r}; it has {', '.join(header)}.")
 
 
 def _find(header: Sequence[str], synonyms: Sequence[str], taken: set[str]) -> str:
@@ -124,7 +126,7 @@ def _tidy(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _SURROGATE.search(value):
             raise RowError("it has half a surrogate pair, which is no character")
         return " ".join(value.split())
     if isinstance(value, int | float) and not isinstance(value, bool):

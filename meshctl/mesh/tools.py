@@ -1,0 +1,48 @@
+"""Commands that a service brings itself: started as programs of their own, and told where the mesh is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import dotenv
+import typer
+
+from meshctl.core.failure import OperatorError
+from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+
+IMPORTING = "services.catalog.importing"
+
+
+def import_files(
+    context: typer.Context,
+    data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
+) -> None:
+    """Import files into the mesh; see `import --help`. The catalog's own command, signed in as the administrator."""
+    raise typer.Exit(run(IMPORTING, context.args, edge_of(data)))
+
+
+def edge_of(data: Path) -> dict[str, str]:
+    """Where the edge of a mesh is and how its administrator signs in, as variables; none when there is no mesh."""
+    known = dotenv.dotenv_values(MeshFolder(data.resolve()).dev_env)
+    names = ("EDGE_URL", "ADMIN_EMAIL", "ADMIN_PASSWORD")
+    return {name: value for name in names if (value := known.get(name))}
+
+
+def run(module: str, arguments: Sequence[str], told: Mapping[str, str]) -> int:
+    """Runs `python -m module` and returns its exit code. What the environment says already holds."""
+    return subprocess.run(_command(module, arguments), env={**told, **os.environ}, check=False).returncode
+
+
+def run_quietly(module: str, arguments: Sequence[str], told: Mapping[str, str]) -> None:
+    """Runs `python -m module` as the mesh says, whatever the environment says. OperatorError with its last words."""
+    command = _command(module, arguments)
+    ended = subprocess.run(command, env={**os.environ, **told}, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        raise OperatorError(ended.stderr.strip().rpartition("\n")[2])
+
+
+def _command(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", module, *arguments]

@@ -1,0 +1,126 @@
+"""The catalog as an import needs it: rows go in, and the categories that they name are made when they are missing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self, TypeVar
+
+from protomesh.catalog.v1.category_pb2 import Category
+from protomesh.catalog.v1.category_service_pb2 import (
+    CategoryNode,
+    CreateCategoryRequest,
+    GetCategoryTreeRequest,
+)
+from protomesh.catalog.v1.product_service_pb2 import BatchImportProductsRequest, ProductRow, ProductRowResult
+
+from protomesh_sdk import (
+    Aborted,
+    AlreadyExists,
+    AsyncMesh,
+    DeadlineExceeded,
+    MeshError,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from services.catalog.importing.failure import ImportFailed
+
+Answer = TypeVar("Answer")
+
+# Passing states of the mesh: a restart, a rush, somebody else's change of the same rows.
+_PASSING = (Unavailable, Aborted, ResourceExhausted, DeadlineExceeded)
+_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+
+
+class CatalogClient:
+    """Sends rows to the catalog: `async with CatalogClient(edge_url, email, password) as client`.
+
+    ImportFailed when the edge cannot be reached or refuses; a mesh that is in a passing state is waited for.
+    """
+
+    def __init__(self, edge_url: str, email: str, password: str) -> None:
+        self.edge_url = edge_url
+        self._login = email, password
+        try:
+            self._mesh = AsyncMesh(edge_url)
+        except ValueError as error:
+            raise ImportFailed(str(error)) from None
+        self._signing_in = asyncio.Lock()
+        # Counts the sessions, so that of several calls that find theirs ended one signs in.
+        self._session = 0
+        self._ids: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._mesh.close()
+
+    async def send(self, rows: Sequence[ProductRow]) -> Sequence[ProductRowResult]:
+        """What became of each row."""
+        request = BatchImportProductsRequest(rows=rows)
+        answer = await self._call(lambda: self._mesh.catalog.products.BatchImportProducts(request))
+        return answer.results
+
+    async def make_category(self, levels: Sequence[tuple[str, str]]) -> None:
+        """Makes the category with these slugs and names from the top, and what is missing above it."""
+        if not self._ids:
+            await self._learn_categories()
+        path = parent_id = ""
+        for slug, name in levels:
+            path = f"{path}/{slug}" if path else slug
+            if path not in self._ids:
+                await self._create_category(CreateCategoryRequest(parent_id=parent_id, slug=slug, name=name))
+            parent_id = self._ids[path]
+
+    async def _create_category(self, request: CreateCategoryRequest) -> None:
+        async def create() -> Category | None:
+            try:
+                return await self._mesh.catalog.categories.CreateCategory(request)
+            except AlreadyExists:
+                return None
+
+        created = await self._call(create)
+        if created is None:
+            await self._learn_categories()
+        else:
+            self._ids[created.path] = created.id
+
+    async def _learn_categories(self) -> None:
+        request = GetCategoryTreeRequest()
+        tree = await self._call(lambda: self._mesh.catalog.categories.GetCategoryTree(request))
+        self._learn(tree.data)
+
+    def _learn(self, nodes: Sequence[CategoryNode]) -> None:
+        for node in nodes:
+            self._ids[node.category.path] = node.category.id
+            self._learn(node.children)
+
+    async def _call(self, rpc: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Makes a call, and again after a pause while the mesh is in a passing state."""
+        for pause in (*_PAUSES, None):
+            try:
+                await self._sign_in(0)
+                session = self._session
+                try:
+                    return await rpc()
+                except Unauthenticated:
+                    await self._sign_in(session)
+                    return await rpc()
+            except MeshError as error:
+                if pause is None or not isinstance(error, _PASSING):
+                    raise self._failed(error) from None
+                await asyncio.sleep(max(pause, error.retry_after or 0))
+        raise AssertionError
+
+    async def _sign_in(self, ended: int) -> None:
+        """Signs in unless somebody did since that session."""
+        async with self._signing_in:
+            if self._session == ended:
+                await self._mesh.login(*self._login)
+                self._session += 1
+
+    def _failed(self, error: MeshError) -> ImportFailed:
+        if not error.reason:
+            return ImportFailed(f"The edge at {self.edge_url} cannot be reached: is the mesh up?")
+        violations = "".join(f" {each.field}: {each.description}." for each in error.violations)
+        return ImportFailed(f"The mesh refused: {error.message}{violations} ({error.reason})")

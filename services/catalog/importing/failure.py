@@ -1,0 +1,5 @@
+"""Why an import cannot go on."""
+
+
+class ImportFailed(Exception):
+    """A sentence for the person who imports: what happened, and what to do next."""
