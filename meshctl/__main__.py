@@ -23,12 +23,12 @@ COMMANDS = {
     "events": "meshctl.inspect.events:commands",
     "trace": "meshctl.inspect.trace:trace",
     "audit": "meshctl.inspect.audit:audit",
-    "reconcile": "meshctl.reconcile:reconcile",
+    "reconcile": "meshctl.mesh.tools:reconcile",
     "gen": "meshctl.build.gen.__main__:gen",
     "new": "meshctl.build.new.commands:commands",
 }
 # Commands of services, which read all options but those of `meshctl` themselves, `--help` too.
-FORWARDED = {"import"}
+FORWARDED = {"import", "reconcile"}
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 

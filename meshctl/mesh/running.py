@@ -1,5 +1,6 @@
 """A mesh that runs, for whoever wants to talk to it: commands, tests, benchmarks."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,14 @@ class RunningMesh:
             targets=self.targets,
             otlp_endpoint=self.targets["observer"],
         )
+
+    def variables(self, workload: str) -> dict[str, str]:
+        """The same as environment variables, with the workload's own database."""
+        return {
+            "PROTOMESH_DATABASE_URL": self.database_urls[workload],
+            "PROTOMESH_TLS_DIRECTORY": self.certificates,
+            "PROTOMESH_TARGETS": json.dumps(self.targets),
+        }
 
     def channel(self, workload: str = "developer") -> grpc.aio.Channel:
         """A channel to all services over mTLS, with the certificate of that workload; close it after use."""

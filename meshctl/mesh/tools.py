@@ -12,8 +12,10 @@ import typer
 
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+from meshctl.mesh.running import RunningMesh
 
 IMPORTING = "services.catalog.importing"
+RECONCILING = "services.ordering.reconcile"
 
 
 def import_files(
@@ -22,6 +24,17 @@ def import_files(
 ) -> None:
     """Import files into the mesh; see `import --help`. The catalog's own command, signed in as the administrator."""
     raise typer.Exit(run(IMPORTING, context.args, edge_of(data)))
+
+
+def reconcile(
+    context: typer.Context,
+    data: Annotated[
+        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")
+    ] = DEFAULT_FOLDER,
+) -> None:
+    """Compare what ordering and catalog say about each order. Ordering's own command, as ordering."""
+    mesh = RunningMesh.on(data)
+    raise typer.Exit(run(RECONCILING, context.args, mesh.variables("ordering")))
 
 
 def edge_of(data: Path) -> dict[str, str]:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import httpx
 import pytest
+from protomesh.catalog.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
-from meshctl.reconcile import Finding, compare
+from chassis.data import Database
+from services.ordering.reconcile import Finding, compare
 from tests.mesh import Mesh, User
 from tests.shop import Shop, eventually, fresh_key, insist
 
@@ -40,8 +42,9 @@ class Progress:
 
 
 async def disagreements(mesh: Mesh) -> list[Finding]:
-    urls = mesh.database_url("ordering"), mesh.database_url("catalog")
-    return await asyncio.to_thread(lambda: list(compare(*urls, grace_seconds=0)))
+    catalog = ReconciliationServiceStub(mesh.channel("ordering"))
+    async with Database(mesh.database_url("ordering"), name="reconcile") as ordering:
+        return [finding async for finding in compare(ordering, catalog, grace_seconds=0)]
 
 
 def kill(mesh: Mesh, part: str) -> None:

@@ -4,15 +4,20 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
+from protomesh.ordering.v1.ordering_events_pb2 import OrderPlaced
 
-from chassis.data import migrations
-from meshctl.reconcile import compare
+from chassis.contract import event_type
+from chassis.data import Database, migrations
+from services.catalog.reconciliation_service import ReconciliationService
+from services.ordering import reconcile
+from services.ordering.reconcile import compare
 
 PRODUCT = uuid.uuid4()
+ORDER = event_type(OrderPlaced).aggregate_type
 
 
 @dataclass
@@ -47,8 +52,8 @@ class Ledgers:
         await self.ordering.execute(
             "INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version,"
             " payload, trace_context, published_at)"
-            " VALUES (gen_random_uuid(), '', '', %s, '', '', 0, '', '{}', CASE WHEN %s THEN now() END)",
-            (f"ordering.order.{event}.v1.{order_id}", sent),
+            " VALUES (gen_random_uuid(), '', '', %s, %s, %s, 0, '', '{}', CASE WHEN %s THEN now() END)",
+            (f"ordering.order.{event}.v1.{order_id}", ORDER, str(order_id), sent),
         )
 
     async def reservation(self, order_id: uuid.UUID, status: str, quantity: int = 2) -> None:
@@ -65,8 +70,22 @@ class Ledgers:
         await self.catalog.execute(f"UPDATE stock SET {change}")
 
     async def findings(self) -> list[tuple[str, str]]:
-        found = await asyncio.to_thread(lambda: list(compare(self.ordering_url, self.catalog_url)))
+        async with (
+            Database(self.ordering_url, name="ordering") as ordering,
+            Database(self.catalog_url, name="catalog") as catalog,
+        ):
+            found = [finding async for finding in compare(ordering, Asked(ReconciliationService(catalog)))]
         return [(finding.id, finding.sentence) for finding in found]
+
+
+class Asked:
+    """What a stub is to its callers, on a servicer in this process."""
+
+    def __init__(self, servicer: ReconciliationService) -> None:
+        self._servicer = servicer
+
+    def __getattr__(self, rpc: str) -> Callable[[Any], Awaitable[Any]]:
+        return lambda request: getattr(self._servicer, rpc)(request, None)
 
 
 @pytest.fixture
@@ -144,6 +163,21 @@ async def test_an_event_that_is_missing_doubled_or_unsent_is_found(ledgers: Ledg
         str(doubled): f"{event} written 2 times",
         str(missing): f"{event} written 0 times",
     }
+
+
+async def test_whatever_stands_on_the_pages_behind_the_first_is_compared(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reconcile, "PAGE", 2)
+    good = [await ledgers.order("cancelled") for _ in range(5)]
+    for order in good:
+        await ledgers.reservation(order, "released")
+    lost = [await ledgers.order("pending_payment") for _ in range(3)]
+    strange = [uuid.uuid4() for _ in range(3)]
+    for order in strange:
+        await ledgers.reservation(order, "committed")
+    found = [finding for finding, _ in await ledgers.findings()]
+    assert sorted(found) == sorted([*map(str, lost), *map(str, strange), str(PRODUCT)])
 
 
 async def test_stock_that_does_not_add_up_with_its_reservations_is_found(ledgers: Ledgers):
