@@ -49,6 +49,10 @@ def products(
     password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.")] = "",
 ) -> None:
     """Creates and updates products by their SKU. Running it again changes nothing; a stopped run goes on."""
+    if not edge_url:
+        raise ImportFailed(
+            "There is no mesh here: start one with ./scripts/up, or name its edge by --edge-url."
+        )
     told = dict(_pair(text) for text in map or []) | ({"stock": stock_column} if stock_column else {})
     source = Source(file)
     columns = ColumnMap.detect(source.columns, told, currency)
