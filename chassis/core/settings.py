@@ -75,7 +75,9 @@ class Settings(BaseSettings):
         f"one that is not named: `dns:///<service>:{DEFAULT_PORT}`.",
     )
     otlp_endpoint: str = Field(
-        "", description="gRPC target that spans are exported to, such as `127.0.0.1:4317`; unset: none are."
+        "",
+        description="gRPC target of the mesh's own that spans are exported to, such as `127.0.0.1:4317`; "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` names another one besides.",
     )
     otlp_server_name: str = Field(
         "observer", description="Name in the span receiver's certificate; empty: export without TLS."
