@@ -28,6 +28,8 @@ from services.ordering import recorded
 # What a crash leaves of an order is gone within 30 s, and events are sent within seconds.
 GRACE_SECONDS = 60.0
 PAGE = 500
+# Catalog adds up the reservations of each of these products within one statement's time.
+STOCK_PAGE = 50
 
 # What an order in this status holds at catalog; None is no reservation at all.
 _HOLDS: dict[str, frozenset[str | None]] = {
@@ -109,7 +111,7 @@ async def _reservations(catalog: Any) -> AsyncIterator[RecordedReservation]:
 async def _stock(catalog: Any) -> AsyncIterator[Finding]:
     after = ""
     while True:
-        page = await catalog.ScanStock(ScanStockRequest(after_product_id=after, limit=PAGE))
+        page = await catalog.ScanStock(ScanStockRequest(after_product_id=after, limit=STOCK_PAGE))
         for found in page.contradictions:
             stock = found.stock
             yield Finding(

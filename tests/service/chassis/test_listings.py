@@ -173,6 +173,27 @@ async def test_a_total_is_counted_for_the_first_page_and_comes_along_in_its_curs
     assert [page.meta.total for page in (first, second, third)] == [30, 30, 30]
 
 
+async def test_a_page_is_one_query_with_its_total_or_without(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    await _fill(database, 30)
+    queries: list[str] = []
+    run = Database.all
+
+    async def counting(self: Database, query: Any, **parameters: Any) -> list[Any]:
+        queries.append(query.sql)
+        return await run(self, query, **parameters)
+
+    monkeypatch.setattr(Database, "all", counting)
+    page = await NEWEST.fetch(database, asked(limit=10))
+    assert (len(queries), page.meta.total) == (1, 30)
+    await NEWEST.fetch(database, asked(limit=10, cursor=page.meta.next_cursor))
+    assert len(queries) == 2
+    assert "count(" not in queries[1]
+    none = await NEWEST.fetch(database, asked(limit=10), filters={"name": "nobody"})
+    assert (len(queries), none.meta.total) == (3, 0)
+
+
 async def test_an_estimate_is_made_anew_after_a_while_and_for_other_values(database: Database):
     await _fill_many(database, 30_000)
     now = 0.0
