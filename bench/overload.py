@@ -23,7 +23,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import http_load, mesh
+from bench import cpu, http_load, mesh
 
 CROWD, CLIENTS = 48, 800
 # What a rush begins with, until it is as full as it gets, is not counted.
@@ -143,33 +143,98 @@ def kinds(running: mesh.BenchMesh) -> list[Kind]:
     ]
 
 
-async def measure(kind: Kind, table: Table, seconds: float) -> None:
-    """Adds the rows of one kind of load."""
-    await http_load.load(kind.url, kind.requests, connections=CROWD, seconds=2)
-    crowd = await http_load.load(kind.url, kind.requests, connections=CROWD, seconds=seconds)
-    peak = crowd.requests_per_second
-    table.add_row(
-        kind.name, "peak", f"{peak:.0f}/s", "1.00", _percentiles(crowd.latencies), "", _told(crowd.statuses)
-    )
-    for times in (1, 2, 3):
-        full = time.perf_counter() + FILLING_SECONDS
+@dataclass
+class Step:
+    """One step of a measurement: what was done in time, and what that cost the mesh in CPU time."""
+
+    asked: str
+    good: list[float]
+    rate: float
+    cpu_us: dict[str, float]
+    refused: list[float] = field(default_factory=list)
+    told: str = ""
+
+    @property
+    def cost(self) -> float:
+        return sum(self.cpu_us.values())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Measures one kind of load on a running mesh."""
+
+    running: mesh.BenchMesh
+    kind: Kind
+    seconds: float
+
+    async def crowd(self, connections: int) -> Step:
+        """Clients each of which waits for its answer before it asks again."""
+        before = self._spent()
+        seen = await http_load.load(
+            self.kind.url, self.kind.requests, connections=connections, seconds=self.seconds
+        )
+        good = sum(count for status, count in seen.statuses.items() if status < 300)
+        cost = cpu.per_request(before, self._spent(), good)
+        return Step(
+            f"{connections} clients", seen.latencies, good / seen.seconds, cost, told=_told(seen.statuses)
+        )
+
+    async def rush(self, asked: str, per_second: float) -> Step:
+        """A rate that does not care for answers."""
+        before, full = self._spent(), time.perf_counter() + FILLING_SECONDS
         seen = await offer(
-            kind.url, kind.requests, per_second=times * peak, seconds=seconds + FILLING_SECONDS
+            self.kind.url, self.kind.requests, per_second=per_second, seconds=self.seconds + FILLING_SECONDS
         )
-        good = seen.good(kind.patience, full)
+        cost = cpu.per_request(before, self._spent(), len(seen.good(self.kind.patience)))
+        good = seen.good(self.kind.patience, full)
+        return Step(asked, good, len(good) / self.seconds, cost, seen.refused(), _told(seen.reasons))
+
+    async def after(self, per_second: float) -> Step:
+        """A load that is easily borne, right after a rush, and how soon the last answer came that was no good."""
+        before, began = self._spent(), time.perf_counter()
+        seen = await offer(self.kind.url, self.kind.requests, per_second=per_second, seconds=4)
+        good = seen.good(self.kind.patience)
+        cost = cpu.per_request(before, self._spent(), len(good))
+        told = f"well in {_well(seen, began):.2f} s, {_told(seen.reasons)}"
+        return Step("after", good, len(good) / 4, cost, told=told)
+
+    def _spent(self) -> dict[str, float]:
+        return cpu.spent(self.running.processes())
+
+    async def all(self) -> list[Step]:
+        await http_load.load(self.kind.url, self.kind.requests, connections=CROWD, seconds=2)
+        peak = await self.crowd(CROWD)
+        steps = [peak, await self.crowd(3 * CROWD)]
+        steps += [await self.rush(f"{times} x", times * peak.rate) for times in (1, 2, 3)]
+        return [*steps, await self.after(peak.rate / 3)]
+
+
+def show(name: str, steps: list[Step]) -> Table:
+    """The steps beside their peak."""
+    table = Table(
+        name,
+        "in time",
+        "of peak",
+        "at equal CPU",
+        "p50/p99 ms",
+        "429 p50/p99 ms",
+        "CPU µs each in time",
+        "answers",
+    )
+    peak = steps[0]
+    for step in steps:
+        parts = ", ".join(f"{part} {used:.0f}" for part, used in sorted(step.cpu_us.items()) if used >= 50)
         table.add_row(
-            kind.name,
-            f"{times} x",
-            f"{len(good) / seconds:.0f}/s",
-            f"{len(good) / seconds / peak:.2f}",
-            _percentiles(good),
-            _percentiles(seen.refused()),
-            _told(seen.reasons),
+            step.asked,
+            f"{step.rate:.0f}/s",
+            f"{step.rate / peak.rate:.2f}",
+            f"{peak.cost / step.cost:.2f}",
+            _percentiles(step.good),
+            _percentiles(step.refused),
+            f"{step.cost:.0f}: {parts}",
+            step.told,
         )
-    began = time.perf_counter()
-    after = await offer(kind.url, kind.requests, per_second=peak / 3, seconds=4)
-    good, well = after.good(kind.patience), f"well in {_well(after, began):.2f} s"
-    table.add_row(kind.name, "after", "", "", _percentiles(good), well, _told(after.reasons))
+    return table
 
 
 def _well(seen: Seen, began: float) -> float:
@@ -198,13 +263,11 @@ def main(
 ) -> None:
     """Measures, and prints what is done in time as a share of the peak."""
     os.environ["PROTOMESH_RATE_LIMIT_MULTIPLIER"] = "1000"
-    table = Table("load", "asked", "done in time", "of peak", "p50/p99 ms", "refused p50/p99 ms", "statuses")
     with mesh.running(workers) as running:
         for kind in kinds(running):
-            if only and kind.name != only:
-                continue
-            uvloop.run(measure(kind, table, seconds))
-    Console(width=160).print(table)
+            if not only or kind.name == only:
+                steps = uvloop.run(Measurement(running, kind, seconds).all())
+                Console(width=200).print(show(kind.name, steps))
 
 
 if __name__ == "__main__":

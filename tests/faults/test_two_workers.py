@@ -1,13 +1,16 @@
-"""A service with two workers is restarted under load, and no client notices."""
+"""A service with two workers: one is restarted or hangs, and the other one serves."""
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
 
 from meshctl.mesh import control
-from tests.mesh import Mesh, running_mesh
+from tests.mesh import Mesh, User, running_mesh
 from tests.shop import Shop
 
 CLIENTS = 8
@@ -53,3 +56,30 @@ async def test_a_rolling_restart_of_a_service_with_two_workers_fails_no_request(
         after = set(pair.processes(service))
         assert len(after) == 2
         assert not before[service] & after
+
+
+async def test_orders_go_on_within_seconds_when_a_worker_of_catalog_hangs(pair: Mesh) -> None:
+    """It keeps its connections and says nothing: ordering and the edge must find out by themselves."""
+    shop = Shop(pair)
+    product = await shop.new_product(units=1000)
+    buyer = await pair.sign_up()
+    hung = min(pair.processes("catalog"))
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(20):
+            while not await accepted(shop, buyer, product):
+                pass
+        assert await accepted(shop, buyer, product)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the supervisor may have lost its patience
+            os.kill(hung, signal.SIGCONT)
+    assert await accepted(shop, buyer, product)
+
+
+async def accepted(shop: Shop, buyer: User, product: str) -> bool:
+    """Whether twenty orders, four at a time, are all accepted."""
+    for _ in range(5):
+        answers = await asyncio.gather(*(shop.place(buyer, {product: 1}) for _ in range(4)))
+        if {answer.status_code for answer in answers} != {201}:
+            return False
+    return True
