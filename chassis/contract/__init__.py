@@ -1,5 +1,6 @@
 """Policy, read from the descriptors: methods and their options, and the types of events."""
 
+from chassis.contract.client_config import service_config
 from chassis.contract.descriptors import reachable
 from chassis.contract.event_content import published
 from chassis.contract.event_types import DEAD_LETTERS, all_event_types, event_type, stream_subjects
@@ -11,6 +12,8 @@ from chassis.contract.methods import (
     ContractError,
     HttpBinding,
     MethodContract,
+)
+from chassis.contract.registry import (
     files,
     method_at,
     methods_of,
@@ -18,7 +21,6 @@ from chassis.contract.methods import (
     permissions_of,
     platform,
     register,
-    service_config,
     service_descriptor,
     unregister,
 )

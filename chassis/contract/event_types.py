@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from protomesh.options.v1 import options_pb2
 
-from chassis.contract import methods
+from chassis.contract import registry
 
 DEAD_LETTERS = "DEAD_LETTERS"
 DEAD_SUBJECT = "dead"
@@ -65,7 +65,7 @@ def event_type(message_class: type[Message]) -> EventType:
 @functools.cache
 def all_event_types() -> dict[str, EventType]:
     """Every event of the platform, by the message's full name."""
-    types = (_of_descriptor(message) for file in methods.files() for message in _messages(file))
+    types = (_of_descriptor(message) for file in registry.files() for message in _messages(file))
     return {kind.name: kind for kind in types if kind is not None}
 
 

@@ -1,16 +1,12 @@
 """What a contract says about an RPC, read once from its descriptors; nobody else reads the options."""
 
-import functools
-import importlib
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import protomesh
 from google.api import annotations_pb2, http_pb2
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from protomesh.options.v1 import options_pb2
 
@@ -34,9 +30,6 @@ _KEY_SOURCES: Mapping[int, KeySource] = {
     options_pb2.optional_header: "optional_header",
     options_pb2.request_field: "request_field",
 }
-
-
-_registered: list[FileDescriptor] = []
 
 
 class ContractError(Exception):
@@ -180,118 +173,3 @@ def _http_bindings(rule: http_pb2.HttpRule) -> Iterator[HttpBinding]:
     yield HttpBinding(verb, path, rule.body, rule.response_body)
     for additional in rule.additional_bindings:
         yield from _http_bindings(additional)
-
-
-def service_descriptor(full_name: str) -> ServiceDescriptor:
-    """The descriptor of a service; looks through all generated modules when none that is loaded holds it.
-
-    Raises ContractError when no contract has the service.
-    """
-    pool = descriptor_pool.Default()
-    try:
-        return pool.FindServiceByName(full_name)
-    except KeyError:
-        files()
-    try:
-        return pool.FindServiceByName(full_name)
-    except KeyError:
-        raise ContractError(f"No contract defines the service {full_name}.") from None
-
-
-def methods_of(service: str, access: options_pb2.Access | None = None) -> dict[str, MethodContract]:
-    """The contracts of a service's RPCs, by RPC name."""
-    return {method.name: parse_method(method, access) for method in service_descriptor(service).methods}
-
-
-@functools.cache
-def method_at(path: str) -> MethodContract:
-    """The contract behind a call path such as `/protomesh.catalog.v1.ProductService/GetProduct`."""
-    service, _, name = path.lstrip("/").rpartition("/")
-    try:
-        return parse_method(service_descriptor(service).methods_by_name[name])
-    except KeyError:
-        raise ContractError(f"No contract defines the RPC {path}.") from None
-
-
-@functools.cache
-def files() -> Sequence[FileDescriptor]:
-    """The descriptors of all generated files of the platform, sorted by name. Imports them all."""
-    roots = [pathlib.Path(root) for root in protomesh.__path__]
-    names = {
-        ".".join(("protomesh", *module.relative_to(root).with_suffix("").parts))
-        for root in roots
-        for module in root.rglob("*_pb2.py")
-    }
-    return [importlib.import_module(name).DESCRIPTOR for name in sorted(names)]
-
-
-def register(file: FileDescriptor) -> None:
-    """Makes contracts known that are not among the generated ones, such as a benchmark's or a plug-in's."""
-    _registered.append(file)
-    _forget_what_was_derived()
-
-
-def unregister(file: FileDescriptor) -> None:
-    """Takes back what `register` made known."""
-    _registered.remove(file)
-    _forget_what_was_derived()
-
-
-def _forget_what_was_derived() -> None:
-    platform.cache_clear()
-    permissions.cache_clear()
-    permissions_of.cache_clear()
-
-
-@functools.cache
-def platform() -> Sequence[MethodContract]:
-    """The contracts of every RPC of the platform."""
-    services = (service for file in (*files(), *_registered) for service in file.services_by_name.values())
-    return [parse_method(method) for service in services for method in service.methods]
-
-
-@functools.cache
-def permissions() -> Mapping[str, frozenset[str]]:
-    """Every permission of the platform, with the built-in roles that grant it besides admin."""
-    granted: dict[str, frozenset[str]] = {}
-    for access in (method.access for method in platform()):
-        if access is not None and access.permission:
-            granted[access.permission] = granted.get(access.permission, frozenset()) | access.granted_to
-    return granted
-
-
-@functools.cache
-def permissions_of(role: str) -> frozenset[str]:
-    """What a built-in role may do, by the contracts. `admin` may do all; an unknown role may do nothing."""
-    return frozenset(name for name, roles in permissions().items() if role == ADMIN or role in roles)
-
-
-def service_config(deployable: str) -> dict[str, Any]:
-    """The gRPC service config for clients of a deployable: balancing, timeouts, harmless retries."""
-    return channel_config(method for method in platform() if method.deployable == deployable)
-
-
-def channel_config(methods: Iterable[MethodContract]) -> dict[str, Any]:
-    """The gRPC service config for these RPCs. It watches health: a draining server gets no new call."""
-    return {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "healthCheckConfig": {"serviceName": ""},
-        "methodConfig": [_method_config(method) for method in methods],
-        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-    }
-
-
-def _method_config(method: MethodContract) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "name": [{"service": method.service, "method": method.name}],
-        "timeout": f"{method.timeout:g}s",
-    }
-    if method.retryable:
-        config["retryPolicy"] = {
-            "maxAttempts": 3,
-            "initialBackoff": "0.05s",
-            "maxBackoff": "0.5s",
-            "backoffMultiplier": 3,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-    return config

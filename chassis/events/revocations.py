@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from chassis.contract import methods
+from chassis.contract import registry
 from chassis.core.tasks import checkpoint
 from chassis.events.broker import Broker
 from chassis.trust.revocations import REMEMBERED_SECONDS, Revocations
@@ -127,5 +127,5 @@ async def _sent(subscription: JetStreamContext.PushSubscription, *, and_to_come:
 @functools.cache
 def _event_class() -> Any:
     """By name, since the chassis knows no domain's generated code."""
-    methods.files()
+    registry.files()
     return message_factory.GetMessageClass(Default().FindMessageTypeByName(_EVENT))

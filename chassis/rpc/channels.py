@@ -11,8 +11,9 @@ from typing import Any, Self
 import grpc
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, get_current_span
 
-from chassis.contract import methods
-from chassis.contract.methods import MethodContract
+from chassis.contract.client_config import service_config
+from chassis.contract.methods import ContractError, MethodContract
+from chassis.contract.registry import method_at
 from chassis.core import errors
 from chassis.core.settings import DEFAULT_PORT, Settings
 from chassis.observe import tracing
@@ -98,9 +99,9 @@ class MeshChannel(grpc.aio.Channel):
         response_deserializer: Any = None,
         _registered_method: bool = False,
     ) -> "Method":
-        method = methods.method_at(path)
+        method = method_at(path)
         if not method.deployable:
-            raise methods.ContractError(f"The contract of {method.service} names no deployable.")
+            raise ContractError(f"The contract of {method.service} names no deployable.")
         upstream = self._upstream(method.deployable)
         return Method(upstream, shape, method, request_serializer, response_deserializer)
 
@@ -180,7 +181,7 @@ def _config(deployable: str) -> dict[str, Any]:
 
     gRPC's C core counts those of the config from a coarse clock, which can be more than a second off.
     """
-    config = methods.service_config(deployable)
+    config = service_config(deployable)
     config["loadBalancingConfig"].insert(0, {"outlier_detection_experimental": _OUTLIERS})
     for method in config["methodConfig"]:
         del method["timeout"]

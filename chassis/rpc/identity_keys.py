@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from chassis.contract import methods
+from chassis.contract.registry import method_at
 from chassis.rpc.channels import MeshChannel
 from chassis.trust.keys import FetchedKeys
 
@@ -17,7 +17,7 @@ def identity_keys(mesh: MeshChannel) -> FetchedKeys:
 
     async def fetch() -> Iterable[Mapping[str, Any]]:
         # By name, since the chassis knows no domain's generated code.
-        method = methods.method_at(_GET_KEYS)
+        method = method_at(_GET_KEYS)
         call = mesh.unary_unary(
             _GET_KEYS,
             request_serializer=method.request_class.SerializeToString,

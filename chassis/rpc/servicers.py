@@ -2,8 +2,8 @@
 
 from protomesh.options.v1 import options_pb2
 
-from chassis.contract import methods
-from chassis.contract.methods import ContractError, MethodContract
+from chassis.contract.methods import DEFAULT_MAX_REQUEST_BYTES, ContractError, MethodContract
+from chassis.contract.registry import methods_of
 from chassis.rpc import pipeline
 from chassis.rpc.pipeline import Handler
 
@@ -19,7 +19,7 @@ class Servicers:
 
         ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
         """
-        served = methods.methods_of(name, access)
+        served = methods_of(name, access)
         _check(name, served, servicer)
         self._servicers.append((served, servicer))
 
@@ -38,7 +38,7 @@ class Servicers:
     def receive_limit(self) -> int:
         """The largest request that any of the RPCs takes, in bytes."""
         limits = [method.max_request_bytes for served, _ in self._servicers for method in served.values()]
-        return max(limits, default=methods.DEFAULT_MAX_REQUEST_BYTES)
+        return max(limits, default=DEFAULT_MAX_REQUEST_BYTES)
 
 
 def _check(name: str, methods: dict[str, MethodContract], servicer: object) -> None:
