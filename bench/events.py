@@ -94,7 +94,7 @@ async def _through(postgres_url: str, nats_url: str) -> float:
                     work.publish(event)
 
         consumer = Consumer(database, broker, name="bench", handlers={OrderPlaced: handle})
-        async with _running(Relay(database, broker, "bench").run, consumer.run):
+        async with _running(Relay(database, broker, "ordering").run, consumer.run):
             began = time.perf_counter()
             await asyncio.gather(*(write() for _ in range(WRITERS)))
             await done.wait()

@@ -28,7 +28,7 @@ class Policy:
 
     attempts: int = 10
     backoff: tuple[float, ...] = (1, 5, 30, 120, 600)
-    concurrency: int = 4
+    concurrency: int = 2
     batch: int = 50
     acknowledge_within: float = 30
     handle_within: float = 60
