@@ -109,6 +109,18 @@ async def test_a_grpc_client_is_told_in_the_same_words(tmp_path: Path, edge_cert
     assert (refused.reason, refused.retry_after) == ("OVERLOADED", 1)
 
 
+async def test_a_service_s_own_refusal_tells_http_when_to_come_back(stand: EdgeStand) -> None:
+    async def refuse(request: Any, context: Context) -> None:
+        status = errors.overloaded().status().SerializeToString()
+        trailers = ((errors.STATUS_DETAILS, status), ("retry-after", "1"))
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", trailers)
+
+    stand.upstream.answers[GET] = refuse
+    refused = await ask(stand, GET)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["details"][0]["reason"] == "OVERLOADED"
+
+
 @pytest.mark.parametrize(("busy", "free"), [(GET, PLACE), (PLACE, GET)])
 async def test_short_calls_and_long_ones_leave_each_other_their_room(
     tmp_path: Path, edge_certificates: Path, busy: str, free: str
