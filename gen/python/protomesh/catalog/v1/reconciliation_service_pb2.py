@@ -23,12 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from protomesh.catalog.v1 import inventory_service_pb2 as protomesh_dot_catalog_dot_v1_dot_inventory__service__pb2
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
+from protomesh.options.v1 import rules_pb2 as protomesh_dot_options_dot_v1_dot_rules__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1protomesh/catalog/v1/reconciliation_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,protomesh/catalog/v1/inventory_service.proto\x1a\"protomesh/options/v1/options.proto\"Y\n\x17ScanReservationsRequest\x12#\n\x0e\x61\x66ter_order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x05limit\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\"[\n\x18ScanReservationsResponse\x12?\n\x0creservations\x18\x01 \x03(\x0b\x32).protomesh.catalog.v1.RecordedReservation\"\x97\x01\n\x13RecordedReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLine\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x10ScanStockRequest\x12%\n\x10\x61\x66ter_product_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x05limit\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\"n\n\x11ScanStockResponse\x12@\n\x0e\x63ontradictions\x18\x01 \x03(\x0b\x32(.protomesh.catalog.v1.StockContradiction\x12\x17\n\x0flast_product_id\x18\x02 \x01(\t\"\\\n\x12StockContradiction\x12*\n\x05stock\x18\x01 \x01(\x0b\x32\x1b.protomesh.catalog.v1.Stock\x12\x0c\n\x04held\x18\x02 \x01(\x03\x12\x0c\n\x04sold\x18\x03 \x01(\x03\x32\xaa\x02\n\x15ReconciliationService\x12\x8a\x01\n\x10ScanReservations\x12-.protomesh.catalog.v1.ScanReservationsRequest\x1a..protomesh.catalog.v1.ScanReservationsResponse\"\x17\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x88\xc2\x18\x01\x12u\n\tScanStock\x12&.protomesh.catalog.v1.ScanStockRequest\x1a\'.protomesh.catalog.v1.ScanStockResponse\"\x17\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x88\xc2\x18\x01\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1protomesh/catalog/v1/reconciliation_service.proto\x12\x14protomesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a,protomesh/catalog/v1/inventory_service.proto\x1a\"protomesh/options/v1/options.proto\x1a protomesh/options/v1/rules.proto\"f\n\x17ScanReservationsRequest\x12%\n\x0e\x61\x66ter_order_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01\x12$\n\x05limit\x18\x02 \x01(\x05\x42\x15\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x9a\xce\x18\x03\x35\x30\x30\"[\n\x18ScanReservationsResponse\x12?\n\x0creservations\x18\x01 \x03(\x0b\x32).protomesh.catalog.v1.RecordedReservation\"\x97\x01\n\x13RecordedReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12.\n\x05lines\x18\x03 \x03(\x0b\x32\x1f.protomesh.catalog.v1.StockLine\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x10ScanStockRequest\x12\'\n\x10\x61\x66ter_product_id\x18\x01 \x01(\tB\r\xe2\x41\x01\x01\xbaH\x06r\x04\xd0\xd4\x18\x01\x12$\n\x05limit\x18\x02 \x01(\x05\x42\x15\xe2\x41\x01\x02\xbaH\x07\x1a\x05\x18\xe8\x07(\x01\x9a\xce\x18\x03\x35\x30\x30\"n\n\x11ScanStockResponse\x12@\n\x0e\x63ontradictions\x18\x01 \x03(\x0b\x32(.protomesh.catalog.v1.StockContradiction\x12\x17\n\x0flast_product_id\x18\x02 \x01(\t\"\\\n\x12StockContradiction\x12*\n\x05stock\x18\x01 \x01(\x0b\x32\x1b.protomesh.catalog.v1.Stock\x12\x0c\n\x04held\x18\x02 \x01(\x03\x12\x0c\n\x04sold\x18\x03 \x01(\x03\x32\xaa\x02\n\x15ReconciliationService\x12\x8a\x01\n\x10ScanReservations\x12-.protomesh.catalog.v1.ScanReservationsRequest\x1a..protomesh.catalog.v1.ScanReservationsResponse\"\x17\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x88\xc2\x18\x01\x12u\n\tScanStock\x12&.protomesh.catalog.v1.ScanStockRequest\x1a\'.protomesh.catalog.v1.ScanStockResponse\"\x17\x90\x02\x01\xca\xc1\x18\x0c\"\n\n\x08ordering\x88\xc2\x18\x01\x1a\r\xaa\xbb\x18\t\n\x07\x63\x61talogb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +38,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protomesh.catalog.v1.reconc
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['after_order_id']._loaded_options = None
-  _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['after_order_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['after_order_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\007\032\005\030\350\007(\001'
+  _globals['_SCANRESERVATIONSREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\002\272H\007\032\005\030\350\007(\001\232\316\030\003500'
   _globals['_SCANSTOCKREQUEST'].fields_by_name['after_product_id']._loaded_options = None
-  _globals['_SCANSTOCKREQUEST'].fields_by_name['after_product_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_SCANSTOCKREQUEST'].fields_by_name['after_product_id']._serialized_options = b'\342A\001\001\272H\006r\004\320\324\030\001'
   _globals['_SCANSTOCKREQUEST'].fields_by_name['limit']._loaded_options = None
-  _globals['_SCANSTOCKREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\007\032\005\030\350\007(\001'
+  _globals['_SCANSTOCKREQUEST'].fields_by_name['limit']._serialized_options = b'\342A\001\002\272H\007\032\005\030\350\007(\001\232\316\030\003500'
   _globals['_RECONCILIATIONSERVICE']._loaded_options = None
   _globals['_RECONCILIATIONSERVICE']._serialized_options = b'\252\273\030\t\n\007catalog'
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ScanReservations']._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ScanReservations']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010ordering\210\302\030\001'
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ScanStock']._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ScanStock']._serialized_options = b'\220\002\001\312\301\030\014\"\n\n\010ordering\210\302\030\001'
-  _globals['_SCANRESERVATIONSREQUEST']._serialized_start=219
-  _globals['_SCANRESERVATIONSREQUEST']._serialized_end=308
-  _globals['_SCANRESERVATIONSRESPONSE']._serialized_start=310
-  _globals['_SCANRESERVATIONSRESPONSE']._serialized_end=401
-  _globals['_RECORDEDRESERVATION']._serialized_start=404
-  _globals['_RECORDEDRESERVATION']._serialized_end=555
-  _globals['_SCANSTOCKREQUEST']._serialized_start=557
-  _globals['_SCANSTOCKREQUEST']._serialized_end=641
-  _globals['_SCANSTOCKRESPONSE']._serialized_start=643
-  _globals['_SCANSTOCKRESPONSE']._serialized_end=753
-  _globals['_STOCKCONTRADICTION']._serialized_start=755
-  _globals['_STOCKCONTRADICTION']._serialized_end=847
-  _globals['_RECONCILIATIONSERVICE']._serialized_start=850
-  _globals['_RECONCILIATIONSERVICE']._serialized_end=1148
+  _globals['_SCANRESERVATIONSREQUEST']._serialized_start=286
+  _globals['_SCANRESERVATIONSREQUEST']._serialized_end=388
+  _globals['_SCANRESERVATIONSRESPONSE']._serialized_start=390
+  _globals['_SCANRESERVATIONSRESPONSE']._serialized_end=481
+  _globals['_RECORDEDRESERVATION']._serialized_start=484
+  _globals['_RECORDEDRESERVATION']._serialized_end=635
+  _globals['_SCANSTOCKREQUEST']._serialized_start=637
+  _globals['_SCANSTOCKREQUEST']._serialized_end=734
+  _globals['_SCANSTOCKRESPONSE']._serialized_start=736
+  _globals['_SCANSTOCKRESPONSE']._serialized_end=846
+  _globals['_STOCKCONTRADICTION']._serialized_start=848
+  _globals['_STOCKCONTRADICTION']._serialized_end=940
+  _globals['_RECONCILIATIONSERVICE']._serialized_start=943
+  _globals['_RECONCILIATIONSERVICE']._serialized_end=1241
 # @@protoc_insertion_point(module_scope)
