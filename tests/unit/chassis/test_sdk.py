@@ -164,7 +164,11 @@ def test_the_sampler_of_the_environment_decides(
 class NoWork(Sampler):
     """Wants all spans but those of one name."""
 
+    def __init__(self) -> None:
+        self.parents: list[SpanContext] = []
+
     def should_sample(self, parent_context: Any, trace_id: int, name: str, *_: Any, **__: Any) -> Any:
+        self.parents.append(trace.get_current_span(parent_context).get_span_context())
         return SamplingResult(Decision.DROP if name == "work" else Decision.RECORD_AND_SAMPLE)
 
     def get_description(self) -> str:
@@ -172,9 +176,12 @@ class NoWork(Sampler):
 
 
 def test_a_sampler_that_follows_no_parent_is_asked_about_each_span() -> None:
-    recorder = Recorder(OtlpExport(Spans().take), sampler=NoWork())
+    sampler = NoWork()
+    recorder = Recorder(OtlpExport(Spans().take), sampler=sampler)
     outer = recorder.start(Template("outer", SpanKind.SERVER), UNSAMPLED)
     assert outer.is_recording()
+    (parent,) = sampler.parents
+    assert (f"{parent.span_id:016x}", parent.is_remote) == (UNSAMPLED[36:52], True)
     assert not recorder.start_child(WORK, outer).is_recording()
     assert recorder.start_child(Template("inner", SpanKind.CLIENT), outer).is_recording()
 

@@ -155,7 +155,7 @@ def test_a_batch_is_never_larger_than_a_receiver_takes() -> None:
     recorder = Recorder(OtlpExport(take))
     expected = [f"work {number}" for number in range(1200)]
     for name in expected:
-        span = recorder.start(Template(name, SpanKind.SERVER, {"statement": "x" * 2000}))
+        span = recorder.start(Template(name, SpanKind.SERVER, {"statement": "x" * 6000}))
         span.end()
     recorder.shutdown()
     assert sorted(names) == sorted(expected)
