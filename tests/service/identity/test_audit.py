@@ -21,6 +21,7 @@ from chassis import contract
 from chassis.data import Database, UnitOfWork, audit_records
 from chassis.rpc import Call, Caller
 from chassis.rpc.stages import Audit
+from services.identity import convert, repository
 from tests.service.identity.accounts import PASSWORD
 from tests.service.identity.stand import ADMIN_EMAIL, Identity, came_from
 
@@ -116,6 +117,22 @@ async def test_change_and_record_are_one_transaction(
     assert await refusal(identity.users.UpdateUser(update, metadata=session)) is grpc.StatusCode.INTERNAL
     [record] = await records(migrated_url, principal=f"user:{user.id}")
     assert record.outcome == "INTERNAL"
+
+
+async def test_a_refusal_after_the_change_is_what_stands_on_record(
+    identity: Identity, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await identity.register()
+    session = await identity.sign_in(user.email)
+
+    def refuse(_: object) -> None:
+        raise repository.user_not_found()
+
+    monkeypatch.setattr(convert, "user_message", refuse)
+    update = UpdateUserRequest(id=user.id, first_name="Ada")
+    assert await refusal(identity.users.UpdateUser(update, metadata=session)) is grpc.StatusCode.NOT_FOUND
+    [record] = await records(migrated_url, principal=f"user:{user.id}")
+    assert (record.outcome, record.reason) == ("NOT_FOUND", "USER_NOT_FOUND")
 
 
 async def test_a_refusal_after_a_commit_corrects_the_record(database: Database, migrated_url: str) -> None:

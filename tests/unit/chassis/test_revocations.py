@@ -168,6 +168,24 @@ def test_revocations_are_forgotten_when_no_token_can_be_left() -> None:
     assert revocations.covers("u2", "s2", 0)
 
 
+def test_a_revocation_that_is_heard_again_holds_up_the_forgetting_of_none() -> None:
+    revocations, now = Revocations(), time.time()
+    revocations.revoke("u1", ["s1"], now - 890)
+    revocations.revoke("u2", ["s2"], now - 2000)
+    revocations.revoke("u1", ["s1"], now)
+    revocations.revoke("u3", ["s3"], now)
+    assert revocations.covers("u1", "s1", 0)
+    assert not revocations.covers("u2", "s2", 0)
+
+
+def test_an_earlier_revocation_that_is_heard_late_takes_nothing_back() -> None:
+    revocations, now = Revocations(), time.time()
+    revocations.revoke("u1", [], now)
+    revocations.revoke("u1", [], now - 60)
+    assert revocations.covers("u1", "s1", now - 30)
+    assert not revocations.covers("u1", "s1", now + 1)
+
+
 def test_a_revocation_costs_the_same_however_many_there_are() -> None:
     def cost(count: int) -> float:
         revocations, now, began = Revocations(), time.time(), time.process_time()

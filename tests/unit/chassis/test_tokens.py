@@ -88,6 +88,7 @@ async def test_keys_are_fetched_again_without_anybody_asking(monkeypatch: pytest
 
 async def test_known_keys_stay_good_while_identity_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(keys, "UNKNOWN_KEY_SECONDS", 0.0)
     identity = Published()
     async with fetching(identity) as fetched:
         assert await fetched.key("one")
@@ -105,6 +106,17 @@ async def test_a_failure_is_remembered_and_asks_identity_no_more_than_a_success(
             with pytest.raises(Unavailable):
                 await fetched.key("one")
     assert identity.asked == 1
+
+
+async def test_a_fetch_that_hangs_ends_by_itself_and_counts_as_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keys, "FETCH_SECONDS", 0.01)
+    identity = Published()
+    monkeypatch.setattr(identity, "fetch", asyncio.Event().wait)
+    async with fetching(identity) as fetched, asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await fetched.key("one")
 
 
 async def test_keys_are_there_again_when_identity_is_though_nobody_asked(
