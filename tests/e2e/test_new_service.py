@@ -1,21 +1,15 @@
 """A service is made from nothing in a copy of the repository: green at once, and thrown away."""
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.repository_copy import Copy, copied
+
 BEGINNINGS = Path(__file__).parent / "beginnings"
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", ".mesh", ".pytest_cache", ".ruff_cache", "node_modules", "__pycache__", "results"
-)
-SECONDS = 240
 # What looks at every service, and the new one's own.
 CONCERNED = (
     "tests/service/notes",
@@ -27,44 +21,10 @@ CONCERNED = (
 )
 
 
-class Copy:
-    """A copy of the repository, in which commands are run."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
-        path = os.pathsep.join(map(str, (root, root / "gen/python", root / "client")))
-        self.environment = {**kept, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-
-    def new(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-m", "meshctl", "new", *arguments)
-
-    def files(self) -> dict[str, float]:
-        """When each file was last written."""
-        return {
-            str(path.relative_to(self.root)): path.stat().st_mtime
-            for path in self.root.rglob("*")
-            if path.is_file() and not path.is_relative_to(self.root / ".mesh")
-        }
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
-    folder = tmp_path_factory.mktemp("copy") / "protomesh"
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT, symlinks=True)
-    yield Copy(folder)
-    shutil.rmtree(folder)
+    with copied(tmp_path_factory.mktemp("copy")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +122,7 @@ def test_what_is_made_is_green_at_once_and_serves_beside_the_others(notes: Copy)
     subscribe(notes.root)
     checked = notes.run("-m", "meshctl.build.lint")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    install_the_sdk(notes)
+    notes.install_the_sdk()
     shutil.copy(BEGINNINGS / "together.py", notes.root / "tests/service/notes/test_together.py")
     tested = notes.run("-m", "pytest", "-q", "-x", *CONCERNED)
     assert tested.returncode == 0, tested.stdout + tested.stderr
@@ -183,11 +143,3 @@ def subscribe(root: Path) -> None:
     ):
         text = text.replace(before, line + before, 1)
     main.write_text(text)
-
-
-def install_the_sdk(copy: Copy) -> None:
-    built = copy.run("-m", "pip", "wheel", "-q", "--no-deps", "-w", "wheels", "sdk/python")
-    assert built.returncode == 0, built.stderr
-    [wheel] = (copy.root / "wheels").glob("*.whl")
-    installed = copy.run("-m", "pip", "install", "-q", "--no-deps", "--target", "client", str(wheel))
-    assert installed.returncode == 0, installed.stderr
