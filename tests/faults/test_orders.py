@@ -132,6 +132,6 @@ async def test_what_a_killed_process_reserved_for_no_order_comes_back_though_nob
     await asyncio.gather(*placing)
 
     await agree(mesh, SETTLED_SECONDS)
+    await mesh.healthy()
     orders = (await mesh.http.get("/v1/orders?limit=1", headers=buyer.headers)).json()["meta"]["total"]
     assert await shop.stock(product) == (60 - orders, orders)
-    await mesh.healthy()
