@@ -9,9 +9,9 @@ from chassis.core.errors import overloaded
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
 
-# A call that took more than this part of its contract's time, or that many seconds, was late: there is still time for
-# its caller, but the queue behind it grows.
-_IN_TIME, _LONGEST_IN_TIME_SECONDS = 0.25, 2.0
+# A call that took more than this part of its contract's time was late: there is still time for its caller, but the
+# queue behind it grows.
+_IN_TIME = 0.25
 # What a late call leaves of the limit at the most, and how much a call in time adds to it, divided by it.
 _DECREASE = 0.9
 _INCREASE = 4.0
@@ -73,7 +73,7 @@ class _Calls:
 
     def __init__(self, budget: _Budget, timeout: float) -> None:
         self._budget = budget
-        self._in_time = min(timeout * _IN_TIME, _LONGEST_IN_TIME_SECONDS)
+        self._in_time = timeout * _IN_TIME
         self._limit = float(budget.limit)
         self._running = 0
         self._shrunk_at = 0.0
