@@ -95,7 +95,7 @@ class UnitOfWork:
 
     async def _commit(self) -> None:
         # First the rows, so that their locks put events about one aggregate in the order of its changes.
-        await self.session.flush()
+        await self.flush()
         await outbox.write(self, self._events)
         if self._claim is not None:
             await self._claim.fence(self, self._answer)
@@ -124,6 +124,11 @@ class UnitOfWork:
         await self.session.delete(entity)
         await self.session.flush()
 
+    async def flush(self) -> None:
+        """Writes what was changed through the session; costs nothing when nothing was."""
+        if self.session.new or self.session.dirty or self.session.deleted:
+            await self.session.flush()
+
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement in the transaction."""
         return await self.session.execute(statement, parameters)
@@ -143,8 +148,7 @@ class UnitOfWork:
 
     async def _run(self, statement: Prepared, parameters: Mapping[str, Any]) -> Outcome:
         # What was changed through the session comes first, as it does with `execute`.
-        if self.session.new or self.session.dirty or self.session.deleted:
-            await self.session.flush()
+        await self.flush()
         if self._connection is None:
             pooled = await (await self.session.connection()).get_raw_connection()
             self._connection = pooled.driver_connection

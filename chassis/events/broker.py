@@ -34,6 +34,7 @@ class Broker:
         # Of streams that are made over this connection.
         self.replicas = replicas
         self._client = Client()
+        self._jetstream = self._client.jetstream()
         self._connecting: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -70,8 +71,11 @@ class Broker:
         """JetStream, as soon as the first connection stands."""
         if self._connecting is None:
             raise RuntimeError("The broker was not connected.")
-        await asyncio.shield(self._connecting)
-        return self._client.jetstream()
+        if self._connecting.done():
+            self._connecting.result()
+        else:
+            await asyncio.shield(self._connecting)
+        return self._jetstream
 
     @property
     def client(self) -> Client:

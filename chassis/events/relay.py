@@ -30,6 +30,8 @@ STREAM_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0
 # Another relay holds the turn; it may have looked just before our events were committed.
 _TURN_SECONDS = 0.05
+# A commit seldom comes alone: what comes with it in this time shares its batch.
+_GATHER_SECONDS = 0.005
 # Less than the server's idle_in_transaction_session_timeout.
 _BATCH_SECONDS = 8.0
 _LONGEST_ERROR = 500
@@ -133,6 +135,7 @@ class Relay:
                 await asyncio.sleep(pause)
                 continue
             await _wait(self._database.events_written, POLL_SECONDS if self._had_turn else _TURN_SECONDS)
+            await asyncio.sleep(_GATHER_SECONDS)
 
     async def publish_batch(self) -> int:
         """Publishes events; returns how many were dealt with. 0: none is due, or another relay is at it.

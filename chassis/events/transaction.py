@@ -106,7 +106,7 @@ class Transactions:
             async with asyncio.timeout(within):
                 await self._handlers[delivery.type.name](event, delivery.envelope(), work)
                 # Here, so that a row that is refused is this event's failure.
-                await work.session.flush()
+                await work.flush()
         except Exception as error:
             if time.monotonic() - began > within + _CANCEL_SECONDS:
                 # Its statement could not even be cancelled: not the handler hangs, but the database.
