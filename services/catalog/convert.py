@@ -15,34 +15,30 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
     StockLine,
 )
 from protomesh.catalog.v1.product_pb2 import Product
-from protomesh.catalog.v1.product_service_pb2 import UpdateProductRequest
+from protomesh.catalog.v1.product_service_pb2 import CreateProductRequest, UpdateProductRequest
 from protomesh.type.v1.money_pb2 import Money
 
-from chassis.core import timestamp
+from chassis.contract.mapping import Mapper
+from services.catalog import model
 from services.catalog.model import ReservationStatus, normal_name, normal_sku
 from services.catalog.pricing import Lines, Wanted
 
-_PRODUCT_STATUS = dict(Product.Status.items())
 _RESERVATION_STATUS = dict(Reservation.Status.items())
+
+_product = Mapper(Product, model.Product, without=("available", "in_stock"))
+category_message = Mapper(Category, model.Category)
+stock_message = Mapper(Stock, model.Stock)
+_price_message = Mapper(
+    ProductPrice,
+    ("product_id", "sku", "name", "price_minor", "currency_code"),
+    unit_price=lambda row: Money(currency_code=row.currency_code, amount_minor=row.price_minor),
+)
+held_message = Mapper(HeldReservation, ("order_id", "reserved_at"))
 
 
 def product_message(product: Any, available: int) -> Product:
     """A product, from a row or an entity."""
-    return Product(
-        id=str(product.id),
-        sku=product.sku,
-        name=product.name,
-        description=product.description,
-        category_id=str(product.category_id) if product.category_id else "",
-        price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
-        status=_PRODUCT_STATUS[product.status],
-        available=available,
-        in_stock=available > 0,
-        image_urls=product.image_urls,
-        etag=str(product.version),
-        created_at=timestamp(product.created_at),
-        updated_at=timestamp(product.updated_at),
-    )
+    return _product(product, available=available, in_stock=available > 0)
 
 
 def listed_product(row: Any) -> Product:
@@ -55,47 +51,29 @@ def product_status(value: Product.Status.ValueType) -> str:
     return Product.Status.Name(value)
 
 
+def product_columns(request: CreateProductRequest) -> dict[str, Any]:
+    """The columns of a new product."""
+    said = {"status": model.ProductStatus.ACTIVE.value} | model.Product.values(
+        request, without=("initial_stock",)
+    )
+    return _as_kept(said)
+
+
 def product_changes(request: UpdateProductRequest) -> dict[str, Any]:
     """The columns that the request changes, and no others."""
-    changes: dict[str, Any] = {}
-    if request.HasField("name"):
-        changes["name"] = normal_name(request.name)
-    if request.HasField("description"):
-        changes["description"] = request.description
-    if request.HasField("sku"):
-        changes["sku"] = normal_sku(request.sku)
-    if request.HasField("category_id"):
-        changes["category_id"] = UUID(request.category_id) if request.category_id else None
-    if request.HasField("price"):
-        changes |= {"currency_code": request.price.currency_code, "price_minor": request.price.amount_minor}
-    if request.HasField("status"):
-        changes["status"] = product_status(request.status)
-    if request.image_urls:
-        changes["image_urls"] = list(request.image_urls)
-    return changes
+    return _as_kept(model.Product.sent(request))
 
 
-def category_message(category: Any) -> Category:
-    """A category, from a row or an entity."""
-    return Category(
-        id=str(category.id),
-        parent_id=str(category.parent_id) if category.parent_id else "",
-        slug=category.slug,
-        name=category.name,
-        position=category.position,
-        path=category.path,
-        depth=category.depth,
-        etag=str(category.version),
-        created_at=timestamp(category.created_at),
-        updated_at=timestamp(category.updated_at),
-    )
+def _as_kept(columns: dict[str, Any]) -> dict[str, Any]:
+    for column, kept in (("name", normal_name), ("sku", normal_sku)):
+        if column in columns:
+            columns[column] = kept(columns[column])
+    return columns
 
 
 def category_changes(request: UpdateCategoryRequest) -> dict[str, Any]:
     """The columns that the request changes, but for the parent, which the tree has a say in."""
-    return {
-        field: getattr(request, field) for field in ("slug", "name", "position") if request.HasField(field)
-    }
+    return model.Category.sent(request, without=("parent_id",))
 
 
 def category_tree(rows: Sequence[Any], root_id: UUID | None) -> CategoryTree:
@@ -137,29 +115,4 @@ def reservation_message(
         status=_RESERVATION_STATUS[status.value],
         lines=[StockLine(product_id=str(product), quantity=units) for product, units in lines.items()],
         prices=[_price_message(by_product[product]) for product in lines] if by_product else (),
-    )
-
-
-def held_message(row: Any) -> HeldReservation:
-    """A reservation that holds stock, and since when, from a row."""
-    return HeldReservation(order_id=str(row.order_id), reserved_at=timestamp(row.reserved_at))
-
-
-def stock_message(stock: Any) -> Stock:
-    """A product's stock, from a row."""
-    return Stock(
-        product_id=str(stock.product_id),
-        available=stock.available,
-        reserved=stock.reserved,
-        sold=stock.sold,
-        received=stock.received,
-    )
-
-
-def _price_message(product: Any) -> ProductPrice:
-    return ProductPrice(
-        product_id=str(product.product_id),
-        sku=product.sku,
-        name=product.name,
-        unit_price=Money(currency_code=product.currency_code, amount_minor=product.price_minor),
     )

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Text
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis.core import FailedPrecondition
-from chassis.data import Versioned, metadata
+from chassis.data import Model, Resource
 
 MAXIMUM_DEPTH = 8
-
-
-class Model(DeclarativeBase):
-    """A table of catalog; its constraints and indexes stand in the migrations."""
-
-    metadata = metadata()
-    type_annotation_map: ClassVar = {datetime: DateTime(timezone=True), str: Text(), int: BigInteger()}
 
 
 class ProductStatus(enum.StrEnum):
@@ -51,28 +42,22 @@ def normal_name(name: str) -> str:
     return name.strip()
 
 
-class Category(Versioned, Model):
+class Category(Resource):
     """A place in the tree. `path` holds the slugs from the top, so that a subtree is a prefix."""
 
     __tablename__ = "categories"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("categories.id"))
     slug: Mapped[str]
     name: Mapped[str]
     position: Mapped[int]
     path: Mapped[str]
     depth: Mapped[int]
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy wants it so)
 
     @classmethod
     def create(cls, id: UUID, parent: Category | None, slug: str, name: str, position: int) -> Category:
         """A new category below `parent`, or at the top. FailedPrecondition CATEGORY_TOO_DEEP."""
-        category = cls(id=id, slug=slug, name=name, position=position)
+        category = cls.new(id, slug=slug, name=name, position=position)
         category.hang(parent)
         category.created_at = category.updated_at
         return category
@@ -93,12 +78,11 @@ def check_depth(depth: int) -> None:
         raise FailedPrecondition("CATEGORY_TOO_DEEP", f"Categories are at most {MAXIMUM_DEPTH} levels deep.")
 
 
-class Product(Versioned, Model):
+class Product(Resource):
     """Something that is sold."""
 
     __tablename__ = "products"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True)
     sku: Mapped[str]
     name: Mapped[str]
     description: Mapped[str]
@@ -106,12 +90,7 @@ class Product(Versioned, Model):
     currency_code: Mapped[str]
     price_minor: Mapped[int]
     status: Mapped[str]
-    image_urls: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
-
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy wants it so)
+    image_urls: Mapped[list[str]]
 
 
 class Stock(Model):

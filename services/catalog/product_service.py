@@ -1,6 +1,5 @@
 """The servicer of ProductService."""
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +23,7 @@ from chassis.core import timestamp
 from chassis.data import Database, Page
 from chassis.rpc import Call
 from services.catalog import convert, product_import, repository, search, stock_repository
-from services.catalog.model import Product, ProductStatus, normal_name, normal_sku
+from services.catalog.model import Product, ProductStatus, normal_sku
 
 _LISTINGS = {
     ListProductsRequest.newest: repository.NEWEST,
@@ -60,7 +59,7 @@ class ProductService:
         return ListAllProductsResponse(data=map(convert.listed_product, page.rows), meta=page.meta)
 
     async def CreateProduct(self, request: CreateProductRequest, call: Call) -> product_pb2.Product:
-        product = _new_product(UUID(call.operation_id), request)
+        product = Product.new(call.operation_id, **convert.product_columns(request))
         async with self._database.unit_of_work() as work:
             await repository.save_product(work, product)
             await stock_repository.receive_first(
@@ -126,20 +125,3 @@ def _filters(request: ListProductsRequest | ListAllProductsRequest) -> dict[str,
         if request.HasField(bound):
             filters[bound] = getattr(request, bound)
     return filters
-
-
-def _new_product(id: UUID, request: CreateProductRequest) -> Product:
-    moment = datetime.now(UTC)
-    return Product(
-        id=id,
-        sku=normal_sku(request.sku),
-        name=normal_name(request.name),
-        description=request.description,
-        category_id=UUID(request.category_id) if request.category_id else None,
-        currency_code=request.price.currency_code,
-        price_minor=request.price.amount_minor,
-        status=convert.product_status(request.status) if request.status else ProductStatus.ACTIVE.value,
-        image_urls=list(request.image_urls),
-        created_at=moment,
-        updated_at=moment,
-    )

@@ -77,8 +77,3 @@ class Checkpoint:
         """The import is done: the next one of this file starts over."""
         self._database.close()
         self._path.unlink(missing_ok=True)
-
-
-def sku_key(sku: str) -> str:
-    """The spelling under which the catalog keeps a SKU."""
-    return " ".join(sku.split()).upper()

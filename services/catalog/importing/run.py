@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from protomesh.catalog.v1.product_service_pb2 import ProductRow, ProductRowResult
 
-from services.catalog.importing.checkpoint import Checkpoint, ImportProgress, sku_key
+from services.catalog.importing.checkpoint import Checkpoint, ImportProgress
 from services.catalog.importing.client import CatalogClient
 from services.catalog.importing.columns import ColumnMap, RowError, category_levels
 from services.catalog.importing.rejects import RejectFile
 from services.catalog.importing.source import Record, Source
+from services.catalog.model import normal_sku
 
 ROWS_PER_BATCH = 200
 # Under the request limit of 1 MiB, however long the descriptions are.
@@ -150,9 +151,9 @@ class ProductImport:
             row = self._columns.row(record.values)
         except RowError as error:
             return _Entry(record, reason="ROW_INVALID", message=str(error))
-        first = checkpoint.first_line(sku_key(row.sku), record.line)
+        first = checkpoint.first_line(normal_sku(row.sku), record.line)
         if row.sku and first != record.line:
-            message = f"line {first} has the SKU {sku_key(row.sku)} already"
+            message = f"line {first} has the SKU {normal_sku(row.sku)} already"
             return _Entry(record, reason="ROW_SKU_REPEATED", message=message)
         return _Entry(record, row)
 
