@@ -41,6 +41,20 @@ _INSERT = Prepared(
 )
 
 
+# Most units of work have one event, and this costs PostgreSQL and the driver a fraction of what arrays do.
+_INSERT_ONE = Prepared(
+    text("""
+    INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
+                        trace_context, previous)
+    VALUES (:id, :type, :stream, :subject, :aggregate_type, :aggregate_id, :aggregate_version, :payload,
+            CAST(:trace_context AS jsonb),
+            coalesce((SELECT earlier.previous || jsonb_build_object(earlier.type, earlier.id) FROM outbox earlier
+                      WHERE earlier.aggregate_type = :aggregate_type AND earlier.aggregate_id = :aggregate_id
+                      ORDER BY earlier.position DESC LIMIT 1), '{}'))
+    """)
+)
+
+
 class Work(Protocol):
     """What the outbox needs of a unit of work."""
 
@@ -91,6 +105,11 @@ def draft(event: Message, version: int = 0) -> Draft:
 async def write(work: Work, drafts: Sequence[Draft]) -> None:
     """Inserts events, in order, by one statement."""
     if not drafts:
+        return
+    if len(drafts) == 1:
+        [event] = drafts
+        values = {name: getattr(event, name) for name in Draft.__slots__}
+        await work.run(_INSERT_ONE, **values | {"trace_context": Jsonb(event.trace_context)})
         return
     columns: dict[str, list[Any]] = {
         name: [getattr(event, name) for event in drafts] for name in Draft.__slots__
