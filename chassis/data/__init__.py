@@ -10,7 +10,7 @@ from chassis.data import (
     retention,
     totals,
 )
-from chassis.data.database import Database, metadata
+from chassis.data.database import Database
 from chassis.data.listings import Listing, Page, window
 from chassis.data.migrations import upgrade
 from chassis.data.models import Model, Resource
@@ -20,7 +20,6 @@ from chassis.data.ranked_listings import RankedListing
 from chassis.data.refusals import Refusal, Refusals
 from chassis.data.scoped import CALLER, Scoped
 from chassis.data.unit_of_work import UnitOfWork
-from chassis.data.versions import Versioned
 
 __all__ = [
     "CALLER",
@@ -38,7 +37,6 @@ __all__ = [
     "Row",
     "Scoped",
     "UnitOfWork",
-    "Versioned",
     "audit_records",
     "bulkheads",
     "containing",
@@ -46,7 +44,6 @@ __all__ = [
     "database",
     "idempotency_keys",
     "listings",
-    "metadata",
     "migrations",
     "retention",
     "totals",

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from psycopg import AsyncConnection
-from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from chassis.core.settings import Settings
@@ -24,20 +23,6 @@ _SERVER_SETTINGS = (
     f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={LOCK_MILLISECONDS} "
     f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MILLISECONDS} -c timezone=UTC"
 )
-
-# Constraints get the same names in every database, so that migrations can speak of them.
-_NAMING = {
-    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-    "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    "ck": "%(table_name)s_%(constraint_name)s_check",
-    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
-    "pk": "%(table_name)s_pkey",
-}
-
-
-def metadata() -> MetaData:
-    """The catalogue of a service's tables: `class Model(DeclarativeBase): metadata = database.metadata()`."""
-    return MetaData(naming_convention=_NAMING)
 
 
 class Database:

@@ -6,13 +6,21 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import BigInteger, DateTime, Text, Uuid
+from sqlalchemy import BigInteger, DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from chassis.contract import mapping
 from chassis.core.identifiers import identifier
-from chassis.data.database import metadata
+
+# Constraints get the same names in every database, so that migrations can speak of them.
+_NAMING = {
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
 
 
 class Model(DeclarativeBase):
@@ -23,7 +31,7 @@ class Model(DeclarativeBase):
     says something must not lose it.
     """
 
-    metadata = metadata()
+    metadata = MetaData(naming_convention=_NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: DateTime(timezone=True),
         str: Text(),

@@ -1,16 +1,13 @@
 """The SQL of categories and products; that of stock stands in stock_repository.py."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import Uuid, bindparam, func, literal_column, select, text, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
-from chassis.core import AlreadyExists, FailedPrecondition, MeshError, NotFound
-from chassis.data import Listing, Query, RankedListing, Row, UnitOfWork
+from chassis.core import AlreadyExists, FailedPrecondition, NotFound
+from chassis.data import Listing, Query, RankedListing, Refusal, Refusals, Row, UnitOfWork
 from services.catalog import search
 from services.catalog.model import Category, Product, Stock, check_depth
 
@@ -63,6 +60,25 @@ CATEGORIES = Listing(
     order_by=(Category.path,),
 )
 
+# What a broken constraint means depends on what was being done.
+WRITING = Refusals(
+    {
+        "categories_path_key": Refusal(
+            AlreadyExists, "SLUG_TAKEN", "A category beside it has this slug.", metadata=("slug",)
+        ),
+        "products_sku_key": Refusal(AlreadyExists, "SKU_TAKEN", "A product has this SKU.", metadata=("sku",)),
+        "products_category_id_fkey": Refusal(NotFound, "CATEGORY_NOT_FOUND", "No such category."),
+    }
+)
+DELETING = Refusals(
+    {
+        "categories_parent_id_fkey": Refusal(
+            FailedPrecondition, "CATEGORY_HAS_CHILDREN", "There are categories below it."
+        ),
+        "products_category_id_fkey": Refusal(FailedPrecondition, "CATEGORY_IN_USE", "Products hang in it."),
+    }
+)
+
 
 async def lock_category_tree(work: UnitOfWork) -> None:
     """Makes changes of the tree wait for each other: two moves that are harmless alone can close a cycle together."""
@@ -110,23 +126,14 @@ async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_de
 
 async def save_category(work: UnitOfWork, entity: Category) -> None:
     """Writes a category. AlreadyExists SLUG_TAKEN."""
-    work.add(entity)
-    taken = AlreadyExists("SLUG_TAKEN", "A category beside it has this slug.", metadata={"slug": entity.slug})
-    async with _refusing({"categories_path_key": taken}):
-        await work.session.flush()
+    with WRITING.told(slug=entity.slug):
+        await work.save(entity)
 
 
 async def delete_category(work: UnitOfWork, entity: Category) -> None:
     """Deletes a category. FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
-    refusals = {
-        "categories_parent_id_fkey": FailedPrecondition(
-            "CATEGORY_HAS_CHILDREN", "There are categories below it."
-        ),
-        "products_category_id_fkey": FailedPrecondition("CATEGORY_IN_USE", "Products hang in it."),
-    }
-    async with _refusing(refusals):
-        await work.session.delete(entity)
-        await work.session.flush()
+    with DELETING.told():
+        await work.delete(entity)
 
 
 async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:
@@ -145,15 +152,8 @@ async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:
 
 async def save_product(work: UnitOfWork, entity: Product) -> None:
     """Writes a product. AlreadyExists SKU_TAKEN; NotFound CATEGORY_NOT_FOUND."""
-    work.add(entity)
-    refusals = {
-        "products_sku_key": AlreadyExists(
-            "SKU_TAKEN", "A product has this SKU.", metadata={"sku": entity.sku}
-        ),
-        "products_category_id_fkey": category_not_found(),
-    }
-    async with _refusing(refusals):
-        await work.session.flush()
+    with WRITING.told(sku=entity.sku):
+        await work.save(entity)
 
 
 async def category_ids(work: UnitOfWork, paths: Sequence[str]) -> dict[str, UUID]:
@@ -174,15 +174,3 @@ def product_not_found() -> NotFound:
 def category_not_found() -> NotFound:
     """There is no such category."""
     return NotFound("CATEGORY_NOT_FOUND", "No such category.")
-
-
-@asynccontextmanager
-async def _refusing(refusals: Mapping[str, MeshError]) -> AsyncIterator[None]:
-    """Says what a broken constraint, by its name, means to the caller."""
-    try:
-        yield
-    except IntegrityError as error:
-        broken: Any = error.orig
-        if refusal := refusals.get(broken.diag.constraint_name):
-            raise refusal from None
-        raise

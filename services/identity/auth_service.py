@@ -42,7 +42,7 @@ class AuthService:
     async def RegisterUser(self, request: RegisterUserRequest, call: Call) -> RegisteredUser:
         password_hash = await self._passwords.registration.hash(request.password, address=call.address)
         user = User.register(UUID(call.operation_id), request.username, request.email, password_hash)
-        with repository.unique_names():
+        with repository.UNIQUE_NAMES.told():
             async with self._database.unit_of_work() as work:
                 await user_events.save(work, user, user_events.registered)
         return convert.registered_user(user)

@@ -10,8 +10,8 @@ from protomesh.identity.v1.user_pb2 import Account, CurrentUser, PublicProfile, 
 from protomesh.identity.v1.user_pb2 import User as UserMessage
 
 from chassis import contract
+from chassis.contract.mapping import Mapper
 from chassis.core import timestamp
-from chassis.data import Row
 from services.identity.model import User, now
 from services.identity.signing_keys import Key
 
@@ -19,59 +19,18 @@ from services.identity.signing_keys import Key
 SESSIONS_IN_AN_EVENT = 500
 
 
-def registered_user(user: User) -> RegisteredUser:
-    """What registration answers."""
-    return RegisteredUser(id=str(user.id), username=user.username, email=user.email)
-
-
-def user_message(user: User | Row) -> UserMessage:
-    """A user as the user sees it."""
-    return UserMessage(**_profile(user))
-
-
-def _profile(user: User | Row) -> dict[str, str]:
-    return {
-        "id": str(user.id),
-        "username": user.username,
-        "email": user.email,
-        "first_name": user.first_name,
-        "last_name": user.last_name,
-        "etag": str(user.version),
-    }
-
-
-def account_message(user: User | Row) -> Account:
-    """A user as an administrator sees it."""
-    return Account(
-        **_profile(user),
-        role=Account.Role.Value(user.role),
-        disabled=user.disabled_at is not None,
-        created_at=timestamp(user.created_at),
-        updated_at=timestamp(user.updated_at),
-    )
-
-
-def current_user(user: Row) -> CurrentUser:
-    """A user as the user sees it, with what it may do."""
-    return CurrentUser(
-        **_profile(user),
-        role=Account.Role.Value(user.role),
-        permissions=sorted(contract.permissions_of(user.role)),
-        created_at=timestamp(user.created_at),
-        updated_at=timestamp(user.updated_at),
-    )
-
-
-def user_reference(row: Row) -> UserReference:
-    """A user as other services see it."""
-    return UserReference(id=str(row.id), username=row.username, disabled=row.disabled_at is not None)
-
-
-def public_profile(row: Row) -> PublicProfile:
-    """A user as people see each other who share something."""
-    return PublicProfile(
-        id=str(row.id), username=row.username, first_name=row.first_name, last_name=row.last_name
-    )
+# What registration answers.
+registered_user = Mapper(RegisteredUser, User)
+# A user as the user sees it.
+user_message = Mapper(UserMessage, User)
+# A user as an administrator sees it.
+account_message = Mapper(Account, User, disabled=lambda user: user.disabled_at is not None)
+# A user as the user sees it, with what it may do.
+current_user = Mapper(CurrentUser, User, permissions=lambda user: sorted(contract.permissions_of(user.role)))
+# A user as other services see it.
+user_reference = Mapper(UserReference, User, disabled=lambda user: user.disabled_at is not None)
+# A user as people see each other who share something.
+public_profile = Mapper(PublicProfile, User)
 
 
 def role_message(name: str) -> Role:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import ClassVar
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text, text
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from chassis.core import uuid7
-from chassis.data import Versioned, metadata
+from chassis.data import Model, Resource
 from services.identity.settings import REFRESH_TOKEN_LIFE, SESSION_LIFE
 
 ADMIN, STAFF, CUSTOMER, SERVICE = ROLES = ("admin", "staff", "customer", "service")
 # Only who may assign roles changes accounts of these, or staff could make themselves administrators.
 PROTECTED_ROLES = frozenset({ADMIN, STAFF})
-
-
-class Model(DeclarativeBase):
-    """A table of identity."""
-
-    metadata = metadata()
-    type_annotation_map: ClassVar = {datetime: TIMESTAMP(timezone=True), str: Text(), bytes: LargeBinary()}
 
 
 def now() -> datetime:
@@ -36,7 +28,7 @@ def normal_email(email: str) -> str:
     return email.strip().lower()
 
 
-class User(Versioned, Model):
+class User(Resource):
     """A person, or a machine, that can sign in."""
 
     __tablename__ = "users"
@@ -45,37 +37,27 @@ class User(Versioned, Model):
         Index("users_username_key", text("lower(username)"), unique=True),
     )
 
-    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     username: Mapped[str]
     email: Mapped[str] = mapped_column(unique=True)
     password_hash: Mapped[str]
     first_name: Mapped[str]
     last_name: Mapped[str]
     role: Mapped[str]
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
-    updated_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
-
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012 (SQLAlchemy declares the name)
 
     @classmethod
     def register(
         cls, id: uuid.UUID, username: str, email: str, password_hash: str, role: str = CUSTOMER
     ) -> User:
         """A new user. `email` may be in any spelling."""
-        moment = now()
-        return cls(
-            id=id,
+        return cls.new(
+            id,
             username=username,
             email=normal_email(email),
             password_hash=password_hash,
             first_name="",
             last_name="",
             role=role,
-            version=1,
-            created_at=moment,
-            updated_at=moment,
         )
 
     @property

@@ -1,17 +1,15 @@
 """The only SQL of identity."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Boolean, Uuid, any_, bindparam, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from chassis.core import AlreadyExists, NotFound
-from chassis.data import Listing, Prepared, Query, UnitOfWork
+from chassis.data import Listing, Prepared, Query, Refusal, Refusals, UnitOfWork
 from services.identity.model import ADMIN, RefreshToken, Session, SigningKey, User, now
 
 _Columns = Sequence[InstrumentedAttribute[Any]]
@@ -87,27 +85,18 @@ ACCOUNTS = Listing(
     order_by=(User.created_at.desc(), User.id.desc()),
 )
 
-_TAKEN = {
-    "users_email_key": ("EMAIL_TAKEN", "Another account has this email address."),
-    "users_username_key": ("USERNAME_TAKEN", "Another account has this username."),
-}
+# The database decides whose name it is.
+UNIQUE_NAMES = Refusals(
+    {
+        "users_email_key": Refusal(AlreadyExists, "EMAIL_TAKEN", "Another account has this email address."),
+        "users_username_key": Refusal(AlreadyExists, "USERNAME_TAKEN", "Another account has this username."),
+    }
+)
 
 
 def user_not_found() -> NotFound:
     """The one answer for a user that does not exist, and for one that the caller may not see."""
     return NotFound("USER_NOT_FOUND", "No such user.")
-
-
-@contextmanager
-def unique_names() -> Iterator[None]:
-    """Around a unit of work that writes users: the database decides who was first. Raises AlreadyExists."""
-    try:
-        yield
-    except IntegrityError as error:
-        constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        if constraint in _TAKEN:
-            raise AlreadyExists(*_TAKEN[constraint]) from None
-        raise
 
 
 async def lock_user(work: UnitOfWork, id: UUID) -> User:

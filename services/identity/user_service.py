@@ -54,7 +54,7 @@ class UserService:
             raise repository.user_not_found()
         changes = _changes(request)
         await self._confirm_email(changes.get("email"), request, call)
-        with repository.unique_names():
+        with repository.UNIQUE_NAMES.told():
             async with self._database.unit_of_work() as work:
                 user = await repository.lock_user(work, user_id)
                 administration.require_right_over(user, call.caller)

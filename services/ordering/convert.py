@@ -8,9 +8,12 @@ from protomesh.catalog.v1 import inventory_service_pb2
 from protomesh.ordering.v1 import order_pb2, order_service_pb2, ordering_events_pb2
 from protomesh.type.v1.money_pb2 import Money
 
+from chassis.contract.mapping import Mapper
 from chassis.core import timestamp
 from chassis.data import Row
 from services.ordering.model import Order, OrderItem
+
+_without_lines = Mapper(order_pb2.Order, Order, without=("lines", "history"))
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]
 
@@ -68,22 +71,6 @@ def placed_message(order: Order) -> order_pb2.Order:
     message = entity_message(order)
     message.history.append(_transition(order.version, order.status, order.reason, order.updated_at))
     return message
-
-
-def _without_lines(row: Row | Order) -> order_pb2.Order:
-    return order_pb2.Order(
-        id=str(row.id),
-        buyer_id=str(row.buyer_id),
-        status=order_pb2.Order.Status.Value(row.status),
-        total=Money(currency_code=row.currency_code, amount_minor=row.total_minor),
-        shipping_note=row.shipping_note,
-        reason=row.reason,
-        version=row.version,
-        etag=str(row.version),
-        created_at=timestamp(row.created_at),
-        updated_at=timestamp(row.updated_at),
-        expires_at=timestamp(row.expires_at) if row.expires_at else None,
-    )
 
 
 def _line(

@@ -3,21 +3,15 @@
 import enum
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from chassis.core import FailedPrecondition
-from chassis.data import metadata
+from chassis.data import Model
 
 LARGEST_AMOUNT = 2**63 - 1
-
-
-class Model(DeclarativeBase):
-    metadata = metadata()
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True)}
 
 
 class Status(enum.StrEnum):
@@ -47,7 +41,7 @@ class OrderItem(Model):
     sku: Mapped[str]
     name: Mapped[str]
     quantity: Mapped[int]
-    unit_price_minor: Mapped[int] = mapped_column(BigInteger)
+    unit_price_minor: Mapped[int]
 
 
 class OrderTransition(Model):
@@ -71,7 +65,7 @@ class Order(Model):
     buyer_id: Mapped[UUID]
     status: Mapped[str]
     currency_code: Mapped[str]
-    total_minor: Mapped[int] = mapped_column(BigInteger)
+    total_minor: Mapped[int]
     shipping_note: Mapped[str]
     reason: Mapped[str]
     version: Mapped[int] = mapped_column()

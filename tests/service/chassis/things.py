@@ -7,16 +7,12 @@ from typing import Any
 
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 from sqlalchemy import text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from chassis.core import uuid7
-from chassis.data import database
+from chassis.data import Model, database
 
 MIGRATIONS = pathlib.Path(__file__).parent / "migrations"
-
-
-class Model(DeclarativeBase):
-    metadata = database.metadata()
 
 
 class Thing(Model):
