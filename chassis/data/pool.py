@@ -72,6 +72,7 @@ class Pool:
             connection = await self._next(deadline)
             try:
                 if not _has_news(connection) or await _answers(connection):
+                    self._served += 1
                     return connection
             except BaseException:
                 self.give_back(connection)
@@ -91,7 +92,6 @@ class Pool:
             raise
         finally:
             self.waiting -= 1
-        self._served += 1
         self.lent += 1
         connection.lender, connection.lent_at = self, time.monotonic()
         return connection
@@ -147,9 +147,11 @@ class Connection(AsyncConnection[Any]):
             raise
 
     async def _stop(self, gen: PQGen[Any]) -> None:
+        until = time.monotonic() + _STOP_SECONDS
         try:
             await self._try_cancel(timeout=_STOP_SECONDS)
-            await waiting.wait_async(gen, self.pgconn.socket, timeout=_STOP_SECONDS)
+            left = max(0.001, until - time.monotonic())
+            await waiting.wait_async(gen, self.pgconn.socket, timeout=left)
         except errors.QueryCanceled:
             pass
         except BaseException as error:
