@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from meshctl.mesh import control
-from tests.mesh import Mesh, User, running_mesh
+from tests.mesh import GENEROUS, Mesh, User, running_mesh
 from tests.shop import Shop
 
 CLIENTS = 8
@@ -21,7 +21,10 @@ RESTARTED = ("catalog", "ordering")
 @pytest.fixture(scope="module")
 async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
     """A mesh with two workers of each service."""
-    async with running_mesh(tmp_path_factory.mktemp("pair"), "--workers", "2") as mesh:
+    # One buyer orders for as long as the restart takes, and pays for none.
+    environment = {**GENEROUS, "PROTOMESH_UNPAID_ORDERS_PER_BUYER": "1000000"}
+    folder = tmp_path_factory.mktemp("pair")
+    async with running_mesh(folder, "--workers", "2", environment=environment) as mesh:
         yield mesh
 
 

@@ -54,3 +54,10 @@ async def refusal(stand: Stand, text: str = "", address: str = "192.0.2.9") -> e
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await watching(stand, text, address)
     return errors.from_rpc(refused.value)
+
+
+async def test_a_call_that_is_over_holds_nothing(certificate_directory: Any) -> None:
+    async with running(certificate_directory, maximum_calls_per_caller=1) as stand:
+        call = method(stand.channel(), "Mine")
+        for _ in range(3):
+            assert (await call(Thing(text="again"), metadata=bearer(token()))).text == "again"
