@@ -1,4 +1,4 @@
-"""Policy, read from the descriptors: methods and their options, and the types of events."""
+"""Policy, read from the descriptors: methods and their options, and event types."""
 
 from chassis.contract.client_config import service_config
 from chassis.contract.descriptors import reachable

@@ -1,4 +1,4 @@
-"""How clients call: the gRPC service config that the contracts of a service amount to."""
+"""Client behavior: the gRPC service config, derived from the contracts of a service."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +8,12 @@ from chassis.contract.registry import platform
 
 
 def service_config(deployable: str) -> dict[str, Any]:
-    """The gRPC service config for clients of a deployable: balancing, timeouts, harmless retries."""
+    """The gRPC service config for clients of a deployable: load balancing, timeouts, safe retries."""
     return channel_config(method for method in platform() if method.deployable == deployable)
 
 
 def channel_config(methods: Iterable[MethodContract]) -> dict[str, Any]:
-    """The gRPC service config for these RPCs. It watches health: a draining server gets no new call."""
+    """The gRPC service config for these RPCs. It turns on health checks, so a draining server gets no new calls."""
     return {
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": ""},

@@ -1,4 +1,4 @@
-"""Walks over descriptors that more than one reader of the contracts needs."""
+"""Traversals of descriptors that several readers of the contracts share."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor
 
 @functools.cache
 def reachable(message: Descriptor) -> Sequence[Descriptor]:
-    """A message and every message that can stand inside it, each once, itself first."""
+    """A message and every message type that it can contain, each once, itself first."""
     found = {message.full_name: message}
     todo = [message]
     while todo:

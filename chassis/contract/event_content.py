@@ -1,4 +1,4 @@
-"""What of an event is published: its contract says which fields of a resource no event tells."""
+"""What is published of an event: the contract says which fields of a resource events leave out."""
 
 import functools
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ Event = TypeVar("Event", bound=Message)
 
 
 def published(event: Event) -> Event:
-    """The event without personal data, and without what changes apart from its resource, such as stock.
+    """The event without personal data and without fields that change separately from their resource, such as stock.
 
-    The event itself is left as it is.
+    The event itself is not changed.
     """
     if not _tells_too_much(event.DESCRIPTOR):
         return event
@@ -25,7 +25,7 @@ def published(event: Event) -> Event:
 
 
 def untold(field: FieldDescriptor) -> bool:
-    """Whether no event tells a field."""
+    """Whether events leave a field out."""
     options = field.GetOptions().Extensions
     return bool(options[options_pb2.personal_data] or options[options_pb2.unversioned])
 
@@ -46,7 +46,7 @@ def _parts(message: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
 
 @functools.cache
 def _untold(message: Descriptor) -> tuple[tuple[str, ...], tuple[FieldDescriptor, ...]]:
-    """The fields that are left out, by name, and those in whose messages something is."""
+    """The names of the fields that are left out, and the fields whose messages contain such fields."""
     left_out = [field for field in message.fields if untold(field)]
     within = [
         field

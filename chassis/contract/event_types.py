@@ -1,4 +1,4 @@
-"""Event types, read from the contracts: which message is a fact, where it is published, what it is about."""
+"""Event types, read from the contracts: which messages are facts, where they are published, what they are about."""
 
 import functools
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from chassis.contract import registry
 DEAD_LETTERS = "DEAD_LETTERS"
 DEAD_SUBJECT = "dead"
 
-# Characters that mean something in a NATS subject.
+# Characters with a meaning in a NATS subject.
 _SUBJECT_SYNTAX = frozenset(".*> \t\r\n")
 
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One kind of fact: `subject` without the aggregate's token, `stream` that keeps it, the naming field."""
+    """One kind of fact: its subject without the aggregate's token, its stream, and the aggregate's id field."""
 
     name: str
     subject: str
@@ -39,10 +39,10 @@ class EventType:
         return ".".join(self.subject.split(".")[:2])
 
     def aggregate_id(self, event: Message) -> str:
-        """What the event is about. ValueError when it is empty or cannot be a token of a subject."""
+        """The id of the aggregate. Raises ValueError when it is empty or cannot be a token of a subject."""
         value = str(getattr(event, self.aggregate_id_field))
         if not value or _SUBJECT_SYNTAX.intersection(value):
-            raise ValueError(f"{self.name}.{self.aggregate_id_field} names no aggregate: {value!r}")
+            raise ValueError(f"{self.name}.{self.aggregate_id_field} does not name an aggregate: {value!r}")
         return value
 
     def subject_of(self, aggregate_id: str) -> str:
@@ -54,7 +54,7 @@ _known: dict[type[Message], EventType] = {}
 
 
 def event_type(message_class: type[Message]) -> EventType:
-    """The event type that a message is. TypeError when its contract has no `event` option."""
+    """The event type of a message class. Raises TypeError when its contract has no `event` option."""
     found = _known.get(message_class) or _of_descriptor(message_class.DESCRIPTOR)
     if found is None:
         raise TypeError(f"{message_class.DESCRIPTOR.full_name} has no (protomesh.options.v1.event) option.")

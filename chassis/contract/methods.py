@@ -1,4 +1,4 @@
-"""What a contract says about an RPC, read once from its descriptors; nobody else reads the options."""
+"""What a contract says about an RPC, read once from its descriptors; only this module reads the options."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class ContractError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call an RPC: its kind, and what the kind has: a permission, callers, the field that names the owner."""
+    """Who may call an RPC: the kind of rule, and its permission, callers, or the field that names the owner."""
 
     kind: AccessKind
     permission: str = ""
@@ -48,7 +48,7 @@ class Access:
 
     @classmethod
     def parse(cls, option: options_pb2.Access) -> "Access | None":
-        """The rule that is set; None when none is, or when a rule is set to nothing."""
+        """The rule that is set; None when no rule is set, or when the rule is empty."""
         match option.WhichOneof("rule"):
             case "public" if option.public:
                 return cls("public")
@@ -70,7 +70,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class HttpBinding:
-    """One REST binding. `body` is the field that the HTTP body fills: "*" is all of the request, "" none."""
+    """One REST binding. `body` is the field that the HTTP body fills: "*" for the whole request, "" for none."""
 
     verb: str
     path: str
@@ -80,7 +80,7 @@ class HttpBinding:
 
 @dataclass(frozen=True, slots=True)
 class MethodContract:
-    """All that the contract says of one RPC. Times are seconds, sizes bytes."""
+    """Everything that the contract says about one RPC. Times are in seconds, sizes in bytes."""
 
     full_name: str
     path: str
@@ -104,19 +104,19 @@ class MethodContract:
     client_streaming: bool
     server_streaming: bool
     descriptor: MethodDescriptor
-    # Whether others wrote the contract, so that it has none of our options.
+    # Whether the contract is a third party's, without our options.
     foreign: bool
 
     @property
     def cache(self) -> int | None:
-        """Seconds that a public answer may be kept; None when it may not."""
+        """Seconds that a public response may be cached; None when it may not be."""
         return self.cache_seconds
 
     @property
     def retryable(self) -> bool:
         """Whether a client may repeat the call when the server was unavailable.
 
-        What is idempotent without a key is so by its nature; a key that may be left out may have been.
+        An idempotent RPC without a key is idempotent by its nature; an optional key may have been left out.
         """
         if self.idempotency_level == "idempotent":
             return self.idempotency_key != "optional_header"
@@ -124,10 +124,7 @@ class MethodContract:
 
 
 def parse_method(method: MethodDescriptor, access: options_pb2.Access | None = None) -> MethodContract:
-    """The contract of one RPC. `access` stands in for the option in contracts that are not ours.
-
-    ContractError when both speak: what is written in a contract is not overruled in code.
-    """
+    """The contract of one RPC. `access` replaces the option, and is only for contracts that are not ours."""
     options = method.GetOptions()
     extension: Any = options.Extensions
     service = method.containing_service

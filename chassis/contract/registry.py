@@ -1,4 +1,4 @@
-"""All contracts of the platform: the generated ones, and those that were registered; RPCs and permissions by name."""
+"""All contracts of the platform, generated and registered, with lookup of RPCs and permissions by name."""
 
 import functools
 import importlib
@@ -16,7 +16,7 @@ _registered: list[FileDescriptor] = []
 
 
 def service_descriptor(full_name: str) -> ServiceDescriptor:
-    """The descriptor of a service; looks through all generated modules when none that is loaded holds it.
+    """The descriptor of a service; loads all generated modules when no loaded module has it.
 
     Raises ContractError when no contract has the service.
     """
@@ -59,13 +59,13 @@ def files() -> Sequence[FileDescriptor]:
 
 
 def register(file: FileDescriptor) -> None:
-    """Makes contracts known that are not among the generated ones, such as a benchmark's or a plug-in's."""
+    """Adds contracts that are not generated with the platform's, such as those of a benchmark or a plug-in."""
     _registered.append(file)
     _forget_what_was_derived()
 
 
 def unregister(file: FileDescriptor) -> None:
-    """Takes back what `register` made known."""
+    """Removes contracts that `register` added."""
     _registered.remove(file)
     _forget_what_was_derived()
 
@@ -85,7 +85,7 @@ def platform() -> Sequence[MethodContract]:
 
 @functools.cache
 def permissions() -> Mapping[str, frozenset[str]]:
-    """Every permission of the platform, with the built-in roles that grant it besides admin."""
+    """Every permission of the platform, with the built-in roles other than admin that grant it."""
     granted: dict[str, frozenset[str]] = {}
     for access in (method.access for method in platform()):
         if access is not None and access.permission:
@@ -95,5 +95,5 @@ def permissions() -> Mapping[str, frozenset[str]]:
 
 @functools.cache
 def permissions_of(role: str) -> frozenset[str]:
-    """What a built-in role may do, by the contracts. `admin` may do all; an unknown role may do nothing."""
+    """The permissions that the contracts grant a built-in role. `admin` has all; an unknown role has none."""
     return frozenset(name for name, roles in permissions().items() if role == ADMIN or role in roles)

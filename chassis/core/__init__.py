@@ -1,4 +1,4 @@
-"""What everything else stands on: errors, settings, tasks, identifiers and moments."""
+"""The base of every other room: errors, settings, tasks, identifiers and moments."""
 
 from chassis.core import errors
 from chassis.core.errors import (

@@ -2,17 +2,17 @@
 
 MeshError
 ├── InvalidArgument      the request breaks its contract or makes no sense
-├── NotFound             no such thing, or none that this caller may see
-├── AlreadyExists        a thing with this name is there already
-├── Unauthenticated      no token, or none that is good
-├── PermissionDenied     the caller is known and may not
-├── FailedPrecondition   the state of things forbids it; repeating changes nothing
-├── Aborted              somebody else was faster; read again and repeat
-├── ResourceExhausted    too much, or too often
-├── Unavailable          a part cannot be reached now; repeat later
-├── DeadlineExceeded     the time was up
-├── Unimplemented        there is no such RPC
-└── Internal             a fault of ours
+├── NotFound             the resource does not exist, or this caller may not see it
+├── AlreadyExists        a resource with this name already exists
+├── Unauthenticated      the token is missing or not valid
+├── PermissionDenied     the caller is known but not allowed
+├── FailedPrecondition   the current state forbids the call; repeating it does not help
+├── Aborted              a concurrent change won; read again and repeat
+├── ResourceExhausted    too large, or too often
+├── Unavailable          a dependency is not reachable now; repeat later
+├── DeadlineExceeded     the deadline passed
+├── Unimplemented        the RPC does not exist
+└── Internal             a fault on our side
 """
 
 import math
@@ -79,43 +79,43 @@ class InvalidArgument(MeshError):
 
 
 class NotFound(MeshError):
-    """There is no such thing, or none that this caller may see."""
+    """The resource does not exist, or this caller may not see it."""
 
     code = grpc.StatusCode.NOT_FOUND
 
 
 class AlreadyExists(MeshError):
-    """A thing with this name is there already."""
+    """A resource with this name already exists."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
 
 
 class Unauthenticated(MeshError):
-    """No token was sent, or none that is good."""
+    """The token is missing or not valid."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class PermissionDenied(MeshError):
-    """The caller is known and may not."""
+    """The caller is known but not allowed."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class FailedPrecondition(MeshError):
-    """The state of things forbids it; repeating the call changes nothing."""
+    """The current state forbids the call; repeating it does not help."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class Aborted(MeshError):
-    """Somebody else was faster; the caller may read again and repeat."""
+    """A concurrent change won; the caller may read again and repeat the call."""
 
     code = grpc.StatusCode.ABORTED
 
 
 class ResourceExhausted(MeshError):
-    """Too much, or too often. `violations` name the quotas."""
+    """The request is too large, or requests come too often. `violations` name the quotas."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -127,25 +127,25 @@ class ResourceExhausted(MeshError):
 
 
 class Unavailable(MeshError):
-    """A part that the call needs cannot be reached now."""
+    """A dependency of the call is not reachable now."""
 
     code = grpc.StatusCode.UNAVAILABLE
 
 
 class DeadlineExceeded(MeshError):
-    """The time was up before the answer was there."""
+    """The deadline passed before the response was ready."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unimplemented(MeshError):
-    """There is no such RPC."""
+    """The RPC does not exist."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
 
 
 class Internal(MeshError):
-    """A fault of ours."""
+    """A fault on our side."""
 
     code = grpc.StatusCode.INTERNAL
 
@@ -154,32 +154,34 @@ _CLASSES: Mapping[int, type[MeshError]] = {cls.code.value[0]: cls for cls in Mes
 
 
 def internal() -> Internal:
-    """The answer to a fault of ours: it says nothing about it."""
+    """The error for a fault on our side; it reveals nothing about the fault."""
     return Internal("INTERNAL", "Something went wrong on our side.")
 
 
 def deadline_exceeded() -> DeadlineExceeded:
-    """The answer when the time was up."""
-    return DeadlineExceeded("DEADLINE_EXCEEDED", "The deadline passed before the answer was there.")
+    """The error for a call whose deadline passed."""
+    return DeadlineExceeded("DEADLINE_EXCEEDED", "The deadline passed before the response was ready.")
 
 
 def unavailable() -> Unavailable:
-    """The answer when a part that the call needs cannot be reached."""
-    return Unavailable("DEPENDENCY_UNAVAILABLE", "A part that this call needs cannot be reached now.")
+    """The error for a call that needs a dependency that is not reachable."""
+    return Unavailable(
+        "DEPENDENCY_UNAVAILABLE", "A service that this call depends on is not reachable; try again."
+    )
 
 
 def overloaded() -> ResourceExhausted:
-    """The server has as many calls as it takes, or too many to come to this one in time."""
+    """The error for a call that the server has no capacity for, now or before the deadline."""
     return ResourceExhausted("OVERLOADED", "The server is busy; try again in a moment.", retry_after=1.0)
 
 
 def conflict() -> Aborted:
-    """The answer when a concurrent transaction got in the way."""
-    return Aborted("CONFLICT", "A concurrent change got in the way; try again.", retry_after=0.1)
+    """The error for a call that conflicted with a concurrent transaction."""
+    return Aborted("CONFLICT", "The call conflicted with a concurrent change; try again.", retry_after=0.1)
 
 
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    """The `google.rpc.Status` that a failed call carries; code and message alone when it carries none."""
+    """The `google.rpc.Status` that a failed call carries; only code and message when it carries none."""
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS and isinstance(value, bytes):
             return status_pb2.Status.FromString(value)
@@ -188,19 +190,19 @@ def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
 
 
 def reason_of(error: BaseException) -> str:
-    """The reason in an error's ErrorInfo, whether raised here or come through a stub; "" if there is none."""
+    """The reason in an error's ErrorInfo, whether raised here or received through a stub; "" if it has none."""
     if isinstance(error, MeshError):
         return error.reason
     return _error_info(status_of(error)).reason if isinstance(error, grpc.aio.AioRpcError) else ""
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> MeshError:
-    """A failed call through a stub as the MeshError that the server raised."""
+    """Converts the error of a call through a stub to the MeshError that the server raised."""
     return from_status(status_of(error))
 
 
 def from_status(status: status_pb2.Status) -> MeshError:
-    """A status as the MeshError that it was made of."""
+    """Converts a status to the MeshError that it was made from."""
     info = _error_info(status)
     return _CLASSES.get(status.code, Internal)(
         info.reason,

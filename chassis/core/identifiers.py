@@ -21,17 +21,17 @@ def uuid7() -> uuid.UUID:
 
 
 def identifier(value: uuid.UUID | str) -> uuid.UUID:
-    """An identifier as columns hold it, from its text in a message. ValueError when it is none."""
+    """An identifier as columns hold it, from its text in a message. Raises ValueError for text that is not a UUID."""
     return value if isinstance(value, uuid.UUID) else uuid.UUID(value)
 
 
 def created_at(value: uuid.UUID) -> float:
-    """When a version 7 UUID was made, in Unix seconds."""
+    """When a version 7 UUID was created, in Unix seconds."""
     return (value.int >> 80) / 1000
 
 
 def _next_tick() -> int:
-    """Milliseconds and a 12-bit fraction of one; never the same twice, also when the clock steps back."""
+    """Milliseconds and a 12-bit fraction; never the same value twice, even when the clock steps back."""
     global _last_tick  # noqa: PLW0603 (one clock for the process)
     with _lock:
         _last_tick = max((time.time_ns() << _COUNTER_BITS) // 1_000_000, _last_tick + 1)

@@ -1,4 +1,4 @@
-"""What an operator may set, by environment variables that begin with PROTOMESH_ (docs/reference/settings.md)."""
+"""Settings for operators: environment variables that begin with PROTOMESH_ (docs/reference/settings.md)."""
 
 import pathlib
 import secrets
@@ -25,25 +25,25 @@ class Settings(BaseSettings):
         "background work, `all` does both. The option `--role` of the entry point sets it too.",
     )
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
-    port: Port = Field(DEFAULT_PORT, description="Port that the gRPC server listens on; 0 takes a free one.")
+    port: Port = Field(DEFAULT_PORT, description="Port that the gRPC server listens on; 0 picks a free port.")
     metrics_port: Port = Field(
-        9100, description="Loopback port that serves Prometheus metrics at `/metrics`; 0 takes a free one."
+        9100, description="Loopback port that serves Prometheus metrics at `/metrics`; 0 picks a free port."
     )
     instance: str = Field(
         "", description="Name of this process in traces (`service.instance.id`); unset: host and port."
     )
     database_url: str = Field(
-        "", repr=False, description="PostgreSQL URL of the service's own database; unset: it has none."
+        "", repr=False, description="PostgreSQL URL of the service's own database; unset: no database."
     )
     database_pool_size: int = Field(
         16,
         ge=3,
         le=200,
-        description="Connections that the process has to its database at the most: a quarter for background work, "
+        description="Maximum number of connections from the process to its database: a quarter for background work, "
         "a quarter for idempotency keys, the rest for calls.",
     )
     nats_url: str = Field(
-        "", repr=False, description="NATS URLs, comma separated; unset: no events are sent or received."
+        "", repr=False, description="NATS URLs, separated by commas; unset: no events are sent or received."
     )
     nats_replicas: int = Field(
         1,
@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         description="Copies of each stream that NATS keeps; 3 in a cluster, 1 on a single server.",
     )
     event_attempts: int = Field(
-        10, ge=1, description="Attempts after which an event that cannot be handled goes to the dead letters."
+        10,
+        ge=1,
+        description="Attempts after which an event that cannot be handled goes to the dead-letter stream.",
     )
     event_backoff_seconds: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         (1, 5, 30, 120, 600),
@@ -63,21 +65,21 @@ class Settings(BaseSettings):
     valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
     tls_directory: pathlib.Path | None = Field(
         None,
-        description="Directory with `ca.pem`, `<service>.pem` and `<service>.key`, re-read when they change; "
-        "unset: no TLS, and then every internal RPC is refused.",
+        description="Directory with `ca.pem`, `<service>.pem` and `<service>.key`, read again when they change; "
+        "unset: no TLS, and every internal RPC is refused.",
     )
     trust_domain: str = Field(
         "protomesh.local", description="SPIFFE trust domain that peers' certificates must name."
     )
     targets: dict[str, str] = Field(
         default_factory=dict,
-        description='Where other services are, as JSON: `{"catalog": "ipv4:127.0.0.1:5001,127.0.0.1:5002"}`; '
-        f"one that is not named: `dns:///<service>:{DEFAULT_PORT}`.",
+        description='Addresses of other services, as JSON: `{"catalog": "ipv4:127.0.0.1:5001,127.0.0.1:5002"}`; '
+        f"a service that is not listed: `dns:///<service>:{DEFAULT_PORT}`.",
     )
     otlp_endpoint: str = Field(
         "",
-        description="gRPC target of the mesh's own that spans are exported to, such as `127.0.0.1:4317`; "
-        "`OTEL_EXPORTER_OTLP_ENDPOINT` names another one besides.",
+        description="gRPC target inside the mesh that spans are exported to, such as `127.0.0.1:4317`; "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` adds a second target.",
     )
     otlp_server_name: str = Field(
         "observer", description="Name in the span receiver's certificate; empty: export without TLS."
@@ -90,35 +92,41 @@ class Settings(BaseSettings):
     cursor_secret: str = Field(
         default_factory=secrets.token_hex,
         repr=False,
-        description="Secret that list cursors are signed with, the same in every replica; "
-        "unset: a fresh one for each process.",
+        description="Secret that signs list cursors, the same in every replica; "
+        "unset: a new one for each process.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity that is logged."
+        "info", description="Lowest severity that is logged."
     )
     check_reasons: bool = Field(
         False,
-        description="Whether a call that fails with a reason that its contract does not declare is a fault; for tests.",
+        description="Whether a failure whose reason is not declared in the RPC's contract is a fault; for tests.",
     )
     maximum_concurrent_rpcs: int = Field(
         1000,
         ge=1,
-        description="Calls that are served at once, at the most; each RPC takes fewer when they come late.",
+        description="Maximum number of calls that are served at once; each RPC takes fewer when its calls arrive late.",
     )
     maximum_concurrent_streams: int = Field(
-        1000, ge=1, description="Server streams that are open at once, counted apart from other calls."
+        1000,
+        ge=1,
+        description="Maximum number of server streams that are open at once, counted separately from other calls.",
     )
     maximum_calls_per_caller: int = Field(
-        100, ge=1, description="Calls that one signed-in person has open at once in this process."
+        100,
+        ge=1,
+        description="Maximum number of calls that one signed-in person has open at once in this process.",
     )
     maximum_streams_per_caller: int = Field(
-        16, ge=1, description="Server streams that one caller has open at once in this process."
+        16,
+        ge=1,
+        description="Maximum number of server streams that one caller has open at once in this process.",
     )
     drain_wait_seconds: float = Field(
         2.0,
         ge=0,
-        description="Seconds between NOT_SERVING and the end of new calls, for balancers to notice.",
+        description="Seconds between reporting NOT_SERVING and refusing new calls, so that load balancers notice.",
     )
     drain_seconds: float = Field(
-        10.0, ge=0, description="Seconds that running calls get to finish at a drain."
+        10.0, ge=0, description="Seconds that running calls have to finish during a drain."
     )

@@ -1,4 +1,4 @@
-"""Tasks: work beside the server that never fails unseen, and cancellation that cannot get lost."""
+"""Tasks: background work whose failures are never lost, and cancellation that is never swallowed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,7 +10,7 @@ Worker = Callable[[], Awaitable[None]]
 
 @asynccontextmanager
 async def background(workers: Sequence[Worker]) -> AsyncIterator["asyncio.Future[None]"]:
-    """Runs workers until the block ends. The future that it gives fails with the first of them."""
+    """Runs workers until the block ends. The future that it yields fails with the first worker that fails."""
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     tasks = [asyncio.ensure_future(_watched(worker, failed)) for worker in workers]
     try:
@@ -25,13 +25,13 @@ async def background(workers: Sequence[Worker]) -> AsyncIterator["asyncio.Future
 async def _watched(worker: Worker, failed: "asyncio.Future[None]") -> None:
     try:
         await worker()
-    except Exception as error:  # noqa: BLE001 (whoever waits for the future sees it)
+    except Exception as error:  # noqa: BLE001 (the error goes to whoever awaits the future)
         if not failed.done():
             failed.set_exception(error)
 
 
 async def first(event: asyncio.Event, failed: "asyncio.Future[None]") -> None:
-    """Waits for the event; raises when a worker fails before."""
+    """Waits for the event; raises if a worker fails first."""
     waiting = asyncio.ensure_future(event.wait())
     running: set[asyncio.Future[Any]] = {waiting, failed}
     try:
@@ -43,10 +43,10 @@ async def first(event: asyncio.Event, failed: "asyncio.Future[None]") -> None:
 
 
 def checkpoint() -> None:
-    """Raises CancelledError in a task that was cancelled and still runs: for loops that must end at a drain.
+    """Raises CancelledError in a task that was cancelled but still runs: for loops that must end during a drain.
 
-    Before Python 3.12 `asyncio.wait_for`, which client libraries are full of, swallows a cancellation that comes at
-    the same moment as the result; the loop around it would run on for ever.
+    Before Python 3.12, `asyncio.wait_for`, which client libraries use widely, swallows a cancellation that arrives
+    together with the result; the loop around it would run forever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

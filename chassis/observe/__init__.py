@@ -1,4 +1,4 @@
-"""What a process tells about itself: logs, metrics and traces."""
+"""What a process reports about itself: logs, metrics and traces."""
 
 from chassis.observe import exporter, logs, tracing
 from chassis.observe.otlp import OtlpExport, Template

@@ -1,4 +1,4 @@
-"""Sends a process's spans to a collector, in batches, over mTLS."""
+"""Export of a process's spans to a collector, in batches, over mTLS."""
 
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ class Credentials(Protocol):
     """The certificates of this workload, which may be renewed while it runs."""
 
     def generation(self) -> int:
-        """Counts up when the certificates were renewed."""
+        """A number that increases each time the certificates are renewed."""
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Credentials for a channel that is opened now."""
@@ -39,7 +39,7 @@ class Exporter:
         self._channel: grpc.Channel | None = None
 
     def __call__(self, request: ExportTraceServiceRequest) -> None:
-        """Sends a batch, and waits until it is received."""
+        """Sends a batch and waits until it is received."""
         send: grpc.UnaryUnaryMultiCallable[Any, Any] = self._connected().unary_unary(
             _EXPORT,
             request_serializer=ExportTraceServiceRequest.SerializeToString,
@@ -66,9 +66,9 @@ class Exporter:
 
 
 def set_up(settings: Settings, certificates: Credentials | None) -> Recorder:
-    """Starts to record traces, once per process; exports them when settings or `OTEL_…` variables say where to.
+    """Starts recording traces, once per process; exports them when settings or `OTEL_…` variables name a target.
 
-    ExporterError when these variables ask for what is not there.
+    Raises ExporterError when these variables ask for an exporter that is not installed.
     """
     if sdk.disabled():
         return install(Recorder())

@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, with the trace that it belongs to and without what nobody should read."""
+"""Logs: one JSON object per line, with its trace id and without secrets or personal data."""
 
 import datetime
 import functools
@@ -17,7 +17,7 @@ from protomesh.options.v1 import options_pb2
 
 REDACTED = "[redacted]"
 
-# What every record has anyway; the rest was given as `extra`.
+# The fields of every record; any other field was passed as `extra`.
 _RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _SECRET_NAMES = re.compile(
     r"password|passwd|secret|token|authorization|cookie|api_?key|private_?key", re.IGNORECASE
@@ -26,18 +26,18 @@ _SECRET_TEXT = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)"  # the password of a URL
     r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JWT
     r"|(?P<bearer>\bbearer\s+)[\w.~+/=-]+"
-    # Of a PostgreSQL error: the row that it is about, on as many lines as its values have.
+    # The row that a PostgreSQL error quotes, which spans several lines when its values do.
     r"|(?P<detail>^DETAIL:\s+)(?s:.+?)(?=\n\[SQL: |\n\nThe above |\n\nDuring |\Z)",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 def set_up(service: str, level: str) -> None:
-    """Has every logger of the process write JSON lines to standard error."""
+    """Makes every logger of the process write JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # A third party's chatter is of use only to whoever debugs it.
+    # Verbose third-party logs help only those who debug that library.
     for name in ("grpc", "nats", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message_of(record: logging.LogRecord) -> str:
-    """The text with its arguments, of which messages are redacted before they become text."""
+    """The text with its arguments; protobuf messages are redacted before they become text."""
     if isinstance(record.args, tuple):
         record.args = tuple(redacted(arg) if isinstance(arg, Message) else arg for arg in record.args)
     return record.getMessage()
@@ -88,7 +88,7 @@ def _clean(name: str, value: Any) -> Any:
 
 
 def clean(text: str) -> str:
-    """A text without passwords, tokens, and the rows that errors of PostgreSQL quote."""
+    """The text without passwords, tokens, and the rows that PostgreSQL errors quote."""
     return _SECRET_TEXT.sub(
         lambda found: (found["scheme"] or found["bearer"] or found["detail"] or "") + REDACTED,
         text,
@@ -96,7 +96,7 @@ def clean(text: str) -> str:
 
 
 def redacted(message: Message) -> dict[str, Any]:
-    """A message as JSON data, its `personal_data` and `debug_redact` fields replaced."""
+    """A message as JSON data, with its `personal_data` and `debug_redact` fields replaced."""
     data: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return _redact(data, message.DESCRIPTOR)
 
@@ -116,13 +116,13 @@ def _redact(data: dict[str, Any], descriptor: Any) -> dict[str, Any]:
 
 @functools.cache
 def _plan(descriptor: Any) -> tuple[frozenset[str], Mapping[str, Any]]:
-    """Which fields of a message are hidden, and which hold messages of their own."""
+    """The fields of a message that are hidden, and those that hold nested messages."""
     hidden = frozenset(field.name for field in descriptor.fields if _is_hidden(field))
     nested = {
         field.name: field.message_type
         for field in descriptor.fields
         if field.message_type is not None
-        # Well-known types and maps have a JSON form of their own.
+        # Well-known types and maps have their own JSON form.
         and not field.message_type.full_name.startswith("google.protobuf.")
         and not field.message_type.GetOptions().map_entry
         and field.name not in hidden

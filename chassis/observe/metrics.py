@@ -4,16 +4,13 @@ import bisect
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from wsgiref.simple_server import WSGIServer
 
 import grpc
 from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-
-if TYPE_CHECKING:  # the database's own spans are counted here, so it cannot be imported back
-    pass
 
 Side = Literal["server", "client"]
 
@@ -23,7 +20,7 @@ _LABELS = ("grpc_service", "grpc_method")
 
 
 class RpcMetrics:
-    """The numbers of one RPC. Only the event loop's thread writes them, so that a call pays for no lock."""
+    """The numbers of one RPC. Only the event loop's thread writes them, so a call needs no lock."""
 
     __slots__ = ("_buckets", "_failed", "_names", "_seconds", "_succeeded", "in_flight")
 
@@ -41,7 +38,7 @@ class RpcMetrics:
         self._buckets[bisect.bisect_left(_SECONDS, seconds)] += 1
         self._seconds += seconds
         if code is grpc.StatusCode.OK:
-            self._succeeded += 1  # an enumeration's member is slow to find in a dictionary
+            self._succeeded += 1  # looking up an enum member in a dictionary is slow
         else:
             self._failed[code] = self._failed.get(code, 0) + 1
 
@@ -57,14 +54,14 @@ class RpcMetrics:
 
 
 class _RpcCollector(Collector):
-    """Puts the numbers of all RPCs of one side together when they are asked for."""
+    """Collects the numbers of all RPCs of one side when they are scraped."""
 
     def __init__(self, side: Side) -> None:
         self.rpcs: list[RpcMetrics] = []
         self._side = side
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily | GaugeMetricFamily]:
-        """One scrape."""
+        """Returns the metrics of one scrape."""
         name = f"grpc_{self._side}"
         handled = CounterMetricFamily(f"{name}_handled", "Calls that ended.", labels=(*_LABELS, "grpc_code"))
         seconds = HistogramMetricFamily(f"{name}_handling_seconds", "Time to the end.", labels=_LABELS)
@@ -83,5 +80,5 @@ for _collector in _collectors.values():
 
 
 def serve(port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Serves `/metrics` on loopback from a thread of its own. OSError when the port is taken."""
+    """Serves `/metrics` on loopback from a separate thread. Raises OSError when the port is taken."""
     return start_http_server(port, addr="127.0.0.1")

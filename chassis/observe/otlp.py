@@ -1,7 +1,7 @@
-"""The wire form of spans in OTLP, put together from pieces that are encoded as rarely as can be.
+"""The OTLP encoding of spans, assembled from pieces that are encoded as rarely as possible.
 
-A message's encodings, one after the other, are the encoding of all their fields together. So a span is its template's
-encoding, its ids and times, whose width never changes, and what few spans have of their own.
+Concatenated encodings of a message are the encoding of all their fields together. So a span is the encoding of its
+template, then its ids and times, whose width never changes, then the fields that only a few spans have.
 """
 
 import logging
@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanKind, Status
 
 logger = logging.getLogger(__name__)
 
-# Well below the MiB that receivers take.
+# Well below the 1 MiB that receivers accept.
 _REQUEST_BYTES = 512 * 1024
 
 # Field numbers and wire types of opentelemetry.proto.trace.v1.Span: ids of a fixed length, and fixed64 times.
@@ -54,8 +54,8 @@ class Template:
     def record(self, ids: tuple[bytes, bytes, bytes], start: int, stop: int, own: bytes = b"") -> bytes:
         """A span, as an item of `ScopeSpans.spans`.
 
-        Ids of the trace (16 bytes), the span (8) and its parent (8 or none); nanoseconds since 1970; what it has of
-        its own.
+        `ids` are those of the trace (16 bytes), the span (8) and its parent (8 or 0); times are nanoseconds since
+        1970; `own` is the encoding of the span's other fields.
         """
         trace_id, span_id, parent_id = ids
         if parent_id:
@@ -71,7 +71,7 @@ class Template:
 
 
 def own(name: str, events: Sequence[Event] | None, status: Status | None, links: Iterable[Link]) -> bytes:
-    """What a span has beside its template."""
+    """The encoding of a span's fields that are not in its template."""
     message = Span(name=name)
     for event in events or ():
         message.events.add(
@@ -91,18 +91,18 @@ def own(name: str, events: Sequence[Event] | None, status: Status | None, links:
 
 
 def pairs(attributes: Mapping[str, Any]) -> list[KeyValue]:
-    """Attributes as OTLP has them."""
+    """Attributes in the form of OTLP."""
     return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]
 
 
 def request(resource: Mapping[str, Any], records: Iterable[bytes]) -> ExportTraceServiceRequest:
-    """What is sent to a collector."""
+    """The request sent to a collector."""
     message = ExportTraceServiceRequest()
     resource_spans = message.resource_spans.add()
     resource_spans.resource.attributes.extend(pairs(resource))
     scope_spans = resource_spans.scope_spans.add()
     scope_spans.scope.name = "protomesh"
-    # All at once: what is done for each span on its own is what a span costs.
+    # One call for all spans: work that is repeated for each span is what makes spans expensive.
     scope_spans.MergeFromString(b"".join(records))
     return message
 
@@ -115,7 +115,7 @@ class Recorded(Protocol):
 
 
 class OtlpExport:
-    """Encodes spans as OTLP, and sends them in requests that every receiver takes."""
+    """Encodes spans as OTLP and sends them in requests that are small enough for every receiver."""
 
     def __init__(
         self, send: Callable[[ExportTraceServiceRequest], None], resource: Mapping[str, Any] | None = None
@@ -140,13 +140,13 @@ class OtlpExport:
 def _encoded(span: Recorded) -> bytes:
     try:
         return span.record()
-    except Exception as error:  # noqa: BLE001 (an attribute that cannot be encoded costs its own span alone)
+    except Exception as error:  # noqa: BLE001 (an attribute that cannot be encoded costs only its own span)
         logger.debug("A span was lost: %s", error)
         return b""
 
 
 def _item(encoded: bytes, rest: int) -> bytes:
-    """The head of an item of `ScopeSpans.spans` that goes on with `rest` bytes."""
+    """The head of an item of `ScopeSpans.spans`; `rest` more bytes follow it."""
     return _ITEM + _varint(len(encoded) + rest) + encoded
 
 

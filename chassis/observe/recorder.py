@@ -1,4 +1,4 @@
-"""Starts spans where the sampler wants them, and exports them in batches from a thread of its own."""
+"""Starts spans that the sampler selects, and exports them in batches from a separate thread."""
 
 import collections
 import logging
@@ -33,33 +33,33 @@ from chassis.observe.spans import (
 
 logger = logging.getLogger(__name__)
 
-# Sends spans that have ended. Whatever it raises, they are lost and nothing else is.
+# Sends spans that have ended. If it raises, only these spans are lost.
 Export = Callable[[Sequence[Span]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """Spans of a batch, spans that wait at the most, and seconds between two looks at them."""
+    """Spans in a batch, maximum number of waiting spans, and seconds between two exports."""
 
-    # Of 2 to 3 kB at the most, well below the MiB that receivers take.
+    # A span is at most 2 to 3 kB, so a batch stays well below the 1 MiB that receivers accept.
     batch: int = 256
     queue: int = 16_384
     pause: float = 1.0
 
 
 class Recorder(trace.TracerProvider, trace.Tracer):
-    """What stands behind the OpenTelemetry API. Spans that come faster than they can be sent are dropped."""
+    """The implementation behind the OpenTelemetry API. Spans that end faster than they can be sent are dropped."""
 
     def __init__(
         self, *exports: Export, sampler: Sampler = DEFAULT_ON, batching: Batching | None = None
     ) -> None:
         self._exports = exports
         self._sampler = sampler
-        # Such a sampler does what the parent's did, and is asked about roots alone.
+        # Such a sampler follows the parent's decision and is asked only about roots.
         self._follows = type(sampler) in {ParentBased, ParentBasedTraceIdRatio}
         self._batching = batching or Batching()
         self._queue: collections.deque[Span] = collections.deque(maxlen=self._batching.queue)
-        # Queues an ended span, in the place of the oldest when there is no room.
+        # Queues an ended span, and drops the oldest when the queue is full.
         self._take = self._queue.append
         self._wake = threading.Event()
         self._exporting = threading.Lock()
@@ -68,11 +68,11 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             self._thread.start()
 
     def get_tracer(self, *_: object, **__: object) -> trace.Tracer:
-        """The recorder itself: which module recorded a span is in the span's name."""
+        """Returns the recorder itself: the span's name says which module recorded it."""
         return self
 
     def start(self, template: Template, traceparent: str = "") -> trace.Span:
-        """A span whose parent, if any, is in another process."""
+        """Starts a span whose parent, if any, is in another process."""
         if (
             self._follows
             and len(traceparent) == TRACEPARENT
@@ -83,14 +83,14 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         return self._decided(template, *parse(traceparent))
 
     def join(self, template: Template, traceparent: str = "") -> trace.Span:
-        """A span below a parent in another process; without one it is not recorded."""
+        """Starts a span below a parent in another process; without a parent, the span is not recorded."""
         trace_id, parent_id, sampled = parse(traceparent)
         if not trace_id:
             return self._span(template, new_trace_id(), parent_id, sampled=False)
         return self._decided(template, trace_id, parent_id, sampled)
 
     def start_child(self, template: Template, parent: trace.Span | None = None) -> trace.Span:
-        """A span below another, the current one unless it is given, or at the root of a new trace."""
+        """Starts a span below `parent`, which defaults to the current span; without one, at the root of a new trace."""
         parent = parent or trace.get_current_span()
         if type(parent) is Span and self._follows:
             return Span(self._take, template, parent)
@@ -122,7 +122,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
     def _span(self, template: Template, trace_id: bytes, parent_id: bytes, *, sampled: bool) -> trace.Span:
         if sampled and self._exports:
             return Span(self._take, template, (trace_id, parent_id))
-        # It still names the trace, for logs and for whoever is called next.
+        # It still names the trace, for logs and for the next call.
         flags = SAMPLED if sampled else UNSAMPLED
         return NonRecordingSpan(span_context(trace_id, new_span_id(), flags))
 
@@ -163,7 +163,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
             yield span
 
     def flush(self) -> None:
-        """Exports what is queued."""
+        """Exports all queued spans."""
         with self._exporting:
             while self._queue:
                 waiting = min(len(self._queue), self._batching.batch)
@@ -173,7 +173,7 @@ class Recorder(trace.TracerProvider, trace.Tracer):
         for export in self._exports:
             try:
                 export(spans)
-            except Exception as error:  # noqa: BLE001 (whatever it is, spans never hold anything up)
+            except Exception as error:  # noqa: BLE001 (whatever it is, a lost span must not stop the process)
                 logger.debug("%d spans were lost: %s", len(spans), error)
 
     def shutdown(self) -> None:

@@ -1,4 +1,4 @@
-"""What OpenTelemetry's SDK decides by its `OTEL_…` variables: resource, sampler, limits, further exporters."""
+"""What the OpenTelemetry SDK reads from its `OTEL_…` variables: resource, sampler, limits, further exporters."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +19,11 @@ _PROTOCOLS = (names.OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, names.OTEL_EXPORTER_OTLP
 
 
 class ExporterError(Exception):
-    """An exporter that the environment names cannot be had; the text is one sentence that says which."""
+    """An exporter that the environment asks for cannot be set up; the text is one sentence that says which."""
 
 
 class SdkExport:
-    """Hands spans to an exporter of the SDK's, or of whoever keeps to its interface."""
+    """Passes spans to an exporter with the interface of the SDK."""
 
     def __init__(self, exporter: SpanExporter, resource: Resource) -> None:
         self._exporter = exporter
@@ -36,24 +36,24 @@ class SdkExport:
 
 
 def disabled() -> bool:
-    """Whether the operator wants no traces at all."""
+    """Whether the operator turned traces off."""
     return os.environ.get(names.OTEL_SDK_DISABLED, "").lower() == "true"
 
 
 def resource(own: Mapping[str, str]) -> Resource:
-    """What the process is, in its own words and over them those of OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME."""
+    """The process's resource: its own attributes, overridden by OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME."""
     return Resource.create(dict(own)).merge(OTELResourceDetector().detect())
 
 
 def sampler(ratio: float) -> Sampler:
-    """That of OTEL_TRACES_SAMPLER; else a share of the traces that begin here, and all that others began."""
+    """The sampler of OTEL_TRACES_SAMPLER; if unset, one that samples by ratio and follows the parent's decision."""
     if names.OTEL_TRACES_SAMPLER in os.environ:
         return TracerProvider(shutdown_on_exit=False).sampler
     return ParentBasedTraceIdRatio(ratio)
 
 
 def batching() -> Batching:
-    """OTEL_BSP_…, where they are set."""
+    """The batching that the `OTEL_BSP_…` variables set; the defaults for those that are unset."""
     usual = Batching()
     return Batching(
         batch=_number(names.OTEL_BSP_MAX_EXPORT_BATCH_SIZE, usual.batch),
@@ -63,7 +63,7 @@ def batching() -> Batching:
 
 
 def exporters() -> Iterator[SpanExporter]:
-    """Those of OTEL_TRACES_EXPORTER; OTLP where only its endpoint is named. They read their own variables."""
+    """The exporters of OTEL_TRACES_EXPORTER; OTLP when only its endpoint is set. They read their own variables."""
     default = "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
     for name in os.environ.get(OTEL_TRACES_EXPORTER, default).split(","):
         if name.strip() not in {"", "none"}:

@@ -1,7 +1,7 @@
-"""Spans at the price of a few attributes: noted amid a call, and worked out by the exporting thread.
+"""Spans that cost a call only a few attributes: the exporting thread does the rest of the work.
 
-Every call of the mesh leaves several spans, so their price is the mesh's (docs/decisions/spans.md). Code that records
-spans knows only `opentelemetry.trace`.
+Every call in the mesh records several spans, so their cost is a cost of every call (docs/decisions/spans.md). Code that
+records spans depends only on `opentelemetry.trace`.
 """
 
 import random
@@ -29,7 +29,7 @@ _NO_PARENT = (b"", b"", False)
 TRACEPARENT = 55  # characters of version 00
 
 
-# Of the trace, the span, and its parent if it has one: 16, 8, and 8 or no bytes.
+# Ids of the trace, the span, and its parent if it has one: 16, 8, and 8 or 0 bytes.
 Ids = tuple[bytes, bytes, bytes]
 Take: TypeAlias = Callable[["Span"], None]
 # A span of this process, a `traceparent`, or the ids of a trace and of a parent.
@@ -39,11 +39,11 @@ Parent: TypeAlias = "Span | str | tuple[bytes, bytes]"
 class Span(trace.Span):
     """A span that is being recorded. Not for use by several threads at once.
 
-    It keeps what it is told, and is worked out by the exporting thread: there many spans are, one after the other,
-    for a fraction of what the same work costs amid a call, where it finds every cache cold.
+    It only keeps what it is given. The exporting thread computes the rest for many spans in a row, which costs a
+    fraction of the same work during a call, where every cache is cold.
     """
 
-    # Defaults of the class, since most spans never set them.
+    # Class defaults, since most spans never set these.
     _name = ""
     _attributes: dict[str, Any] | None = None
     _events: list[Event] | None = None
@@ -70,15 +70,15 @@ class Span(trace.Span):
 
     @property
     def ids(self) -> Ids:
-        """The ids of the trace, of the span, and of its parent. Most are first asked for by the export."""
+        """The ids of the trace, the span and its parent. For most spans, the export is the first to read them."""
         if self._ids is None:
-            # It may be asked for by two threads at once; the first answer counts.
+            # Two threads may get here at once; the first result is kept.
             self.__dict__.setdefault("_ids", _ids_below(self._parent))
         assert self._ids is not None
         return self._ids
 
     def get_span_context(self) -> SpanContext:
-        """The ids that children and other processes refer to."""
+        """The span context that children and other processes refer to."""
         if self._context is None:
             trace_id, span_id, _ = self.ids
             self._context = span_context(trace_id, span_id, SAMPLED)
@@ -86,13 +86,13 @@ class Span(trace.Span):
 
     @property
     def parent(self) -> SpanContext | None:
-        """The ids of the span that this one is below."""
+        """The span context of the parent; None for a root."""
         trace_id, _, parent_id = self.ids
         remote = not isinstance(self._parent, Span)
         return span_context(trace_id, parent_id, SAMPLED, remote=remote) if parent_id else None
 
     def readable(self, resource: Resource, limits: SpanLimits) -> ReadableSpan:
-        """The span as the SDK's exporters take it, once it has ended."""
+        """The ended span in the form that the SDK's exporters take."""
         template = self._template
         attributes = BoundedAttributes(
             limits.max_span_attributes,
@@ -115,7 +115,7 @@ class Span(trace.Span):
         )
 
     def record(self) -> bytes:
-        """The span in our own encoding, once it has ended."""
+        """The ended span in our own encoding."""
         template, own = self._template, b""
         if self._attributes is not None:
             template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
@@ -128,7 +128,7 @@ class Span(trace.Span):
         return self._take is not None
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        """Sets attributes, over those of the template."""
+        """Sets attributes, which override those of the template."""
         if self.is_recording():
             self._attributes = {**(self._attributes or {}), **attributes}
 
@@ -137,12 +137,12 @@ class Span(trace.Span):
         self.set_attributes({key: value})
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
-        """Notes that something happened."""
+        """Records that something happened."""
         event = Event(name, attributes, timestamp or time.time_ns())
         self._events = [*(self._events or ()), event]
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Points to a span of another trace."""
+        """Links to a span of another trace."""
         self._links = (*self._links, Link(context, attributes))
 
     def update_name(self, name: str) -> None:
@@ -150,7 +150,7 @@ class Span(trace.Span):
         self._name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Says how it ended."""
+        """Sets the status that the span ends with."""
         self._status = status if isinstance(status, Status) else Status(status, description)
 
     def record_exception(
@@ -160,14 +160,14 @@ class Span(trace.Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Notes an exception by its class; its text may hold what nobody should read."""
+        """Records an exception only by its class, since its text may hold sensitive data."""
         self.add_event(
             "exception", {"exception.type": type(exception).__name__, **(attributes or {})}, timestamp
         )
 
 
 def parse(traceparent: str) -> tuple[bytes, bytes, bool]:
-    """Trace id, span id and whether it is sampled, of a W3C `traceparent`; the ids are empty when it is damaged."""
+    """Trace id, span id and sampling flag of a W3C `traceparent`; the ids are empty when it is malformed."""
     if len(traceparent) < TRACEPARENT or traceparent[:2] == "ff":
         return _NO_PARENT
     try:
@@ -175,7 +175,7 @@ def parse(traceparent: str) -> tuple[bytes, bytes, bool]:
         sampled = bool(int(traceparent[53:55], 16) & 1)
     except ValueError:
         return _NO_PARENT
-    # Blanks between digits are none to `fromhex`.
+    # `fromhex` skips blanks between digits, so the lengths need a check.
     if len(trace_id) != 16 or len(span_id) != 8 or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return _NO_PARENT
     return trace_id, span_id, sampled

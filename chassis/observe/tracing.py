@@ -16,7 +16,7 @@ _recorder = Recorder()
 
 
 def install(recorder: Recorder) -> Recorder:
-    """Makes a recorder the process's own, behind the OpenTelemetry API too."""
+    """Makes a recorder the one of this process, also behind the OpenTelemetry API."""
     global _recorder  # noqa: PLW0603 (the API keeps one provider per process as well)
     _recorder = recorder
     propagate.set_global_textmap(_propagator)
@@ -38,9 +38,9 @@ def span(
     parent: Mapping[str, str] | None = None,
     links: Sequence[Link] = (),
 ) -> Iterator[trace.Span]:
-    """Records a piece of work as the current span; `parent` holds a `traceparent` from elsewhere.
+    """Records a piece of work as the current span; `parent` holds a `traceparent` from another process.
 
-    An exception marks the span as failed by its class alone, since its text may hold what nobody should read.
+    An exception marks the span as failed and is recorded only by its class, since its text may hold sensitive data.
     """
     context = _propagator.extract(parent) if parent else None
     started = _recorder.start_span(name, context, kind, attributes, links)
@@ -63,6 +63,6 @@ def trace_headers() -> dict[str, str]:
 
 
 def trace_id() -> str:
-    """The current trace in 32 hex digits; "" outside a trace."""
+    """The id of the current trace in 32 hex digits; "" outside a trace."""
     context = trace.get_current_span().get_span_context()
     return f"{context.trace_id:032x}" if context.is_valid else ""

@@ -1,4 +1,4 @@
-"""Whom a process trusts: certificates, access tokens, and the sessions that were revoked."""
+"""What a process trusts: certificates, access tokens, and which sessions were revoked."""
 
 from chassis.trust import keys, tokens
 from chassis.trust.certificates import Certificates

@@ -1,4 +1,4 @@
-"""mTLS by SPIFFE identities: certificates are read from a directory, and read again when they change."""
+"""mTLS with SPIFFE identities: certificates are read from a directory, and read again when they change."""
 
 import logging
 import pathlib
@@ -28,14 +28,14 @@ class _Pem:
 
 
 class CertificateError(Exception):
-    """Certificates are missing, or do not belong together; the text says which."""
+    """Certificates are missing or do not match; the text says which."""
 
 
 class Certificates:
-    """The certificates of one workload. Files are looked at once a second at the most, and only when asked for."""
+    """The certificates of one workload. Files are checked at most once a second, and only when they are used."""
 
     def __init__(self, directory: pathlib.Path, name: str) -> None:
-        """Reads the certificates; CertificateError when they are not there or not a pair."""
+        """Reads the certificates. Raises CertificateError when they are missing or do not match."""
         self._paths = (directory / "ca.pem", directory / f"{name}.key", directory / f"{name}.pem")
         self._lock = threading.Lock()
         self._stamp = self._read_stamp()
@@ -45,11 +45,11 @@ class Certificates:
 
     @classmethod
     def of(cls, settings: Settings) -> "Certificates | None":
-        """The service's certificates; None when the settings name no directory."""
+        """The service's certificates; None when the settings do not name a directory."""
         return cls(settings.tls_directory, settings.service) if settings.tls_directory else None
 
     def generation(self) -> int:
-        """Counts up when the certificates were renewed. Files that do not fit together yet are left for later."""
+        """A number that increases with each renewal of the certificates. Files that do not match yet are read later."""
         with self._lock:
             if time.monotonic() >= self._next_check:
                 self._next_check = time.monotonic() + _CHECK_SECONDS
@@ -63,13 +63,13 @@ class Certificates:
         return grpc.ssl_channel_credentials(pem.authority, pem.key, pem.chain)
 
     def server_credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate, and follow the files at every handshake."""
+        """Credentials that require a client certificate and check the files for changes at every handshake."""
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(), self._fetch, require_client_authentication=True
         )
 
     def _fetch(self) -> Any:
-        # Runs in gRPC's threads. None keeps the configuration that is in use.
+        # Runs in gRPC's threads. None keeps the current configuration.
         before = self._served
         return None if self.generation() == before else self._configuration()
 
@@ -85,7 +85,7 @@ class Certificates:
                 return
             self._pem = self._read()
         except CertificateError as error:
-            logger.warning("Keeping the certificates in use: %s", error)
+            logger.warning("The new certificates cannot be used; the current ones stay in use: %s", error)
             return
         self._stamp = stamp
         self._generation += 1
@@ -117,7 +117,7 @@ class Certificates:
 def workload_of(context: Any, prefix: bytes) -> str:
     """The name in the peer's SPIFFE id when the id begins with `prefix` (`spiffe://<domain>/`), else "".
 
-    Only while the call runs: gRPC frees its connection's data at the end, and reading them then is a crash.
+    Valid only while the call runs: gRPC frees the connection's data afterwards, and reading it then is a crash.
     """
     for identity in context.auth_context().get("peer_spiffe_id", ()):
         if identity.startswith(prefix):

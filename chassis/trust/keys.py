@@ -1,4 +1,4 @@
-"""The public keys that access tokens are verified with: identity's, kept fresh beside the calls that need them."""
+"""The public keys that verify access tokens: published by identity, kept up to date in the background."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,9 @@ from chassis.core import errors
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 300.0
-# An unknown key may be a forger's; it must not make every forged token a call to identity.
+# An unknown key may come from a forged token, and forged tokens must not each cause a call to identity.
 UNKNOWN_KEY_SECONDS = 5.0
-# Shorter than any call's deadline, so that a caller who waits for the first keys still hears why there are none.
+# Shorter than any call's deadline, so that a caller who waits for the first keys still gets the real error.
 FETCH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 
@@ -24,19 +24,19 @@ FetchKeys = Callable[[], Awaitable[Iterable[Mapping[str, Any]]]]
 
 
 class KeySource(Protocol):
-    """Where the public keys come from that tokens are signed with."""
+    """The source of the public keys that verify tokens."""
 
     async def key(self, kid: str) -> ECKey | None:
-        """The key of this id, or None when there is none. Unavailable when that cannot be known now."""
+        """The key with this id, or None when there is none. Raises Unavailable when that cannot be determined now."""
 
     async def run(self) -> None:
-        """Keeps the keys fresh beside the server; ends by cancellation, or at once when there is nothing to do."""
+        """Keeps the keys up to date until cancelled; returns at once when there is nothing to do."""
 
 
 class FetchedKeys:
-    """Identity's published keys: fetched by `run`, one fetch at a time, and never within a caller's call.
+    """Identity's published keys: fetched by `run`, one fetch at a time, and never as part of a call.
 
-    While identity is away the keys in hand stay good, and whoever asks for another one is refused at once.
+    While identity is not reachable, known keys stay valid, and a request for any other key fails at once.
     """
 
     def __init__(self, fetch: FetchKeys) -> None:
@@ -45,11 +45,11 @@ class FetchedKeys:
         self._fetched_at = float("-inf")
         self._away = False
         self._wanted = asyncio.Event()
-        # Set, and replaced, at the end of each fetch.
+        # Set and replaced at the end of each fetch.
         self._fetched = asyncio.Event()
 
     async def key(self, kid: str) -> ECKey | None:
-        """The key of this id; waits for the fetch that is to show whether there is one. Unavailable without one."""
+        """The key with this id; waits for a fetch when it is unknown. Raises Unavailable when that fetch fails."""
         if kid not in self._keys and not self._fresh():
             if not self._away:
                 self._wanted.set()
@@ -62,7 +62,7 @@ class FetchedKeys:
         return time.monotonic() - self._fetched_at < UNKNOWN_KEY_SECONDS
 
     async def run(self) -> None:
-        """Fetches the keys now, every five minutes, when an unknown one was asked for, and after a failure soon."""
+        """Fetches the keys now, every five minutes, when an unknown key is requested, and shortly after a failure."""
         while True:
             await self._refresh()
             with contextlib.suppress(TimeoutError):
@@ -74,9 +74,12 @@ class FetchedKeys:
             async with asyncio.timeout(FETCH_SECONDS):
                 published = await self._fetch()
             self._keys = _import(published)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the keys in hand stay good)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the known keys stay valid)
             if not self._away:
-                logger.warning("The keys of access tokens cannot be fetched: %s", type(error).__name__)
+                logger.warning(
+                    "The keys that verify access tokens cannot be fetched; known keys stay in use: %s",
+                    type(error).__name__,
+                )
             self._away = True
         else:
             self._away = False

@@ -1,23 +1,23 @@
-"""Revocations: the sessions that have ended while their tokens could still be alive."""
+"""Revocations: the sessions that have ended while their tokens may still be valid."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
 
-# Longer than any access token lives, so that a process that starts now knows every revocation that matters.
+# Longer than the life of any access token, so that a process that starts now knows every revocation that matters.
 REMEMBERED_SECONDS = 900.0
 
 
 class Revocations:
-    """Sessions that have ended while their tokens could still be alive. Times are Unix seconds."""
+    """Sessions that have ended while their tokens may still be valid. Times are Unix seconds."""
 
     def __init__(self) -> None:
-        # In the order in which they were heard, which is the order in which they are forgotten.
+        # In order of arrival, which is the order in which they are forgotten.
         self._sessions: OrderedDict[str, float] = OrderedDict()
         self._users: OrderedDict[str, float] = OrderedDict()
 
     def revoke(self, user_id: str, session_ids: Iterable[str], revoked_at: float) -> None:
-        """Ends sessions of a user; all that began before `revoked_at` when none is named."""
+        """Ends sessions of a user; without `session_ids`, all that began before `revoked_at`."""
         sessions = tuple(session_ids)
         for session_id in sessions:
             _put_last(self._sessions, session_id, revoked_at)
@@ -41,6 +41,6 @@ def _put_last(revoked: OrderedDict[str, float], key: str, at: float) -> None:
 
 
 def _forget(revoked: OrderedDict[str, float], oldest: float) -> None:
-    """Takes away from the front what is too old, so that a revocation costs the same however many there are."""
+    """Removes old entries from the front, so that a revocation costs the same regardless of their number."""
     while revoked and revoked[next(iter(revoked))] <= oldest:
         revoked.popitem(last=False)

@@ -21,7 +21,7 @@ _CLOCK_SKEW_SECONDS = 5
 
 
 class Principal:
-    """Whom a verified token names."""
+    """The user that a verified token names."""
 
     __slots__ = ("expires_at", "issued_at", "permissions", "role", "session_id", "user_id")
 
@@ -35,9 +35,9 @@ class Principal:
 
 
 class TokenVerifier:
-    """Verifies bearer tokens: ES256 only, `typ: at+jwt`, exact issuer and audience, by keys we published.
+    """Verifies bearer tokens: ES256 only, `typ: at+jwt`, exact issuer and audience, signed by keys we published.
 
-    Remembers as many tokens as `remembered`; of more, those that were seen last.
+    Remembers at most `remembered` tokens and forgets those that were not seen for longest.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class TokenVerifier:
         self._issuer = issuer
         self._audience = audience
         self._remembered = remembered
-        # The one that was seen longest ago comes first.
+        # The token that was not seen for longest comes first.
         self._known: OrderedDict[str, Principal] = OrderedDict()
 
     def known(self, token: str) -> Principal | None:
-        """Whom a token names that was verified before and is still good."""
+        """The user of a token that was verified before and is still valid; None for any other token."""
         principal = self._known.get(token)
         if principal is None:
             return None
@@ -69,14 +69,17 @@ class TokenVerifier:
         return principal
 
     async def verify(self, token: str) -> Principal:
-        """Whom a token names. Unauthenticated when it is not good, Unavailable when its key cannot be had now."""
+        """Verifies a token and returns its user.
+
+        Raises Unauthenticated when the token is not valid, Unavailable when its key cannot be fetched now.
+        """
         if len(token) > _LONGEST_TOKEN:
             raise _invalid()
         try:
             key = await self.keys.key(self._key_id(token))
             if key is None:
                 raise _invalid()
-            # Header parameters that carry or locate keys (jku, x5u, jwk) are never looked at.
+            # Header parameters that carry or locate keys (jku, x5u, jwk) are never used.
             decoded = jwt.decode(token, key, algorithms=[ALGORITHM])
             principal = self._principal(decoded.claims)
         except (JoseError, ValueError, TypeError, KeyError):
@@ -116,4 +119,4 @@ class TokenVerifier:
 
 
 def _invalid() -> Unauthenticated:
-    return Unauthenticated("TOKEN_INVALID", "The access token is not valid, or not any more; sign in again.")
+    return Unauthenticated("TOKEN_INVALID", "The access token is not valid or has expired; sign in again.")

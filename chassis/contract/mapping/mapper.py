@@ -1,4 +1,4 @@
-"""From a row to a message: each field from the attribute of its name, compiled when the mapper is defined."""
+"""From a row to a message: each field from the attribute with its name, compiled when the mapper is defined."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from chassis.core.moments import timestamp_fields
 M = TypeVar("M", bound=Message)
 
 _Convert: TypeAlias = Callable[[Any], Any]
-# What fills a field that the attribute of its name does not: another attribute, the mapper of the messages within,
+# What fills a field when the attribute with its name does not: another attribute, the mapper of the nested messages,
 # or a function of the row.
 Source: TypeAlias = "str | Mapper[Any] | Callable[[Any], Any]"
 
 
 class Mapper(Generic[M]):
-    """Makes messages of one class from rows or entities.
+    """Converts rows or entities to messages of one class.
 
-    A field is filled from the attribute of its name: a string from text or a UUID ("" for None), an enum from the
+    A field is filled from the attribute with its name: a string from text or a UUID ("" for None), an enum from the
     name of its value, a Timestamp from a moment, Money from `<field>_minor` and `currency_code`, and `etag` from the
-    row's `version`. What names do not say is given by field: the name of another attribute, the mapper of the messages
-    within, or a function of the row. Fields named in `without` are left to the call.
+    row's `version`. A keyword argument overrides the source of the field that it names: the name of another attribute,
+    the mapper of the nested messages, or a function of the row. Fields named in `without` are given by each call.
 
-    `source` is what the rows are of: a model, or the names of their columns. TypeError for a field that nothing fills,
-    so that a service does not start when a resource has a new field and its model does not.
+    `source` describes the rows: a model, or the names of their columns. Raises TypeError for a field that nothing
+    fills, so that a service does not start when a resource has a new field and its model does not.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Mapper(Generic[M]):
         ]
 
     def __call__(self, row: Any, **given: Any) -> M:
-        """The message of a row. What is given by name is taken as it is."""
+        """Returns the message of a row. Fields given by name are used as they are."""
         values = dict(zip(self._names, self._read(row)))  # noqa: B905 (one value for each name, by construction)
         for name in self._texts:
             value = values[name]
@@ -68,7 +68,7 @@ class Mapper(Generic[M]):
                 values[name] = str(value)
         for name, convert in self._converted:
             value = values[name]
-            # A constructor takes None for a field that is not set.
+            # A constructor treats None as a field that is not set.
             if value is not None:
                 values[name] = convert(value)
         for name, compute in self._computed:
@@ -78,7 +78,7 @@ class Mapper(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """How a field is filled: from the converted attribute, or from the row when `attribute` is ""."""
+    """How a field is filled: from the converted attribute, or from the whole row when `attribute` is ""."""
 
     field: str
     attribute: str
@@ -104,16 +104,16 @@ def _single(field: Any, source: Source | None) -> _Convert | None:
     if field.enum_type is not None:
         return {"": 0, **{value.name: value.number for value in field.enum_type.values}}.__getitem__
     if field.message_type is Timestamp.DESCRIPTOR:
-        # The fields, since a constructor takes them in half the time that a Timestamp of their own takes.
+        # The fields, since a constructor takes half the time for them that it takes for a Timestamp object.
         return timestamp_fields
     if field.message_type is not None:
-        raise TypeError(f"{field.full_name} holds messages: say by a mapper or a function which.")
+        raise TypeError(f"{field.full_name} holds messages: give a mapper or a function for it.")
     return None
 
 
 def _each(field: Any, source: Source | None) -> _Convert | None:
     convert = _single(field, source)
-    # A list of strings is one already: no column holds a list of identifiers.
+    # A list of strings needs no conversion: no column holds a list of identifiers.
     return None if convert in (None, str) else lambda values: [convert(value) for value in values]
 
 
@@ -139,5 +139,5 @@ def _require(source: type | Collection[str], filled: Iterable[_Filled]) -> None:
 def _reader(attributes: list[str]) -> Callable[[Any], tuple[Any, ...]]:
     if len(attributes) > 1:
         return attrgetter(*attributes)
-    # attrgetter gives a single attribute bare.
+    # attrgetter returns a single attribute without a tuple around it.
     return lambda row: tuple(getattr(row, attribute) for attribute in attributes)

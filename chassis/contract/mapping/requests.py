@@ -1,4 +1,4 @@
-"""From a request to values, by name: all that it says, or only what was sent."""
+"""From a request to values by name: all fields, or only those that were sent."""
 
 from collections.abc import Iterator
 from datetime import UTC
@@ -10,9 +10,9 @@ from protomesh.type.v1.money_pb2 import Money
 
 
 def values(message: Message) -> dict[str, Any]:
-    """All that a message says, by field: an enum as the name of its value, a Timestamp as a moment in UTC, Money as
-    `<field>_minor` and `currency_code`. An enum that is unspecified and an optional field that was not sent are left
-    out. Other messages within are given as they are.
+    """All values of a message by field: an enum as the name of its value, a Timestamp as a moment in UTC, Money as
+    `<field>_minor` and `currency_code`. Unspecified enums and optional fields that were not sent are left out. Other
+    nested messages are returned as they are.
     """
     return {
         name: value
@@ -23,7 +23,7 @@ def values(message: Message) -> dict[str, Any]:
 
 
 def sent(message: Message) -> dict[str, Any]:
-    """What a partial update changes, as `values` gives it: the optional fields that were sent, and full lists."""
+    """What a partial update changes, in the form of `values`: optional fields that were sent, and non-empty lists."""
     return {
         name: value
         for field, given in message.ListFields()
