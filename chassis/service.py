@@ -24,6 +24,7 @@ from chassis.core.tasks import Worker, background, first
 from chassis.data import pool_metrics
 from chassis.data.database import Database
 from chassis.events.broker import Broker
+from chassis.events.live import Live
 from chassis.events.revocations import RevocationFeed
 from chassis.events.transaction import Handle
 from chassis.observe import exporter, logs, metrics
@@ -71,6 +72,7 @@ class Service:
         self.token_keys: KeySource = identity_keys(self.mesh)
         self._servicers = Servicers()
         self._subscriptions: dict[str, Mapping[type[Message], Handle]] = {}
+        self._live_events: list[Live] = []
         self._workers = Workers(settings)
 
     @cached_property
@@ -101,6 +103,12 @@ class Service:
             except TypeError as error:
                 raise ContractError(str(error)) from None
         self._subscriptions[durable] = handlers
+
+    def live(self, *events: type[Message]) -> Live:
+        """Returns watchers that these events wake once they are published. Without NATS they look by themselves."""
+        live = Live(*events)
+        self._live_events.append(live)
+        return live
 
     def background(self, worker: Worker) -> None:
         """Runs `worker()` in the processes that do background work: all of them, or those of `--role worker`.
@@ -168,6 +176,8 @@ class Service:
             broker = Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
             await parts.enter_async_context(broker)
             self._workers.beside_server(partial(self._revocation_feed.follow, broker))
+            for live in self._live_events:
+                self._workers.beside_server(partial(live.follow, broker))
             if database is not None:
                 self._workers.events(database, broker, self._subscriptions)
 

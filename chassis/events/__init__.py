@@ -4,6 +4,7 @@ from chassis.events import dead_letters, inbox, maintenance, streams, wakeup
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
 from chassis.events.delivery import Envelope, Policy
+from chassis.events.live import Live
 from chassis.events.relay import Relay
 from chassis.events.revocations import RevocationFeed
 from chassis.events.transaction import Handle
@@ -13,6 +14,7 @@ __all__ = [
     "Consumer",
     "Envelope",
     "Handle",
+    "Live",
     "Policy",
     "Relay",
     "RevocationFeed",

@@ -16,17 +16,20 @@ from protomesh.ordering.v1.order_service_pb2 import (
 )
 
 from chassis.data import Database
+from chassis.events import Live
 from chassis.rpc import Call
 from services.ordering import convert, repository
-from services.ordering.changes import Changes
 from services.ordering.model import FINAL
 from services.ordering.placement import Placement
+
+# A watch ends by itself before its deadline, so that a client sees an end and not a failure.
+_MARGIN_SECONDS = 1.0
 
 
 class OrderService:
     """Orders: placing, following and cancelling them."""
 
-    def __init__(self, database: Database, placement: Placement, changes: Changes) -> None:
+    def __init__(self, database: Database, placement: Placement, changes: Live) -> None:
         self._database = database
         self._placement = placement
         self._changes = changes
@@ -63,7 +66,7 @@ class OrderService:
     async def WatchOrder(self, request: WatchOrderRequest, call: Call) -> AsyncIterator[Order]:
         order_id, buyer_id = UUID(request.id), UUID(call.caller.user_id)
         seen = 0
-        async for _ in self._changes.of(order_id, until=call):
+        async for _ in self._changes.changes(str(order_id), lambda: call.remaining() - _MARGIN_SECONDS):
             row = await repository.get(self._database, order_id, buyer_id)
             if row.version > seen:
                 seen = row.version
