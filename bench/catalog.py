@@ -1,14 +1,18 @@
 """Rows a second that an import brings in through the edge, and a search that matches a sixth of all products."""
 
+import asyncio
 import itertools
 import json
 import time
 from typing import Any
 
+import psycopg
+
 from bench.goals import IMPORT, SEARCH
 from bench.http_load import load, request_bytes
 from bench.mesh import BenchMesh
 from bench.report import Figure, Report
+from meshctl.core.polling import until
 
 PRODUCTS = 200_000
 # As `meshctl import` sends them.
@@ -17,6 +21,11 @@ BATCHES_IN_FLIGHT = 4
 # What is in by then is what is searched.
 IMPORT_SECONDS = 60.0
 SEARCHES = 30
+ANALYZE_SECONDS = 60.0
+# What is not in the statistics is less than the share at which PostgreSQL counts again.
+_ANALYZED = """
+    SELECT n_mod_since_analyze < 0.05 * n_live_tup FROM pg_stat_user_tables WHERE relname = 'products'
+    """
 _MATERIALS = ("oak", "walnut", "steel", "linen", "marble", "copper")
 _KINDS = ("chair", "table", "lamp", "shelf", "bowl")
 
@@ -43,6 +52,7 @@ async def measure(mesh: BenchMesh, report: Report) -> None:
     note = f"{rows:,} rows; {time.process_time() - began:.0f} s of the load's own CPU"
     report.add(Figure(IMPORT, rows / imported.seconds, "rows/s", errors=imported.errors, note=note))
 
+    await _analyzed(mesh)
     search = request_bytes("GET", f"{mesh.edge_url}/v1/products?search=walnut&limit=20")
     found = await load(mesh.edge_url, lambda: search, connections=1, seconds=30.0, limit=SEARCHES)
     report.add(
@@ -55,6 +65,18 @@ async def measure(mesh: BenchMesh, report: Report) -> None:
             note=f"{rows // len(_MATERIALS):,} of {rows:,} match",
         )
     )
+
+
+async def _analyzed(mesh: BenchMesh) -> None:
+    """Waits until PostgreSQL has counted what was imported: a search is planned by those statistics."""
+    url = mesh.wiring["database_urls"]["catalog"]
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+
+        async def are_fresh() -> bool:
+            row = await (await connection.execute(_ANALYZED)).fetchone()
+            return bool(row and row[0])
+
+        await asyncio.wait_for(until(are_fresh), ANALYZE_SECONDS)
 
 
 def _row(number: int) -> dict[str, Any]:

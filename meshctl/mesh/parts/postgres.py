@@ -18,13 +18,15 @@ START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "200",
+    "max_connections": "500",
     "shared_buffers": "64MB",
     "wal_buffers": "4MB",
     "max_wal_size": "512MB",
     "jit": "off",
     "io_method": "sync",
     "autovacuum_max_workers": "2",
+    # A large import has its statistics a few seconds later.
+    "autovacuum_naptime": "5s",
     "log_min_messages": "warning",
     # The details of an error are the row that it is about.
     "log_error_verbosity": "terse",
