@@ -1,4 +1,4 @@
-"""What even those who administer users may not do."""
+"""Limits on what administrators of users may do."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,7 +11,7 @@ from services.identity.model import PROTECTED_ROLES, User
 
 
 def require_right_over(user: User, caller: Caller) -> None:
-    """Raises PermissionDenied ROLE_PROTECTED: power over the powerful is for those who give it."""
+    """Raises PermissionDenied ROLE_PROTECTED unless the caller may change accounts with the user's role."""
     if (
         user.role in PROTECTED_ROLES
         and user.id != UUID(caller.user_id)
@@ -19,12 +19,15 @@ def require_right_over(user: User, caller: Caller) -> None:
     ):
         raise PermissionDenied(
             "ROLE_PROTECTED",
-            "Only an administrator may do this to this account.",
+            "Only an administrator may change this account.",
             metadata={"role": user.role},
         )
 
 
 def require_another(administrators: Sequence[User], user: User) -> None:
-    """Raises FailedPrecondition LAST_ADMINISTRATOR when the user is the only one; all must be locked."""
+    """Raises FailedPrecondition LAST_ADMINISTRATOR for the only administrator; `administrators` must be locked."""
     if [administrator.id for administrator in administrators] == [user.id]:
-        raise FailedPrecondition("LAST_ADMINISTRATOR", "Nobody else could administer the mesh then.")
+        raise FailedPrecondition(
+            "LAST_ADMINISTRATOR",
+            "This account is the last administrator; make somebody else an administrator first.",
+        )

@@ -29,7 +29,7 @@ from services.identity.signing_keys import KeyRing
 
 
 class AuthService:
-    """Signing up, in and out, and the keys that tokens are checked with."""
+    """Registration, sign-in and sign-out, and the keys that verify tokens."""
 
     def __init__(
         self, database: Database, passwords: PasswordPools, sessions: Sessions, keys: KeyRing
@@ -65,7 +65,7 @@ class AuthService:
         return grant
 
     async def _renew(self, account: Row, password: str, call: Call) -> str:
-        """Hashes a password that was right with today's parameters; the hash that holds from now on."""
+        """Hashes a correct password with the current parameters; returns the new hash."""
         password_hash = await self._passwords.login.hash(password, address=call.address)
         async with self._database.unit_of_work() as work:
             await work.run(
@@ -80,7 +80,7 @@ class AuthService:
         async with self._database.unit_of_work() as work:
             grant = await self._sessions.carry_on(work, request.refresh_token)
         if grant is None:
-            # Only now, since an exception within the unit of work would undo the revocation.
+            # Raised only here, since an exception within the unit of work would undo the revocation.
             raise Unauthenticated("REFRESH_TOKEN_REUSED", "The refresh token was used before; sign in again.")
         return grant
 
@@ -114,4 +114,4 @@ class AuthService:
 
 
 def _login_failed() -> Unauthenticated:
-    return Unauthenticated("LOGIN_FAILED", "The email address or the password is not right.")
+    return Unauthenticated("LOGIN_FAILED", "The email address or the password is wrong.")

@@ -1,4 +1,4 @@
-"""What must be there before the first call: a key to sign with, and an administrator to make others."""
+"""What must exist before the first call: a key that signs, and an administrator who can create others."""
 
 import logging
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 async def prepare(
     database: Database, keys: KeyRing, passwords: Passwords, settings: IdentitySettings
 ) -> None:
-    """Sees to both. StartError when the database cannot be reached."""
+    """Makes sure that both exist. Raises StartError when the database cannot be reached."""
     await database.open()
     try:
         await keys.refresh()
@@ -30,14 +30,14 @@ async def prepare(
 
 
 async def ensure_administrator(database: Database, passwords: Passwords, settings: IdentitySettings) -> None:
-    """Creates the administrator of the settings unless somebody has the email address."""
+    """Creates the administrator that the settings name unless the email address is taken."""
     email = normal_email(settings.bootstrap_admin_email)
     if not email or await database.one(repository.CREDENTIALS_BY_EMAIL, email=email):
         return
     password_hash = await passwords.hash(settings.bootstrap_admin_password.get_secret_value(), address="")
     user = User.register(uuid7(), settings.bootstrap_admin_username, email, password_hash, role=ADMIN)
     async with database.unit_of_work() as work:
-        # Another replica may do the same at the same moment.
+        # Another replica may do the same at the same time.
         if await repository.insert_user_once(work, user):
             work.publish(user_events.registered(user), version=user.version)
             _log.info("The first administrator was created.")

@@ -1,4 +1,4 @@
-"""Threads that hash, with a line of bounded length before them."""
+"""Threads that hash, with a bounded queue."""
 
 import asyncio
 import ipaddress
@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from chassis.core import errors
 
 Answer = TypeVar("Answer")
-# Runs a function in the thread whose turn it is.
+# Runs a function in the thread that was granted.
 InThread = Callable[..., Awaitable[Any]]
 
 
 class HashingPool:
     """`threads` that hash at once, and `queue` places to wait for them, half of which one address may take.
 
-    Hashing costs tens of milliseconds of a core by intent. What cannot be done soon is refused at once: whoever waits
-    longer than a call lasts has cost the others their turn for nothing.
+    Hashing takes tens of milliseconds of a core by design. Work that cannot start soon is refused at once: a call that
+    waits past its deadline would take a turn from other calls for nothing.
     """
 
     def __init__(self, threads: int, queue: int) -> None:
@@ -49,12 +49,12 @@ class HashingPool:
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            await asyncio.wait([work])  # the thread is not free before
+            await asyncio.wait([work])  # the thread is busy until then
             raise
 
 
 def network_of(address: str) -> str:
-    """What one client commands: an IPv4 address, or an IPv6 network of /64."""
+    """The addresses that one client controls: an IPv4 address, or an IPv6 /64 network."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

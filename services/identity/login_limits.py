@@ -1,4 +1,4 @@
-"""How many logins may fail: counted in Valkey for all replicas, and in the process while Valkey is away."""
+"""Limits on failed logins: counted in Valkey for all replicas, and in the process while Valkey is unreachable."""
 
 import asyncio
 import hashlib
@@ -16,14 +16,14 @@ from services.identity.hashing import network_of
 from services.identity.settings import IdentitySettings
 
 VALKEY_TIMEOUT_SECONDS = 0.2
-# How long a process counts by itself before it tries Valkey again.
+# How long a process counts on its own before it tries Valkey again.
 RETREAT_SECONDS = 5.0
 
 
 class LoginLimits:
-    """Limits on failures, each a list such as `5/minute; 40/hour`: persistence makes the wait longer.
+    """Limits on failures, each a list such as `5/minute; 40/hour`: more failures mean longer waits.
 
-    Nobody is locked out: a limit holds for one address, and the account's owner comes from another.
+    An attacker cannot lock out an account's owner: a limit applies to one address, and the owner uses another.
     """
 
     def __init__(self, valkey_url: str, per_account: str, per_address: str) -> None:
@@ -54,7 +54,7 @@ class LoginLimits:
             )
 
     async def count_failure(self, account: str, address: str) -> None:
-        """Counts a failed attempt, in the process too: it is what remains when Valkey goes away."""
+        """Counts a failed attempt, also in the process: its counts take over when Valkey becomes unreachable."""
         for limit, key in self._limits(account, address):
             await self._own.hit(limit, key)
         counter = self._counter()
@@ -67,7 +67,7 @@ class LoginLimits:
 
     async def _wait(self, counter: FixedWindowRateLimiter, account: str, address: str) -> float:
         limits = list(self._limits(account, address))
-        # Most attempts come within the limits, and asking how long to wait costs twice as much as asking whether.
+        # Most attempts are within the limits, and finding out how long to wait costs twice as much as whether to wait.
         if all(await asyncio.gather(*(counter.test(limit, key) for limit, key in limits))):
             return 0.0
         windows = await asyncio.gather(*(counter.get_window_stats(limit, key) for limit, key in limits))
@@ -77,7 +77,7 @@ class LoginLimits:
         )
 
     def _limits(self, account: str, address: str) -> Iterator[tuple[RateLimitItem, str]]:
-        # Valkey holds no personal data, only this trace of the account.
+        # Valkey holds no personal data, only this hash of the account.
         trace = hashlib.sha256(account.encode()).hexdigest()[:32]
         network = network_of(address)
         yield from ((limit, f"account:{trace}:{network}") for limit in self._per_account)

@@ -14,17 +14,17 @@ from chassis.data import Model, Resource
 from services.identity.settings import REFRESH_TOKEN_LIFE, SESSION_LIFE
 
 ADMIN, STAFF, CUSTOMER, SERVICE = ROLES = ("admin", "staff", "customer", "service")
-# Only who may assign roles changes accounts of these, or staff could make themselves administrators.
+# Only callers who may assign roles may change accounts with these, or staff could make themselves administrators.
 PROTECTED_ROLES = frozenset({ADMIN, STAFF})
 
 
 def now() -> datetime:
-    """The present moment."""
+    """The current time."""
     return datetime.now(UTC)
 
 
 def normal_email(email: str) -> str:
-    """The one spelling of an email address that is kept and looked up."""
+    """The spelling of an email address that is stored and looked up."""
     return email.strip().lower()
 
 
@@ -49,7 +49,7 @@ class User(Resource):
     def register(
         cls, id: uuid.UUID, username: str, email: str, password_hash: str, role: str = CUSTOMER
     ) -> User:
-        """A new user. `email` may be in any spelling."""
+        """Creates a user. `email` may be in any spelling."""
         return cls.new(
             id,
             username=username,
@@ -62,12 +62,12 @@ class User(Resource):
 
     @property
     def disabled(self) -> bool:
-        """Whether nobody can sign in."""
+        """Whether sign-in is blocked."""
         return self.disabled_at is not None
 
 
 class Session(Model):
-    """A sign-in, and with it the family of refresh tokens that came of it."""
+    """A sign-in and its family of refresh tokens."""
 
     __tablename__ = "sessions"
 
@@ -79,18 +79,18 @@ class Session(Model):
 
     @classmethod
     def start(cls, user_id: uuid.UUID) -> Session:
-        """A new session of a user."""
+        """Creates a session of a user."""
         moment = now()
         return cls(id=uuid7(), user_id=user_id, created_at=moment, expires_at=moment + SESSION_LIFE)
 
     @property
     def live(self) -> bool:
-        """Whether it can still be refreshed."""
+        """Whether the session can still be refreshed."""
         return self.revoked_at is None and now() < self.expires_at
 
 
 class RefreshToken(Model):
-    """A refresh token, known only by its hash; used once."""
+    """A refresh token, stored only as its hash; can be used once."""
 
     __tablename__ = "refresh_tokens"
 
@@ -105,7 +105,7 @@ class RefreshToken(Model):
 
     @classmethod
     def of(cls, session: Session, token_hash: bytes) -> RefreshToken:
-        """The next token of a session."""
+        """Creates the next token of a session."""
         moment = now()
         expires_at = min(moment + REFRESH_TOKEN_LIFE, session.expires_at)
         return cls(
@@ -114,12 +114,12 @@ class RefreshToken(Model):
 
     @property
     def live(self) -> bool:
-        """Whether it was never used and has not expired."""
+        """Whether the token was never used and has not expired."""
         return self.used_at is None and now() < self.expires_at
 
 
 class SigningKey(Model):
-    """A key that signs access tokens from `signs_from` until its successor does; known until `expires_at`."""
+    """A key that signs access tokens from `signs_from` until its successor does; published until `expires_at`."""
 
     __tablename__ = "signing_keys"
 

@@ -1,4 +1,4 @@
-"""Passwords: Argon2id in threads of its own for each purpose, with attempts counted where they are made."""
+"""Passwords: Argon2id in separate threads for each purpose, with limits on failed attempts."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -12,31 +12,31 @@ from services.identity.hashing import HashingPool
 from services.identity.login_limits import LoginLimits
 from services.identity.settings import IdentitySettings
 
-# OWASP's figures for Argon2id: 19 MiB, two passes, one lane.
+# OWASP's parameters for Argon2id: 19 MiB, two passes, one lane.
 HASHER = PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
-# What an attempt on an unknown account is checked against, so that it takes as long as any other.
+# The hash that an attempt on an unknown account is checked against, so that it takes as long as any other.
 NOBODYS_HASH = HASHER.hash("the password of nobody")
 
 
 class Passwords:
-    """Hashes and checks passwords in one pool. All raise ResourceExhausted OVERLOADED when that is full."""
+    """Hashes and checks passwords in one pool. All methods raise ResourceExhausted OVERLOADED when it is full."""
 
     def __init__(self, pool: HashingPool, limits: LoginLimits) -> None:
         self._pool = pool
         self._limits = limits
 
     async def hash(self, password: str, *, address: str) -> str:
-        """The hash to keep: parameters, salt and digest as text."""
+        """Returns the hash to store: parameters, salt and digest as text."""
         async with self._pool.turn(address) as in_thread:
             hashed: str = await in_thread(HASHER.hash, password)
         return hashed
 
     async def check(self, password: str, password_hash: str | None, *, account: str, address: str) -> bool:
-        """Whether the password is the account's; None stands for an unknown account, for which none is right.
+        """Whether the password is the account's; a hash of None stands for an unknown account and never matches.
 
         Raises ResourceExhausted RATE_LIMITED after too many failures for the account from the address, or from
-        the address. The limits are asked when it is the attempt's turn, so that at most as many as there are threads
-        slip past together.
+        the address. The limits are checked when the attempt gets its thread, so that at most one attempt per thread
+        exceeds them.
         """
         async with self._pool.turn(address) as in_thread:
             await self._limits.admit(account, address)
@@ -47,9 +47,9 @@ class Passwords:
             return False
 
     async def confirm(self, password: str, account: Row, *, address: str) -> None:
-        """Checks that whoever is signed in knows the password of `account` (`email`, `password_hash`), too.
+        """Checks that the signed-in caller also knows the password of `account` (`email`, `password_hash`).
 
-        Raises PermissionDenied PASSWORD_INCORRECT, and what `check` raises.
+        Raises PermissionDenied PASSWORD_INCORRECT and the errors of `check`.
         """
         if not await self.check(password, account.password_hash, account=account.email, address=address):
             raise password_incorrect()
@@ -57,7 +57,7 @@ class Passwords:
 
 @dataclass(frozen=True, slots=True)
 class PasswordPools:
-    """A pool for each purpose: a rush on one leaves the others quick."""
+    """A pool for each purpose, so that a rush on one does not slow down the others."""
 
     registration: Passwords
     login: Passwords
@@ -65,7 +65,7 @@ class PasswordPools:
 
     @classmethod
     def of(cls, settings: IdentitySettings) -> Self:
-        """The pools that the settings describe, which count failures together."""
+        """The pools that the settings describe; they share their counts of failures."""
         limits = LoginLimits.of(settings)
 
         def pool(threads: int) -> Passwords:
@@ -79,12 +79,12 @@ class PasswordPools:
 
 
 def password_incorrect() -> PermissionDenied:
-    """The answer to a current password that is not the account's."""
-    return PermissionDenied("PASSWORD_INCORRECT", "The current password is not right.")
+    """The error for a current password that is wrong."""
+    return PermissionDenied("PASSWORD_INCORRECT", "The current password is wrong.")
 
 
 def outdated(password_hash: str) -> bool:
-    """Whether a hash was made with other parameters than today's."""
+    """Whether a hash was made with parameters other than the current ones."""
     return HASHER.check_needs_rehash(password_hash)
 
 

@@ -1,4 +1,4 @@
-"""The only SQL of identity."""
+"""All SQL of identity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _REFERENCE: _Columns = (User.id, User.username, User.disabled_at)
 _PUBLIC: _Columns = (User.id, User.username, User.first_name, User.last_name)
 _KEY: _Columns = (SigningKey.id, SigningKey.public_key, SigningKey.private_key, SigningKey.signs_from)
 
-# A caller sees themselves; everybody only with the permission, which the servicer knows.
+# Callers see themselves, and everyone only with the permission, which the servicer checks.
 _VISIBLE = or_(bindparam("sees_all", type_=Boolean), User.id == bindparam("caller_id"))
 PROFILE = Query(select(*_PROFILE).where(User.id == bindparam("id"), _VISIBLE))
 ACCOUNT = Query(select(*_ACCOUNT).where(User.id == bindparam("id")))
@@ -30,7 +30,7 @@ _NAMED = User.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
 REFERENCES = Query(select(*_REFERENCE).where(_NAMED))
 PUBLIC_PROFILES = Query(select(*_PUBLIC).where(_NAMED))
 
-# The lock makes a session wait for a revocation of the user's, and then look again.
+# The lock makes a new session wait for a concurrent revocation and then check the account again.
 _ACCOUNT_TO_SIGN_IN = (
     select(User.id, User.role)
     .where(
@@ -65,7 +65,7 @@ START_SESSION = Query(
     select(_ACCOUNT_TO_SIGN_IN.c.role).add_cte(_NEW_SESSION.cte("session"), _FIRST_TOKEN.cte("token"))
 )
 
-# The user's version stays: nothing is different but how the same password is kept.
+# The user's version does not change: only the storage of the same password does.
 RENEW_HASH = Prepared(
     update(User)
     .where(User.id == bindparam("user_id"), User.password_hash == bindparam("checked"))
@@ -85,7 +85,7 @@ ACCOUNTS = Listing(
     order_by=(User.created_at.desc(), User.id.desc()),
 )
 
-# The database decides whose name it is.
+# The database decides which of two concurrent writers gets a name.
 UNIQUE_NAMES = Refusals(
     {
         "users_email_key": Refusal(AlreadyExists, "EMAIL_TAKEN", "Another account has this email address."),
@@ -95,12 +95,12 @@ UNIQUE_NAMES = Refusals(
 
 
 def user_not_found() -> NotFound:
-    """The one answer for a user that does not exist, and for one that the caller may not see."""
-    return NotFound("USER_NOT_FOUND", "No such user.")
+    """The error both for a user that does not exist and for one that the caller may not see."""
+    return NotFound("USER_NOT_FOUND", "The user does not exist.")
 
 
 async def lock_user(work: UnitOfWork, id: UUID) -> User:
-    """The user, locked until the transaction ends. Raises NotFound USER_NOT_FOUND."""
+    """Returns the user, locked until the transaction ends. Raises NotFound USER_NOT_FOUND."""
     user = await work.get(User, id, for_update=True)
     if user is None:
         raise user_not_found()
@@ -108,20 +108,20 @@ async def lock_user(work: UnitOfWork, id: UUID) -> User:
 
 
 async def lock_administrators(work: UnitOfWork) -> Sequence[User]:
-    """The administrators that can sign in, locked until the transaction ends: the last two cannot go at once."""
+    """The administrators that can sign in, locked until the transaction ends, so the last two cannot both go."""
     administrators = select(User).where(User.role == ADMIN, User.disabled_at.is_(None)).order_by(User.id)
     return (await work.session.scalars(administrators.with_for_update())).all()
 
 
 async def insert_user_once(work: UnitOfWork, user: User) -> bool:
-    """Inserts a user unless its email address or username is taken; whether it was inserted."""
+    """Inserts a user unless its email address or username is taken; returns whether it was inserted."""
     values = {column.key: getattr(user, column.key) for column in User.__table__.columns}
     statement = insert(User).values({**values, "version": 1}).on_conflict_do_nothing().returning(User.id)
     return (await work.execute(statement)).first() is not None
 
 
 async def lock_refresh_token(work: UnitOfWork, token_hash: bytes) -> RefreshToken | None:
-    """The refresh token with this hash, locked until the transaction ends: of two uses one comes first."""
+    """The refresh token with this hash, locked until the transaction ends, so that one of two uses comes first."""
     statement = select(RefreshToken).where(RefreshToken.token_hash == token_hash).with_for_update()
     return (await work.session.scalars(statement)).one_or_none()
 
@@ -129,7 +129,7 @@ async def lock_refresh_token(work: UnitOfWork, token_hash: bytes) -> RefreshToke
 async def revoke_sessions(
     work: UnitOfWork, user_id: UUID, *, only: UUID | None = None, but: UUID | None = None
 ) -> Sequence[UUID]:
-    """Ends sessions of a user (all of them, one of them, or all but one); those that had not ended before."""
+    """Ends sessions of a user (all of them, one of them, or all but one); returns those it ended."""
     statement = update(Session).where(Session.user_id == user_id, Session.revoked_at.is_(None))
     if only is not None:
         statement = statement.where(Session.id == only)
@@ -140,7 +140,7 @@ async def revoke_sessions(
 
 
 async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
-    """Deletes sessions, and with them their refresh tokens, whose time is over; how many."""
+    """Deletes expired sessions with their refresh tokens; returns how many sessions."""
     expired = (
         select(Session.id).where(Session.expires_at < now()).limit(limit).with_for_update(skip_locked=True)
     )
@@ -149,6 +149,6 @@ async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
 
 
 async def lock_signing_keys(work: UnitOfWork) -> Sequence[SigningKey]:
-    """All keys that are published. One transaction at a time gets here, also while there is no row to lock."""
+    """All keys that are published. Locks the table, so transactions take turns even when there is no row yet."""
     await work.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
     return (await work.session.scalars(select(SigningKey).where(_PUBLISHED))).all()

@@ -21,7 +21,7 @@ class RoleService:
 
     async def ListRoles(self, request: ListRolesRequest, call: Call) -> ListRolesResponse:
         if request.cursor:
-            raise InvalidArgument("CURSOR_INVALID", "Roles are read by page.")
+            raise InvalidArgument("CURSOR_INVALID", "The list of roles has no cursors; use `page`.")
         limit, offset = listings.window(request)
         meta = PageMeta(total=len(ROLES), page=request.page or 1, limit=limit)
         return ListRolesResponse(data=map(convert.role_message, ROLES[offset : offset + limit]), meta=meta)

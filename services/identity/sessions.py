@@ -1,4 +1,4 @@
-"""Sessions: started at a sign-in, carried on by refresh tokens of one use, ended for all services."""
+"""Sessions: started by a sign-in, continued by single-use refresh tokens, ended for all services."""
 
 import hashlib
 import secrets
@@ -20,7 +20,7 @@ REFRESH_TOKEN_BYTES = 32
 
 
 class Sessions:
-    """Starts, carries on and ends sessions, in the caller's unit of work when there is one."""
+    """Starts, continues and ends sessions, in the caller's unit of work when there is one."""
 
     def __init__(self, keys: KeyRing, settings: IdentitySettings) -> None:
         self._keys = keys
@@ -28,9 +28,9 @@ class Sessions:
         self._audience = settings.token_audience
 
     async def start(self, database: Database, user_id: UUID, password_hash: str) -> TokenGrant | None:
-        """A new session of a user; None when the account is disabled, or its password is no longer this one.
+        """Starts a session of a user. Returns None when the account is disabled or its password has changed.
 
-        One statement, which locks the user's row: a session cannot slip past a revocation at the same moment.
+        Uses one statement, which locks the user's row, so that a session cannot slip past a concurrent revocation.
         """
         session, refresh_token = Session.start(user_id), _refresh_token()
         token = RefreshToken.of(session, _digest(refresh_token))
@@ -48,12 +48,12 @@ class Sessions:
         return account and self._grant(user_id, account.role, session.id, refresh_token)
 
     async def carry_on(self, work: UnitOfWork, refresh_token: str) -> TokenGrant | None:
-        """The next tokens of the session; None when the token was used before: its session has ended.
+        """Returns the session's next tokens. When the token was used before, ends the session and returns None.
 
         Raises Unauthenticated REFRESH_TOKEN_INVALID.
         """
         token = await repository.lock_refresh_token(work, _digest(refresh_token))
-        # The lock on the session lets a revocation come before or after, never in between.
+        # The lock on the session makes a revocation happen before or after, never in between.
         session = await work.get(Session, token.session_id, for_update=True) if token else None
         user = await work.get(User, session.user_id) if session else None
         if not (token and session and user):
@@ -94,14 +94,14 @@ class Sessions:
 
 
 async def end(work: UnitOfWork, user_id: UUID, *, only: UUID | None = None, but: UUID | None = None) -> None:
-    """Ends sessions of a user (all of them, one of them, or all but one) and tells every service."""
+    """Ends sessions of a user (all of them, one of them, or all but one) and publishes that to every service."""
     ended = await repository.revoke_sessions(work, user_id, only=only, but=but)
     for event in convert.sessions_revoked(user_id, ended):
         work.publish(event)
 
 
 def refresh_token_invalid() -> Unauthenticated:
-    """The answer to a refresh token that is unknown, expired or of an ended session."""
+    """The error for a refresh token that is unknown, expired or of an ended session."""
     return Unauthenticated("REFRESH_TOKEN_INVALID", "The refresh token is not valid; sign in again.")
 
 

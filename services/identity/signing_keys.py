@@ -22,7 +22,7 @@ from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings
 
 ALGORITHM = "ES256"
 CURVE = "P-256"
-# How old a process's copy of the keys may become; far less than lies between publication and signature.
+# Maximum age of a process's copy of the keys; far less than the time between publication and first signature.
 RELOAD_SECONDS = 30.0
 UNKNOWN_KEY_SECONDS = 5.0
 _NONCE_BYTES = 12
@@ -52,19 +52,19 @@ class KeyRing:
         self._next_look_up = 0.0
 
     def signer(self) -> Key:
-        """The key that signs now: of those whose time has come, the youngest."""
+        """The key that signs now: the newest whose `signs_from` has passed."""
         moment = now()
         return max((key for key in self._keys if key.signs_from <= moment), key=_signs_from)
 
     def published(self) -> Sequence[Key]:
-        """The keys that verifiers need: earlier ones whose tokens may live, the present one, and the next."""
+        """The keys that verifiers need: earlier ones whose tokens may be valid, the current one, and the next."""
         return self._keys
 
     async def key(self, kid: str) -> ECKey | None:
-        """The key of this id, for identity's own check of tokens. One that another replica just made is looked up."""
+        """The key with this id, for identity's own checks. Reads the database for keys of another replica."""
         found = self._find(kid)
         if found is None and time.monotonic() >= self._next_look_up:
-            # A forged id must not make every call a query.
+            # Forged ids must not each cause a query.
             self._next_look_up = time.monotonic() + UNKNOWN_KEY_SECONDS
             await self._load()
             found = self._find(kid)
@@ -74,27 +74,27 @@ class KeyRing:
         return next((key.private for key in self._keys if key.kid == kid), None)
 
     async def run(self) -> None:
-        """Keeps the copy fresh, and makes a new key when the present one is old; ends by cancellation."""
+        """Keeps the copy up to date and creates a key when the next is due, until cancelled."""
         while True:
             try:
                 await self.refresh()
-            except Exception:  # noqa: BLE001 (whatever it is, there is a next time)
-                # The keys at hand stay good for longer than any outage that this process would survive.
-                _log.exception("The signing keys could not be read; those at hand are kept.")
+            except Exception:  # noqa: BLE001 (whatever it is, the next run tries again)
+                # The known keys stay valid for longer than any outage that this process would survive.
+                _log.exception("The signing keys could not be read; the known keys stay in use.")
             await asyncio.sleep(RELOAD_SECONDS)
 
     async def refresh(self) -> None:
-        """Reads the keys; makes one when there is none, or when it is time for another."""
+        """Reads the keys; creates one when there is none or when the next is due."""
         await self._load()
         if self._due(_newest(self._keys)):
             await self.rotate(early=False)
 
     async def rotate(self, *, early: bool = True) -> Key:
-        """Makes the next key (`early`: before it is due) unless one waits for its time; the newest key."""
+        """Creates the next key (`early`: even before it is due) unless one is waiting; returns the newest key."""
         async with self._database.unit_of_work() as work:
             keys = await repository.lock_signing_keys(work)
             newest = _newest(keys)
-            # Asked again under the lock: another replica may have been faster.
+            # Checked again under the lock: another replica may have been faster.
             waiting = newest is not None and newest.signs_from > now()
             if not waiting and (early or self._due(newest)):
                 work.add(self._successor(keys))
@@ -106,7 +106,7 @@ class KeyRing:
 
     def _successor(self, keys: Sequence[SigningKey]) -> SigningKey:
         moment = now()
-        # Nobody waits for the very first key: no verifier can have an older set.
+        # The very first key signs at once: no verifier can have an older set.
         signs_from = moment + self._publication if keys else moment
         for key in keys:
             key.expires_at = key.expires_at or signs_from + ACCESS_TOKEN_LIFE + self._publication
@@ -131,7 +131,7 @@ class KeyRing:
 
     def _encrypt(self, kid: UUID, plain: bytes) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
-        # Bound to its row: an encrypted key that is moved to another id does not decrypt.
+        # Bound to its row: an encrypted key that is moved to another row cannot be decrypted.
         return nonce + self._cipher.encrypt(nonce, plain, kid.bytes)
 
     def _decrypt(self, kid: UUID, encrypted: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What happens to users, as identity publishes it. Personal data is left out by the contracts."""
+"""Events about users. Their contracts leave personal data out."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from services.identity.model import User
 
 
 async def save(work: UnitOfWork, user: User, event: Callable[[User], Message]) -> None:
-    """Writes a user, whose version moves on, and publishes what happened to it."""
+    """Writes a user, which increases its version, and publishes what happened to it."""
     await work.save(user)
     work.publish(event(user), version=user.version)
 
@@ -33,7 +33,7 @@ def updated(user: User) -> UserUpdated:
 
 
 def disabled(user: User) -> UserDisabled:
-    """The fact that nobody can sign in any more."""
+    """The fact that the account was disabled."""
     return UserDisabled(
         user_id=str(user.id),
         account=convert.account_message(user),
@@ -42,7 +42,7 @@ def disabled(user: User) -> UserDisabled:
 
 
 def enabled(user: User) -> UserEnabled:
-    """The fact that the user can sign in again."""
+    """The fact that the account was enabled."""
     return UserEnabled(
         user_id=str(user.id), account=convert.account_message(user), enabled_at=timestamp(user.updated_at)
     )

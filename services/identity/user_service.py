@@ -64,7 +64,7 @@ class UserService:
         return convert.user_message(user)
 
     async def _confirm_email(self, email: str | None, request: UpdateUserRequest, call: Call) -> None:
-        """Whoever changes what a user signs in with must be that user, and know the password."""
+        """Makes sure that only the user changes their email address, and only with the password."""
         if email is None:
             return
         account = await self._database.one(repository.CREDENTIALS, id=UUID(request.id))
@@ -113,7 +113,7 @@ class UserService:
         return BatchGetPublicProfilesResponse(profiles=map(convert.public_profile, rows))
 
     async def _in_order(self, query: Query, user_ids: Iterable[str]) -> Sequence[Row]:
-        """The rows of those users that there are, in the order of their ids."""
+        """The rows of users that exist, in the order of the ids."""
         place = {UUID(text): number for number, text in enumerate(user_ids)}
         rows = await self._database.all(query, ids=list(place))
         return sorted(rows, key=lambda row: place[row.id])

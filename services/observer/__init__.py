@@ -1,1 +1,1 @@
-"""The operator's eyes: a window of recent traces."""
+"""A window of recent traces for operators."""

@@ -8,7 +8,7 @@ from services.observer.otlp_service import OtlpTraceService
 from services.observer.settings import ObserverSettings
 from services.observer.store import TraceStore
 
-# OTLP's contract is not ours and says nothing about access: every workload of the mesh may send its spans.
+# OTLP's contract is a third party's and declares no access: every workload of the mesh may send its spans.
 EVERY_WORKLOAD = options_pb2.Access(internal=options_pb2.Internal(callers=["*"]))
 
 

@@ -7,7 +7,7 @@ from protomesh.observer.v1.trace_pb2 import Span, Trace, TraceSummary
 
 from services.observer.store import StoredTrace
 
-# OTLP counts kinds as our contract does; what is unknown to us reads as "not told".
+# OTLP numbers kinds as our contract does; unknown kinds become `kind_unspecified`.
 _KINDS: frozenset[int] = frozenset(Span.Kind.values())
 
 

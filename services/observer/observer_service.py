@@ -26,7 +26,7 @@ class ObserverService:
         await self._store.catch_up()
         limit, offset = window(request)
         matching = [trace for trace in self._store.newest_first() if _matches(trace, request)]
-        # They arrive in another order than they began, since each process sends its spans when it sees fit.
+        # Traces arrive in a different order than they began, since each process sends its spans in its own batches.
         matching.sort(key=_began, reverse=True)
         rest = self._behind(request, matching) if request.cursor else matching[offset:]
         page = list(islice(rest, limit + 1))
@@ -43,7 +43,7 @@ class ObserverService:
         await self._store.catch_up()
         trace = self._store.get(request.trace_id)
         if trace is None:
-            raise NotFound("TRACE_NOT_FOUND", "No such trace, or it is no longer kept.")
+            raise NotFound("TRACE_NOT_FOUND", "The trace does not exist or is no longer kept.")
         return convert.trace_message(trace)
 
     def _cursor(self, request: ListTracesRequest, last: StoredTrace) -> str:
@@ -68,7 +68,7 @@ def _matches(trace: StoredTrace, request: ListTracesRequest) -> bool:
 
 
 def _scope(request: ListTracesRequest) -> bytes:
-    """What a cursor is good for: this list with these filters."""
+    """The scope that a cursor is valid for: this list with these filters."""
     filters = ListTracesRequest()
     filters.CopyFrom(request)
     for paging in ("page", "limit", "cursor"):

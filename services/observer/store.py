@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 
 @dataclass(slots=True)
 class StoredTrace:
-    """One trace: its spans as they came over the wire, and what a list shows of it, kept up to date."""
+    """One trace: its spans in wire format, and its summary, kept up to date."""
 
     trace_id: str
     sequence: int
@@ -22,8 +22,8 @@ class StoredTrace:
     dropped: int = 0
     size: int = 0
     services: set[str] = field(default_factory=set)
-    # Service and span by span id, so that an exporter's retry adds nothing. Serialised: a parsed span costs
-    # about five times the memory, and few are ever looked at.
+    # Service and span by span id, so that an exporter's retry adds nothing. Serialized, since a parsed span takes
+    # about five times the memory, and few are ever read.
     spans: dict[bytes, tuple[str, bytes]] = field(default_factory=dict)
 
     @property
@@ -31,7 +31,7 @@ class StoredTrace:
         return (self.ended_ns - self.started_ns) / 1e6
 
     def add(self, service: str, span: Span) -> int:
-        """Takes a span in; returns its bytes."""
+        """Adds a span; returns its size in bytes."""
         data = span.SerializeToString()
         self.spans[span.span_id] = (service, data)
         self.size += len(data)
@@ -50,17 +50,17 @@ class StoredTrace:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Spans as they came over the wire, at which nobody has looked."""
+    """Spans in wire format that nobody has read yet."""
 
     spans: int
     data: bytes
 
 
 class TraceStore:
-    """Keeps at most `max_spans` spans and `max_bytes` of them; those that began to arrive first are the first to go.
+    """Keeps at most `max_spans` spans and `max_bytes` bytes; traces that began to arrive first are dropped first.
 
-    Spans come by the thousand and are looked at by a person now and then: they are kept as they come, and taken
-    apart when somebody looks.
+    Spans arrive by the thousand, and a person reads some now and then: they are stored as they arrive, and parsed when
+    somebody reads them.
     """
 
     def __init__(self, *, max_spans: int, max_spans_per_trace: int, max_bytes: int) -> None:
@@ -78,16 +78,16 @@ class TraceStore:
 
     @property
     def span_count(self) -> int:
-        """Spans that are kept, taken apart or not."""
+        """Number of spans that are kept, parsed or not."""
         return self._span_count
 
     @property
     def size(self) -> int:
-        """Bytes of the spans that are kept."""
+        """Size of the spans that are kept, in bytes."""
         return self._bytes
 
     def add(self, request: ExportTraceServiceRequest) -> None:
-        """Takes spans in."""
+        """Adds spans."""
         spans = sum(len(scope.spans) for resource in request.resource_spans for scope in resource.scope_spans)
         batch = _Batch(spans, request.SerializeToString())
         self._arrived.append(batch)
@@ -95,11 +95,11 @@ class TraceStore:
         self._evict()
 
     async def catch_up(self) -> None:
-        """Takes apart what has arrived, a batch at a time, so that others get their turn."""
+        """Parses the spans that have arrived, a batch at a time, so that other tasks get their turn."""
         while self._arrived:
             batch = self._arrived.popleft()
             self._count(-batch.spans, -len(batch.data))
-            # Never more than the batch was, so nothing else has to go.
+            # Never more than the batch held, so nothing has to be dropped.
             self._take_apart(ExportTraceServiceRequest.FromString(batch.data))
             await asyncio.sleep(0)
 
@@ -107,7 +107,7 @@ class TraceStore:
         return self._traces.get(trace_id)
 
     def newest_first(self) -> Iterator[StoredTrace]:
-        """Traces by arrival, the last first."""
+        """Traces by arrival, newest first."""
         return reversed(self._traces.values())
 
     def _take_apart(self, request: ExportTraceServiceRequest) -> None:
@@ -119,7 +119,7 @@ class TraceStore:
 
     def _add_span(self, service: str, span: Span) -> None:
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            return  # belongs nowhere
+            return  # malformed ids
         trace = self._trace(span.trace_id.hex())
         if len(trace.spans) >= self._max_spans_per_trace:
             trace.dropped += 1
@@ -138,7 +138,7 @@ class TraceStore:
         self._bytes += size
 
     def _evict(self) -> None:
-        """Lets the oldest go: traces that were looked at came before batches that were not."""
+        """Drops the oldest spans: parsed traces arrived before unparsed batches."""
         while self._span_count > self._max_spans or self._bytes > self._max_bytes:
             if self._traces:
                 _, oldest = self._traces.popitem(last=False)

@@ -1,1 +1,1 @@
-"""Counts requests for the edge, whichever of its replicas they came through."""
+"""Counts requests for the edge, across all its replicas."""

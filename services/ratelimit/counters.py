@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from chassis.core import Unavailable
 
-# The edge waits 250 ms for an answer; what comes later is of no use to it.
+# The edge waits 250 ms for a response; a later one is of no use.
 TIMEOUT_SECONDS = 0.15
 
 
@@ -27,7 +27,7 @@ class Count:
 
 
 class Counters:
-    """Windows begin at whole units of the clock, so that every replica means the same one."""
+    """Counters in fixed windows that begin at whole units of the clock, so that every replica uses the same windows."""
 
     def __init__(self, valkey: Redis, now: Callable[[], float] = time.time) -> None:
         self._valkey = valkey
@@ -35,12 +35,12 @@ class Counters:
 
     @classmethod
     def at(cls, url: str, now: Callable[[], float] = time.time) -> Self:
-        """Counters in the Valkey at a `redis://` or `valkey://` URL; it is connected to at the first call."""
+        """Counters in the Valkey at a `redis://` or `valkey://` URL; connects at the first call."""
         valkey = Redis.from_url(
             "redis" + url.removeprefix("valkey").removeprefix("redis"),
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
-            # A connection that went away is opened anew, once and at once.
+            # A lost connection is opened again, once and without delay.
             retry=Retry(NoBackoff(), 1),
         )
         return cls(valkey, now)
@@ -52,7 +52,7 @@ class Counters:
     async def add(self, hits: int, names: Sequence[tuple[str, int]]) -> list[Count]:
         """Adds `hits` to each counter, given by name and window length in seconds, in one round trip.
 
-        Raises Unavailable DEPENDENCY_UNAVAILABLE when Valkey does not answer.
+        Raises Unavailable DEPENDENCY_UNAVAILABLE when Valkey does not respond.
         """
         moment = self._now()
         pipeline = self._valkey.pipeline(transaction=False)
@@ -63,12 +63,14 @@ class Counters:
         try:
             answers = await pipeline.execute()
         except (RedisError, OSError) as error:
-            raise Unavailable("DEPENDENCY_UNAVAILABLE", "The counters cannot be reached.") from error
+            raise Unavailable(
+                "DEPENDENCY_UNAVAILABLE", "The rate limit counters in Valkey are not reachable; try again."
+            ) from error
         ends = (seconds - moment % seconds for _, seconds in names)
         return [Count(requests, math.ceil(end)) for requests, end in zip(answers[::2], ends, strict=True)]
 
 
 def _key(name: str, seconds: int, moment: float) -> str:
-    # Names hold addresses and user ids: Valkey gets no more than this trace of them.
+    # Names hold addresses and user ids, so Valkey gets only a hash of them.
     trace = hashlib.sha256(name.encode()).hexdigest()[:32]
     return f"ratelimit:{trace}:{int(moment // seconds)}"

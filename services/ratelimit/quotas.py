@@ -1,4 +1,4 @@
-"""The quotas that contracts declare, by the descriptor that the edge sends for each."""
+"""The quotas that contracts declare, by the descriptor that the edge sends for each quota."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from protomesh.ratelimit.v3.ratelimit_pb2 import RateLimitDescriptor, RateLimitR
 from chassis import contract
 from chassis.contract import MethodContract
 
-# What the edge's routes call the parts of a descriptor: meshctl.build.gen.envoy_routes.
+# The names that the edge's routes give the parts of a descriptor: meshctl.build.gen.envoy_routes.
 METHOD, ADDRESS, CALLER = "method", "masked_remote_address", "caller"
 _UNITS = {
     options_pb2.Quota.second: (1, RateLimitResponse.RateLimit.SECOND),
@@ -21,7 +21,7 @@ _UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """`requests` in each window of `seconds`. `announced`: whether headers tell of it while it lasts."""
+    """`requests` in each window of `seconds`. `announced`: whether response headers report it before it is used up."""
 
     requests: int
     seconds: int
@@ -56,7 +56,7 @@ def _declared(methods: Iterable[MethodContract], multiplier: int) -> Iterator[tu
         if for_callers:
             yield (method.path, CALLER), _quota(limit.per_caller, multiplier, announced=True)
         if limit.HasField("per_address"):
-            # One answer has room for one set of headers: the caller's own quota, where there is one.
+            # A response has room for one set of headers: those of the caller's own quota, if there is one.
             yield (method.path, ADDRESS), _quota(limit.per_address, multiplier, announced=not for_callers)
 
 

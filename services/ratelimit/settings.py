@@ -8,10 +8,10 @@ from chassis.core import Settings
 
 
 class RateLimitSettings(Settings):
-    """The house settings, and how strictly the contracts' quotas are meant."""
+    """The settings of every service, and a multiplier of the contracts' quotas."""
 
     rate_limit_multiplier: int = Field(
         1,
         ge=1,
-        description="Multiplies every quota of the contracts; for load tests, where all share an address.",
+        description="Multiplies every quota of the contracts; for load tests, where all callers share an address.",
     )

@@ -35,7 +35,7 @@ def create_users() -> None:
         sa.CheckConstraint("email = lower(email)", name="users_email_check"),
         sa.UniqueConstraint("email", name="users_email_key"),
     )
-    # Two names that differ only in case would be taken for one another.
+    # People would confuse two names that differ only in case.
     op.create_index("users_username_key", "users", [sa.text("lower(username)")], unique=True)
     op.create_index("users_created_at_id_idx", "users", ["created_at", "id"])
     op.create_index("users_role_created_at_id_idx", "users", ["role", "created_at", "id"])

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Registers users and keeps their sessions. A session lasts 30 days at the most, and 14 days without a refresh.
+    """Registers users and keeps their sessions. A session lasts at most 30 days, and at most 14 days without a refresh.
     """
 
     def __init__(self, channel):
@@ -73,11 +73,11 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Registers users and keeps their sessions. A session lasts 30 days at the most, and 14 days without a refresh.
+    """Registers users and keeps their sessions. A session lasts at most 30 days, and at most 14 days without a refresh.
     """
 
     def RegisterUser(self, request, context):
-        """Registers a customer. When more register than can be served within moments, what does not fit is refused at once.
+        """Registers a customer. When more register than can be served soon, further calls are refused without waiting.
         Errors: ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; RESOURCE_EXHAUSTED OVERLOADED with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -85,9 +85,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoginUser(self, request, context):
-        """Signs a user in: starts a session and gives its tokens. An unknown address takes as long as a wrong password.
-        After 5 failures within a minute for one account from one address, or 20 from one address, further attempts are
-        refused for a while that grows with the failures; attempts that succeed are not counted.
+        """Signs a user in: starts a session and returns its tokens. An unknown email address takes as long as a wrong
+        password. After 5 failures within a minute for one account from one address, or 20 from one address, further
+        attempts are refused for a time that grows with the failures; attempts that succeed are not counted.
         Errors: UNAUTHENTICATED LOGIN_FAILED; RESOURCE_EXHAUSTED RATE_LIMITED, OVERLOADED with RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -95,8 +95,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RefreshToken(self, request, context):
-        """Exchanges a refresh token for a new pair of tokens; the old one is used up. A refresh token that comes a second time,
-        also at the same moment, ends its session.
+        """Exchanges a refresh token for a new pair of tokens; the old refresh token is used up. A refresh token that
+        is sent a second time, even at the same moment, ends its session.
         Errors: UNAUTHENTICATED REFRESH_TOKEN_INVALID, REFRESH_TOKEN_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,8 +120,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJsonWebKeySet(self, request, context):
-        """Answers the public keys that access tokens are signed with, as RFC 7517 has them: the one that signs now, the next
-        one, and those whose tokens may still be valid. Never empty.
+        """Returns the public keys that verify access tokens, in the form of RFC 7517: the key that signs now, the next key,
+        and the keys whose tokens may still be valid. Never empty.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,8 +129,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Makes a new signing key before its time. It signs once every verifier has had time to fetch it; until then, and for
-        as long as their tokens live, the earlier keys stay valid.
+        """Creates a new signing key before the scheduled rotation. It starts to sign once every verifier has had time to
+        fetch it. Earlier keys stay valid until then, and for as long as their tokens live.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -184,7 +184,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Registers users and keeps their sessions. A session lasts 30 days at the most, and 14 days without a refresh.
+    """Registers users and keeps their sessions. A session lasts at most 30 days, and at most 14 days without a refresh.
     """
 
     @staticmethod

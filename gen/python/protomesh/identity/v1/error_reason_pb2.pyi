@@ -27,23 +27,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     EMAIL_TAKEN: _ErrorReason.ValueType  # 1
     """ALREADY_EXISTS: another account has this email address. Metadata: none."""
     USERNAME_TAKEN: _ErrorReason.ValueType  # 2
-    """ALREADY_EXISTS: another account has this username, whatever its case. Metadata: none."""
+    """ALREADY_EXISTS: another account has this username, regardless of case. Metadata: none."""
     LOGIN_FAILED: _ErrorReason.ValueType  # 3
-    """UNAUTHENTICATED: the email address is unknown, the password is wrong or the account is disabled; which one of them
-    is not said. Metadata: none.
+    """UNAUTHENTICATED: the email address is unknown, the password is wrong or the account is disabled; the error does not
+    say which. Metadata: none.
     """
     REFRESH_TOKEN_INVALID: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the refresh token is unknown or expired, or its session has ended. Metadata: none."""
     REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 5
-    """UNAUTHENTICATED: the refresh token was used before. Whoever holds it may be a thief, so its session has ended.
+    """UNAUTHENTICATED: the refresh token was used before. It may be stolen, so its session has ended.
     Metadata: none.
     """
     USER_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND: there is no such user, or the caller may not see them. Metadata: none."""
+    """NOT_FOUND: the user does not exist, or the caller may not see them. Metadata: none."""
     PASSWORD_INCORRECT: _ErrorReason.ValueType  # 7
-    """PERMISSION_DENIED: the current password that was sent is not the account's. Metadata: none."""
+    """PERMISSION_DENIED: the current password that was sent is wrong. Metadata: none."""
     ROLE_PROTECTED: _ErrorReason.ValueType  # 8
-    """PERMISSION_DENIED: only an administrator may do this to an account of this role. Metadata: `role`."""
+    """PERMISSION_DENIED: only an administrator may do this to an account with this role. Metadata: `role`."""
     LAST_ADMINISTRATOR: _ErrorReason.ValueType  # 9
     """FAILED_PRECONDITION: the account is the last administrator that can sign in. Metadata: none."""
 
@@ -55,23 +55,23 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 EMAIL_TAKEN: ErrorReason.ValueType  # 1
 """ALREADY_EXISTS: another account has this email address. Metadata: none."""
 USERNAME_TAKEN: ErrorReason.ValueType  # 2
-"""ALREADY_EXISTS: another account has this username, whatever its case. Metadata: none."""
+"""ALREADY_EXISTS: another account has this username, regardless of case. Metadata: none."""
 LOGIN_FAILED: ErrorReason.ValueType  # 3
-"""UNAUTHENTICATED: the email address is unknown, the password is wrong or the account is disabled; which one of them
-is not said. Metadata: none.
+"""UNAUTHENTICATED: the email address is unknown, the password is wrong or the account is disabled; the error does not
+say which. Metadata: none.
 """
 REFRESH_TOKEN_INVALID: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the refresh token is unknown or expired, or its session has ended. Metadata: none."""
 REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 5
-"""UNAUTHENTICATED: the refresh token was used before. Whoever holds it may be a thief, so its session has ended.
+"""UNAUTHENTICATED: the refresh token was used before. It may be stolen, so its session has ended.
 Metadata: none.
 """
 USER_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND: there is no such user, or the caller may not see them. Metadata: none."""
+"""NOT_FOUND: the user does not exist, or the caller may not see them. Metadata: none."""
 PASSWORD_INCORRECT: ErrorReason.ValueType  # 7
-"""PERMISSION_DENIED: the current password that was sent is not the account's. Metadata: none."""
+"""PERMISSION_DENIED: the current password that was sent is wrong. Metadata: none."""
 ROLE_PROTECTED: ErrorReason.ValueType  # 8
-"""PERMISSION_DENIED: only an administrator may do this to an account of this role. Metadata: `role`."""
+"""PERMISSION_DENIED: only an administrator may do this to an account with this role. Metadata: `role`."""
 LAST_ADMINISTRATOR: ErrorReason.ValueType  # 9
 """FAILED_PRECONDITION: the account is the last administrator that can sign in. Metadata: none."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -32,9 +32,9 @@ class ListRolesRequest(_message.Message):
     page: _builtins.int
     """The page, from 1; 0 is taken as 1."""
     limit: _builtins.int
-    """Rows of a page; 0 is taken as 20, more than 100 as 100."""
+    """Rows per page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str
-    """Not given out: the roles are few, and read by page."""
+    """Not supported: there are few roles, and they are listed by page."""
     def __init__(
         self,
         *,
@@ -60,11 +60,11 @@ class ListRolesResponse(_message.Message):
     META_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def data(self) -> _containers.RepeatedCompositeFieldContainer[Global___Role]:
-        """The roles, the mightiest first."""
+        """The roles, the one with the most permissions first."""
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where they stand in the whole list."""
+        """The position of this page in the whole list."""
 
     def __init__(
         self,
@@ -89,10 +89,10 @@ class Role(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, as accounts and tokens hold it."""
+    """The name, as in accounts and tokens."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it grants, sorted, such as `catalog.products.write`."""
+        """The permissions that it grants, sorted, such as `catalog.products.write`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class AssignRoleRequest(_message.Message):
-    """A request to give a user a role."""
+    """A request to assign a role to a user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -118,12 +118,12 @@ class AssignRoleRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The user."""
+    """The user's id."""
     role: _user_pb2.Account.Role.ValueType
     """The role."""
     etag: _builtins.str
-    """The etag that was read; an account that was changed since is left alone. Empty: the `if-match` header is taken, and
-    without one it is not checked.
+    """The etag that was read; the call fails when the account has changed since. Empty: the `if-match` header is used;
+    without that header, the etag is not checked.
     """
     def __init__(
         self,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class RoleServiceStub:
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here.
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here.
     """
 
     def __init__(self, channel):
@@ -49,7 +49,7 @@ class RoleServiceStub:
 
 
 class RoleServiceServicer:
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here.
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here.
     """
 
     def ListRoles(self, request, context):
@@ -61,8 +61,8 @@ class RoleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AssignRole(self, request, context):
-        """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
-        role that the user has changes nothing.
+        """Assigns a role to a user and ends the user's sessions, so that the role takes effect at the next sign-in. Assigning
+        the role that the user already has changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -91,7 +91,7 @@ def add_RoleServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RoleService:
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here.
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here.
     """
 
     @staticmethod

@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RoleServiceStub:
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here."""
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,14 +39,14 @@ class RoleServiceStub:
     Errors: INVALID_ARGUMENT CURSOR_INVALID.
     """
     AssignRole: _grpc.UnaryUnaryMultiCallable[_role_service_pb2.AssignRoleRequest, _user_pb2.Account]
-    """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
-    role that the user has changes nothing.
+    """Assigns a role to a user and ends the user's sessions, so that the role takes effect at the next sign-in. Assigning
+    the role that the user already has changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
     """
 
 @_typing.type_check_only
 class RoleServiceAsyncStub(RoleServiceStub):
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here."""
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRoles: _aio.UnaryUnaryMultiCallable[_role_service_pb2.ListRolesRequest, _role_service_pb2.ListRolesResponse]  # type: ignore[assignment]
@@ -54,13 +54,13 @@ class RoleServiceAsyncStub(RoleServiceStub):
     Errors: INVALID_ARGUMENT CURSOR_INVALID.
     """
     AssignRole: _aio.UnaryUnaryMultiCallable[_role_service_pb2.AssignRoleRequest, _user_pb2.Account]  # type: ignore[assignment]
-    """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
-    role that the user has changes nothing.
+    """Assigns a role to a user and ends the user's sessions, so that the role takes effect at the next sign-in. Assigning
+    the role that the user already has changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
     """
 
 class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows and gives roles. What a role grants is written in the contracts, RPC by RPC, and cannot be changed here."""
+    """Lists and assigns roles. The contracts declare what a role grants, RPC by RPC; it cannot be changed here."""
 
     @_abc_1.abstractmethod
     def ListRoles(
@@ -78,8 +78,8 @@ class RoleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _role_service_pb2.AssignRoleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.Account, _abc.Awaitable[_user_pb2.Account]]:
-        """Gives a user another role and ends the user's sessions, so that the new role holds from the next sign-in. Giving the
-        role that the user has changes nothing.
+        """Assigns a role to a user and ends the user's sessions, so that the role takes effect at the next sign-in. Assigning
+        the role that the user already has changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; FAILED_PRECONDITION LAST_ADMINISTRATOR; ABORTED ETAG_MISMATCH.
         """
 

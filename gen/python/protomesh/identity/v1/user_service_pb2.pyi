@@ -45,7 +45,7 @@ class GetUserRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The user."""
+    """The user's id."""
     def __init__(
         self,
         *,
@@ -61,7 +61,7 @@ Global___GetUserRequest: _TypeAlias = GetUserRequest  # noqa: Y015
 
 @_typing.final
 class UpdateUserRequest(_message.Message):
-    """A request to change a user. What is not sent stays."""
+    """A request to change a user. Fields that are not sent keep their values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -73,20 +73,20 @@ class UpdateUserRequest(_message.Message):
     CURRENT_PASSWORD_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The user."""
+    """The user's id."""
     username: _builtins.str
     """As in registration."""
     email: _builtins.str
-    """As in registration. It is what the user signs in with, so that only the user changes it, with `current_password`."""
+    """As in registration. Since it is used to sign in, only the user can change it, with `current_password`."""
     first_name: _builtins.str
     """At most 100 characters, none of them a control character; empty clears it."""
     last_name: _builtins.str
     """At most 100 characters, none of them a control character; empty clears it."""
     current_password: _builtins.str
-    """Needed when the email address changes."""
+    """Required when the email address changes."""
     etag: _builtins.str
-    """The etag that was read; a user that was changed since is left alone. Empty: the `if-match` header is taken, and
-    without one it is not checked.
+    """The etag that was read; the call fails when the user has changed since. Empty: the `if-match` header is used;
+    without that header, the etag is not checked.
     """
     def __init__(
         self,
@@ -134,17 +134,17 @@ class ListUsersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     search: _builtins.str
-    """Only accounts whose username, email address, first or last name holds this text, whatever its case. At most 100
-    characters; empty: every account.
+    """Only accounts whose username, email address, first or last name contains this text, regardless of case. At most
+    100 characters; empty: all accounts.
     """
     role: _user_pb2.Account.Role.ValueType
-    """Only accounts of this role; unset: of every role."""
+    """Only accounts with this role; unset: all roles."""
     page: _builtins.int
     """The page, from 1; 0 is taken as 1. Not together with `cursor`."""
     limit: _builtins.int
-    """Rows of a page; 0 is taken as 20, more than 100 as 100."""
+    """Rows per page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str
-    """`next_cursor` of the answer before."""
+    """`next_cursor` of the previous response."""
     def __init__(
         self,
         *,
@@ -176,7 +176,7 @@ class ListUsersResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where they stand in the whole list."""
+        """The position of this page in the whole list."""
 
     def __init__(
         self,
@@ -194,13 +194,13 @@ Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
 
 @_typing.final
 class DisableUserRequest(_message.Message):
-    """A request to bar an account."""
+    """A request to disable an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The user."""
+    """The user's id."""
     def __init__(
         self,
         *,
@@ -216,13 +216,13 @@ Global___DisableUserRequest: _TypeAlias = DisableUserRequest  # noqa: Y015
 
 @_typing.final
 class EnableUserRequest(_message.Message):
-    """A request to open an account again."""
+    """A request to enable an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The user."""
+    """The user's id."""
     def __init__(
         self,
         *,
@@ -245,7 +245,7 @@ class BatchGetUsersRequest(_message.Message):
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Users, each once; 1 to 100."""
+        """The users' ids, each once; 1 to 100."""
 
     def __init__(
         self,
@@ -269,7 +269,7 @@ class BatchGetUsersResponse(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.UserReference]:
-        """One for each id that somebody has."""
+        """One for each id of a user that exists."""
 
     def __init__(
         self,
@@ -286,14 +286,14 @@ Global___BatchGetUsersResponse: _TypeAlias = BatchGetUsersResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetPublicProfilesRequest(_message.Message):
-    """A request for what others may see of users."""
+    """A request for the public profiles of users."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Users, each once; 1 to 100."""
+        """The users' ids, each once; 1 to 100."""
 
     def __init__(
         self,
@@ -317,7 +317,7 @@ class BatchGetPublicProfilesResponse(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.PublicProfile]:
-        """One for each id that somebody has."""
+        """One for each id of a user that exists."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`.
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone.
     """
 
     def __init__(self, channel):
@@ -79,11 +79,11 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`.
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone.
     """
 
     def GetMe(self, request, context):
-        """Answers the caller's own account and what it may do.
+        """Returns the caller's own account and its permissions.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -91,7 +91,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Answers a user: oneself, or anybody with `identity.users.read`.
+        """Returns a user: callers may read themselves, or any user with `identity.users.read`.
         Errors: NOT_FOUND USER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -99,8 +99,8 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
-        only the user that was read is changed.
+        """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
+        `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
         Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
         PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
         ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -118,7 +118,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableUser(self, request, context):
-        """Bars an account: its sessions end, and nobody can sign in to it. Repeating it changes nothing.
+        """Disables an account: its sessions end, and nobody can sign in to it. Repeating the call changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED; FAILED_PRECONDITION LAST_ADMINISTRATOR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -126,7 +126,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnableUser(self, request, context):
-        """Opens a barred account again; its user signs in anew. Repeating it changes nothing.
+        """Enables a disabled account; its user has to sign in again. Repeating the call changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,7 +134,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetUsers(self, request, context):
-        """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+        """Returns what other services may know about users. Ids of users that do not exist are left out of the response.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -142,8 +142,8 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetPublicProfiles(self, request, context):
-        """Returns what people may see of each other who share something. The calling service decides who shares what; the
-        email address is never part of it. Ids that nobody has are left out of the answer.
+        """Returns what people who share something may see of each other. The calling service decides who shares what; the
+        email address is never included. Ids of users that do not exist are left out of the response.
         Errors: none of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,7 +202,7 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`.
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone.
     """
 
     @staticmethod

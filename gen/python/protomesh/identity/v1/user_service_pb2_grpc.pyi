@@ -28,23 +28,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`."""
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UserServiceAsyncStub: ...
     GetMe: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetMeRequest, _user_pb2.CurrentUser]
-    """Answers the caller's own account and what it may do.
+    """Returns the caller's own account and its permissions.
     Errors: none of its own.
     """
     GetUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]
-    """Answers a user: oneself, or anybody with `identity.users.read`.
+    """Returns a user: callers may read themselves, or any user with `identity.users.read`.
     Errors: NOT_FOUND USER_NOT_FOUND.
     """
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]
-    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
-    only the user that was read is changed.
+    """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
+    `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
     PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -54,39 +54,39 @@ class UserServiceStub:
     Errors: INVALID_ARGUMENT CURSOR_INVALID.
     """
     DisableUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.DisableUserRequest, _user_pb2.Account]
-    """Bars an account: its sessions end, and nobody can sign in to it. Repeating it changes nothing.
+    """Disables an account: its sessions end, and nobody can sign in to it. Repeating the call changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED; FAILED_PRECONDITION LAST_ADMINISTRATOR.
     """
     EnableUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.EnableUserRequest, _user_pb2.Account]
-    """Opens a barred account again; its user signs in anew. Repeating it changes nothing.
+    """Enables a disabled account; its user has to sign in again. Repeating the call changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED.
     """
     BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]
-    """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+    """Returns what other services may know about users. Ids of users that do not exist are left out of the response.
     Errors: none of its own.
     """
     BatchGetPublicProfiles: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetPublicProfilesRequest, _user_service_pb2.BatchGetPublicProfilesResponse]
-    """Returns what people may see of each other who share something. The calling service decides who shares what; the
-    email address is never part of it. Ids that nobody has are left out of the answer.
+    """Returns what people who share something may see of each other. The calling service decides who shares what; the
+    email address is never included. Ids of users that do not exist are left out of the response.
     Errors: none of its own.
     """
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`."""
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetMe: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetMeRequest, _user_pb2.CurrentUser]  # type: ignore[assignment]
-    """Answers the caller's own account and what it may do.
+    """Returns the caller's own account and its permissions.
     Errors: none of its own.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.GetUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Answers a user: oneself, or anybody with `identity.users.read`.
+    """Returns a user: callers may read themselves, or any user with `identity.users.read`.
     Errors: NOT_FOUND USER_NOT_FOUND.
     """
     UpdateUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.UpdateUserRequest, _user_pb2.User]  # type: ignore[assignment]
-    """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
-    only the user that was read is changed.
+    """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
+    `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
     PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -96,25 +96,25 @@ class UserServiceAsyncStub(UserServiceStub):
     Errors: INVALID_ARGUMENT CURSOR_INVALID.
     """
     DisableUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.DisableUserRequest, _user_pb2.Account]  # type: ignore[assignment]
-    """Bars an account: its sessions end, and nobody can sign in to it. Repeating it changes nothing.
+    """Disables an account: its sessions end, and nobody can sign in to it. Repeating the call changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED; FAILED_PRECONDITION LAST_ADMINISTRATOR.
     """
     EnableUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.EnableUserRequest, _user_pb2.Account]  # type: ignore[assignment]
-    """Opens a barred account again; its user signs in anew. Repeating it changes nothing.
+    """Enables a disabled account; its user has to sign in again. Repeating the call changes nothing.
     Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED.
     """
     BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetUsersRequest, _user_service_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
-    """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+    """Returns what other services may know about users. Ids of users that do not exist are left out of the response.
     Errors: none of its own.
     """
     BatchGetPublicProfiles: _aio.UnaryUnaryMultiCallable[_user_service_pb2.BatchGetPublicProfilesRequest, _user_service_pb2.BatchGetPublicProfilesResponse]  # type: ignore[assignment]
-    """Returns what people may see of each other who share something. The calling service decides who shares what; the
-    email address is never part of it. Ids that nobody has are left out of the answer.
+    """Returns what people who share something may see of each other. The calling service decides who shares what; the
+    email address is never included. Ids of users that do not exist are left out of the response.
     Errors: none of its own.
     """
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows and changes users. A caller sees themselves; who else is seen depends on the permission `identity.users.read`."""
+    """Reads and changes users. Callers see themselves; with the permission `identity.users.read` they see everyone."""
 
     @_abc_1.abstractmethod
     def GetMe(
@@ -122,7 +122,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetMeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.CurrentUser, _abc.Awaitable[_user_pb2.CurrentUser]]:
-        """Answers the caller's own account and what it may do.
+        """Returns the caller's own account and its permissions.
         Errors: none of its own.
         """
 
@@ -132,7 +132,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.GetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Answers a user: oneself, or anybody with `identity.users.read`.
+        """Returns a user: callers may read themselves, or any user with `identity.users.read`.
         Errors: NOT_FOUND USER_NOT_FOUND.
         """
 
@@ -142,8 +142,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
-        """Changes what is sent and leaves the rest: of oneself, or of anybody with `identity.users.write`. With an etag,
-        only the user that was read is changed.
+        """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
+        `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
         Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
         PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
         ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
@@ -165,7 +165,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.DisableUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.Account, _abc.Awaitable[_user_pb2.Account]]:
-        """Bars an account: its sessions end, and nobody can sign in to it. Repeating it changes nothing.
+        """Disables an account: its sessions end, and nobody can sign in to it. Repeating the call changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED; FAILED_PRECONDITION LAST_ADMINISTRATOR.
         """
 
@@ -175,7 +175,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.EnableUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.Account, _abc.Awaitable[_user_pb2.Account]]:
-        """Opens a barred account again; its user signs in anew. Repeating it changes nothing.
+        """Enables a disabled account; its user has to sign in again. Repeating the call changes nothing.
         Errors: NOT_FOUND USER_NOT_FOUND; PERMISSION_DENIED ROLE_PROTECTED.
         """
 
@@ -185,7 +185,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.BatchGetUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.BatchGetUsersResponse, _abc.Awaitable[_user_service_pb2.BatchGetUsersResponse]]:
-        """Answers what other services may know of users. Ids that nobody has are left out of the answer.
+        """Returns what other services may know about users. Ids of users that do not exist are left out of the response.
         Errors: none of its own.
         """
 
@@ -195,8 +195,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _user_service_pb2.BatchGetPublicProfilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_user_service_pb2.BatchGetPublicProfilesResponse, _abc.Awaitable[_user_service_pb2.BatchGetPublicProfilesResponse]]:
-        """Returns what people may see of each other who share something. The calling service decides who shares what; the
-        email address is never part of it. Ids that nobody has are left out of the answer.
+        """Returns what people who share something may see of each other. The calling service decides who shares what; the
+        email address is never included. Ids of users that do not exist are left out of the response.
         Errors: none of its own.
         """
 

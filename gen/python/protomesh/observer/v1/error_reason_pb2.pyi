@@ -25,13 +25,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     TRACE_NOT_FOUND: _ErrorReason.ValueType  # 1
-    """NOT_FOUND: there is no such trace, or it is no longer kept. Metadata: none."""
+    """NOT_FOUND: the trace does not exist or is no longer kept. Metadata: none."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call was refused. The name of a value is what `ErrorInfo.reason` holds."""
+    """Why a call failed. The name of a value is what `ErrorInfo.reason` holds."""
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 TRACE_NOT_FOUND: ErrorReason.ValueType  # 1
-"""NOT_FOUND: there is no such trace, or it is no longer kept. Metadata: none."""
+"""NOT_FOUND: the trace does not exist or is no longer kept. Metadata: none."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

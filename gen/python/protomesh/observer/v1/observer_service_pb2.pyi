@@ -36,15 +36,15 @@ class ListTracesRequest(_message.Message):
     page: _builtins.int
     """The page, from 1; 0 is taken as 1."""
     limit: _builtins.int
-    """Traces a page; 0 is taken as 20, more than 100 as 100."""
+    """Traces per page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str
-    """`next_cursor` of the list before; goes before `page`."""
+    """`next_cursor` of the previous response; takes precedence over `page`."""
     service: _builtins.str
     """Only traces in which this service took part; empty for all."""
     search: _builtins.str
-    """Only traces whose name holds this text, whatever its case; empty for all."""
+    """Only traces whose name contains this text, regardless of case; empty for all."""
     min_duration_ms: _builtins.float
-    """Only traces that took at least so many milliseconds."""
+    """Only traces that took at least this many milliseconds."""
     only_errors: _builtins.bool
     """Only traces in which a span ended in an error."""
     def __init__(
@@ -80,7 +80,7 @@ class ListTracesResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where they stand in the whole list."""
+        """The position of this page in the whole list."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class ObserverServiceStub:
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first.
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first.
     """
 
     def __init__(self, channel):
@@ -49,7 +49,7 @@ class ObserverServiceStub:
 
 
 class ObserverServiceServicer:
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first.
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first.
     """
 
     def ListTraces(self, request, context):
@@ -61,8 +61,8 @@ class ObserverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrace(self, request, context):
-        """Answers a trace with all its spans.
-        Errors: NOT_FOUND TRACE_NOT_FOUND when it never was, or is no longer kept.
+        """Returns a trace with all its spans.
+        Errors: NOT_FOUND TRACE_NOT_FOUND when the trace does not exist or is no longer kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +90,7 @@ def add_ObserverServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ObserverService:
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first.
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first.
     """
 
     @staticmethod

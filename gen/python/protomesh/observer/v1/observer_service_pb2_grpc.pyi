@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ObserverServiceStub:
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first."""
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,13 +39,13 @@ class ObserverServiceStub:
     Errors: none of its own.
     """
     GetTrace: _grpc.UnaryUnaryMultiCallable[_observer_service_pb2.GetTraceRequest, _trace_pb2.Trace]
-    """Answers a trace with all its spans.
-    Errors: NOT_FOUND TRACE_NOT_FOUND when it never was, or is no longer kept.
+    """Returns a trace with all its spans.
+    Errors: NOT_FOUND TRACE_NOT_FOUND when the trace does not exist or is no longer kept.
     """
 
 @_typing.type_check_only
 class ObserverServiceAsyncStub(ObserverServiceStub):
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first."""
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListTraces: _aio.UnaryUnaryMultiCallable[_observer_service_pb2.ListTracesRequest, _observer_service_pb2.ListTracesResponse]  # type: ignore[assignment]
@@ -53,12 +53,12 @@ class ObserverServiceAsyncStub(ObserverServiceStub):
     Errors: none of its own.
     """
     GetTrace: _aio.UnaryUnaryMultiCallable[_observer_service_pb2.GetTraceRequest, _trace_pb2.Trace]  # type: ignore[assignment]
-    """Answers a trace with all its spans.
-    Errors: NOT_FOUND TRACE_NOT_FOUND when it never was, or is no longer kept.
+    """Returns a trace with all its spans.
+    Errors: NOT_FOUND TRACE_NOT_FOUND when the trace does not exist or is no longer kept.
     """
 
 class ObserverServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers what the mesh did a moment ago. It keeps a bounded window of spans in memory; the oldest traces go first."""
+    """Returns what the mesh did recently. It keeps a bounded window of spans in memory and drops the oldest traces first."""
 
     @_abc_1.abstractmethod
     def ListTraces(
@@ -76,8 +76,8 @@ class ObserverServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _observer_service_pb2.GetTraceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trace_pb2.Trace, _abc.Awaitable[_trace_pb2.Trace]]:
-        """Answers a trace with all its spans.
-        Errors: NOT_FOUND TRACE_NOT_FOUND when it never was, or is no longer kept.
+        """Returns a trace with all its spans.
+        Errors: NOT_FOUND TRACE_NOT_FOUND when the trace does not exist or is no longer kept.
         """
 
 def add_ObserverServiceServicer_to_server(servicer: ObserverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

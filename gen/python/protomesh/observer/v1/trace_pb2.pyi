@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TraceSummary(_message.Message):
-    """What one request, with all that followed from it, looks like from afar."""
+    """A summary of one request and everything that it caused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -36,11 +36,11 @@ class TraceSummary(_message.Message):
     trace_id: _builtins.str
     """32 hexadecimal digits."""
     name: _builtins.str
-    """The name of the first span, such as `POST /v1/orders`; empty while that span has not arrived."""
+    """The name of the root span, such as `POST /v1/orders`; empty until that span arrives."""
     duration_ms: _builtins.float
     """From the beginning of the earliest span to the end of the latest, in milliseconds."""
     span_count: _builtins.int
-    """Spans that are kept of the trace."""
+    """Spans of the trace that are kept."""
     error_count: _builtins.int
     """Spans that ended in an error."""
     @_builtins.property
@@ -82,10 +82,10 @@ class Trace(_message.Message):
     trace_id: _builtins.str
     """32 hexadecimal digits."""
     dropped_spans: _builtins.int
-    """Spans that came after the trace had reached its limit and were not kept."""
+    """Spans that arrived after the trace had reached its limit and were not kept."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
-        """Its spans, by their beginning."""
+        """Its spans, by start time."""
 
     def __init__(
         self,
@@ -115,11 +115,11 @@ class Span(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Span._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         kind_unspecified: Span._Kind.ValueType  # 0
-        """Not told."""
+        """Not reported."""
         internal: Span._Kind.ValueType  # 1
         """Work inside a service."""
         server: Span._Kind.ValueType  # 2
-        """A call that was taken."""
+        """A call that was served."""
         client: Span._Kind.ValueType  # 3
         """A call that was made."""
         producer: Span._Kind.ValueType  # 4
@@ -131,11 +131,11 @@ class Span(_message.Message):
         """Sides of a hop."""
 
     kind_unspecified: Span.Kind.ValueType  # 0
-    """Not told."""
+    """Not reported."""
     internal: Span.Kind.ValueType  # 1
     """Work inside a service."""
     server: Span.Kind.ValueType  # 2
-    """A call that was taken."""
+    """A call that was served."""
     client: Span.Kind.ValueType  # 3
     """A call that was made."""
     producer: Span.Kind.ValueType  # 4
@@ -176,26 +176,26 @@ class Span(_message.Message):
     span_id: _builtins.str
     """16 hexadecimal digits."""
     parent_span_id: _builtins.str
-    """The span that it is a part of; empty for the first one."""
+    """The parent span; empty for the root."""
     service: _builtins.str
     """The service that did the work, such as `ordering`."""
     name: _builtins.str
     """What was done, such as `protomesh.ordering.v1.OrderService/PlaceOrder`."""
     kind: Global___Span.Kind.ValueType
-    """Which side of a hop it is."""
+    """The side of the hop."""
     duration_ms: _builtins.float
     """How long it took, in milliseconds."""
     error: _builtins.bool
     """Whether it ended in an error."""
     error_message: _builtins.str
-    """What the error was; empty when there was none."""
+    """The error; empty when there was none."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Attributes, such as `db.query.text`; never a personal datum."""
+        """Attributes, such as `db.query.text`; never personal data."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class PageMeta(_message.Message):
-    """Where an answer stands in the whole list."""
+    """The position of a page in the whole list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -28,13 +28,13 @@ class PageMeta(_message.Message):
     NEXT_CURSOR_FIELD_NUMBER: _builtins.int
     TOTAL_IS_ESTIMATE_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Rows of the whole list: exact up to 10,000, then the planner's estimate. A number in JSON, so 32 bits."""
+    """Rows in the whole list: exact up to 10,000, then the planner's estimate. 32 bits, to be a number in JSON."""
     page: _builtins.int
-    """The page that was asked for, from 1; 0 when the list was read by cursor."""
+    """The requested page, from 1; 0 when the list was read by cursor."""
     limit: _builtins.int
-    """Rows that a page holds at the most."""
+    """Maximum number of rows per page."""
     next_cursor: _builtins.str
-    """Give it as `cursor` for the next rows; empty on the last page. Opaque and signed."""
+    """The `cursor` to send for the next page; empty on the last page. Opaque and signed."""
     total_is_estimate: _builtins.bool
     """Whether `total` is an estimate."""
     def __init__(

@@ -136,12 +136,12 @@ class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
 
 
 class UsernameTaken(AlreadyExists, reason="USERNAME_TAKEN"):
-    """Another account has this username, whatever its case."""
+    """Another account has this username, regardless of case."""
 
 
 class LoginFailed(Unauthenticated, reason="LOGIN_FAILED"):
-    """The email address is unknown, the password is wrong or the account is disabled; which one of
-    them is not said.
+    """The email address is unknown, the password is wrong or the account is disabled; the error does
+    not say which.
     """
 
 
@@ -150,19 +150,19 @@ class RefreshTokenInvalid(Unauthenticated, reason="REFRESH_TOKEN_INVALID"):
 
 
 class RefreshTokenReused(Unauthenticated, reason="REFRESH_TOKEN_REUSED"):
-    """The refresh token was used before. Whoever holds it may be a thief, so its session has ended."""
+    """The refresh token was used before. It may be stolen, so its session has ended."""
 
 
 class UserNotFound(NotFound, reason="USER_NOT_FOUND"):
-    """There is no such user, or the caller may not see them."""
+    """The user does not exist, or the caller may not see them."""
 
 
 class PasswordIncorrect(PermissionDenied, reason="PASSWORD_INCORRECT"):
-    """The current password that was sent is not the account's."""
+    """The current password that was sent is wrong."""
 
 
 class RoleProtected(PermissionDenied, reason="ROLE_PROTECTED"):
-    """Only an administrator may do this to an account of this role."""
+    """Only an administrator may do this to an account with this role."""
 
 
 class LastAdministrator(FailedPrecondition, reason="LAST_ADMINISTRATOR"):
@@ -170,7 +170,7 @@ class LastAdministrator(FailedPrecondition, reason="LAST_ADMINISTRATOR"):
 
 
 class TraceNotFound(NotFound, reason="TRACE_NOT_FOUND"):
-    """There is no such trace, or it is no longer kept."""
+    """The trace does not exist or is no longer kept."""
 
 
 class OrderNotFound(NotFound, reason="ORDER_NOT_FOUND"):
@@ -214,7 +214,7 @@ class LastOwner(FailedPrecondition, reason="LAST_OWNER"):
 
 
 class TokenMissing(Unauthenticated, reason="TOKEN_MISSING"):
-    """The RPC wants a bearer token and none was sent."""
+    """The RPC requires a bearer token and none was sent."""
 
 
 class TokenInvalid(Unauthenticated, reason="TOKEN_INVALID"):
@@ -242,7 +242,7 @@ class CursorInvalid(InvalidArgument, reason="CURSOR_INVALID"):
 
 
 class IdempotencyKeyRequired(InvalidArgument, reason="IDEMPOTENCY_KEY_REQUIRED"):
-    """The RPC wants an `idempotency-key` header of 16 to 255 printable ASCII characters."""
+    """The RPC requires an `idempotency-key` header of 16 to 255 printable ASCII characters."""
 
 
 class IdempotencyKeyReused(InvalidArgument, reason="IDEMPOTENCY_KEY_REUSED"):
@@ -254,11 +254,11 @@ class IdempotencyKeyInFlight(Aborted, reason="IDEMPOTENCY_KEY_IN_FLIGHT"):
 
 
 class EtagMismatch(Aborted, reason="ETAG_MISMATCH"):
-    """The resource was changed by somebody else since it was read."""
+    """The resource has changed since it was read."""
 
 
 class Conflict(Aborted, reason="CONFLICT"):
-    """A concurrent transaction got in the way; the call may be made again."""
+    """The call conflicted with a concurrent transaction; try again."""
 
 
 class RateLimited(ResourceExhausted, reason="RATE_LIMITED"):
@@ -266,11 +266,11 @@ class RateLimited(ResourceExhausted, reason="RATE_LIMITED"):
 
 
 class Overloaded(ResourceExhausted, reason="OVERLOADED"):
-    """The server has as many calls as it takes, or too many to come to this one in time."""
+    """The server has no capacity for the call, now or before its deadline."""
 
 
 class DependencyUnavailable(Unavailable, reason="DEPENDENCY_UNAVAILABLE"):
-    """A part that the call needs cannot be reached now."""
+    """A dependency of the call is not reachable now."""
 
 
 class RouteNotFound(NotFound, reason="ROUTE_NOT_FOUND"):
@@ -282,12 +282,12 @@ class RequestMalformed(InvalidArgument, reason="REQUEST_MALFORMED"):
 
 
 class RequestTooLarge(InvalidArgument, reason="REQUEST_TOO_LARGE"):
-    """INVALID_ARGUMENT (HTTP 413): the request is larger than the RPC takes."""
+    """INVALID_ARGUMENT (HTTP 413): the request is larger than the RPC accepts."""
 
 
 class RequestRefused(PermissionDenied, reason="REQUEST_REFUSED"):
-    """The edge refuses the request as such."""
+    """The edge refuses requests of this kind."""
 
 
 class TooManyAtOnce(ResourceExhausted, reason="TOO_MANY_AT_ONCE"):
-    """The caller has as many calls or streams open as one may have."""
+    """The caller has the maximum number of calls or streams open."""
