@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     service: str = Field("", description="Name of the deployable; its entry point sets it.")
     role: Role = Field(
         "all",
-        description="What this process does: `server` answers calls, `worker` sends and handles events and does other "
+        description="What this process does: `server` serves calls, `worker` sends and handles events and does other "
         "background work, `all` does both. The option `--role` of the entry point sets it too.",
     )
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")

@@ -16,7 +16,7 @@ _recorder = Recorder()
 
 
 def install(recorder: Recorder) -> Recorder:
-    """Makes a recorder the one of this process, also behind the OpenTelemetry API."""
+    """Makes a recorder the one that this process uses, also behind the OpenTelemetry API."""
     global _recorder  # noqa: PLW0603 (the API keeps one provider per process as well)
     _recorder = recorder
     propagate.set_global_textmap(_propagator)

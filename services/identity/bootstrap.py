@@ -26,7 +26,9 @@ async def prepare(
         await keys.refresh()
         await ensure_administrator(database, passwords, settings)
     except (psycopg.OperationalError, OperationalError):
-        raise StartError("its database cannot be reached.") from None
+        raise StartError(
+            "its database cannot be reached; check PROTOMESH_DATABASE_URL and that PostgreSQL is running."
+        ) from None
 
 
 async def ensure_administrator(database: Database, passwords: Passwords, settings: IdentitySettings) -> None:

@@ -18,7 +18,7 @@ async def save(work: UnitOfWork, user: User, event: Callable[[User], Message]) -
 
 
 def registered(user: User) -> UserRegistered:
-    """The fact that somebody registered."""
+    """The fact that a user registered."""
     return UserRegistered(
         user_id=str(user.id),
         username=user.username,

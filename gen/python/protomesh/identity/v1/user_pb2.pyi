@@ -81,7 +81,7 @@ class Account(_message.Message):
         staff: Account._Role.ValueType  # 2
         """Works for the company."""
         customer: Account._Role.ValueType  # 3
-        """Registered on their own."""
+        """A user who registered."""
         service: Account._Role.ValueType  # 4
         """A machine that acts on its own behalf."""
 
@@ -95,7 +95,7 @@ class Account(_message.Message):
     staff: Account.Role.ValueType  # 2
     """Works for the company."""
     customer: Account.Role.ValueType  # 3
-    """Registered on their own."""
+    """A user who registered."""
     service: Account.Role.ValueType  # 4
     """A machine that acts on its own behalf."""
 

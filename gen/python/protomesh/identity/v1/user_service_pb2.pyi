@@ -79,9 +79,9 @@ class UpdateUserRequest(_message.Message):
     email: _builtins.str
     """As in registration. Since it is used to sign in, only the user can change it, with `current_password`."""
     first_name: _builtins.str
-    """At most 100 characters, none of them a control character; empty clears it."""
+    """At most 100 characters, without control characters; empty clears it."""
     last_name: _builtins.str
-    """At most 100 characters, none of them a control character; empty clears it."""
+    """At most 100 characters, without control characters; empty clears it."""
     current_password: _builtins.str
     """Required when the email address changes."""
     etag: _builtins.str
@@ -140,7 +140,7 @@ class ListUsersRequest(_message.Message):
     role: _user_pb2.Account.Role.ValueType
     """Only accounts with this role; unset: all roles."""
     page: _builtins.int
-    """The page, from 1; 0 is taken as 1. Not together with `cursor`."""
+    """The page, from 1; 0 is taken as 1. Cannot be combined with `cursor`."""
     limit: _builtins.int
     """Rows per page; 0 is taken as 20, more than 100 as 100."""
     cursor: _builtins.str

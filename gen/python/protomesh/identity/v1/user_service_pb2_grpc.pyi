@@ -46,7 +46,7 @@ class UserServiceStub:
     """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
     `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
-    PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
+    PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the correct current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
@@ -88,7 +88,7 @@ class UserServiceAsyncStub(UserServiceStub):
     """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
     `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
     Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
-    PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
+    PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the correct current password,
     ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
@@ -145,7 +145,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the fields that are sent and keeps the rest. Callers may change themselves, or any user with
         `identity.users.write`. With an etag, the call fails when the user has changed since it was read.
         Errors: NOT_FOUND USER_NOT_FOUND; ALREADY_EXISTS EMAIL_TAKEN, USERNAME_TAKEN; ABORTED ETAG_MISMATCH;
-        PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the right current password,
+        PERMISSION_DENIED PASSWORD_INCORRECT when the email address changes without the correct current password,
         ROLE_PROTECTED; RESOURCE_EXHAUSTED RATE_LIMITED with RetryInfo.
         """
 

@@ -99,7 +99,7 @@ class Access(_message.Message):
 
     @_builtins.property
     def self(self) -> Global___Self:
-        """The signed-in caller who owns the resource, or a holder of a permission, who has access for every owner."""
+        """The signed-in caller who owns the resource, or a holder of the permission, who has access for every owner."""
 
     def __init__(
         self_,  # pyright: ignore[reportSelfClsParameterName]

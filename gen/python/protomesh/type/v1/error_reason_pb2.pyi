@@ -43,9 +43,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: none.
     """
     IDEMPOTENCY_KEY_REUSED: _ErrorReason.ValueType  # 9
-    """INVALID_ARGUMENT: the key was used before for another request. Metadata: none."""
+    """INVALID_ARGUMENT: the key was already used for a different request. Metadata: none."""
     IDEMPOTENCY_KEY_IN_FLIGHT: _ErrorReason.ValueType  # 10
-    """ABORTED: a call with this key is still running; `RetryInfo` says when to ask again. Metadata: none."""
+    """ABORTED: a call with this key is still running; `RetryInfo` says when to try again. Metadata: none."""
     ETAG_MISMATCH: _ErrorReason.ValueType  # 11
     """ABORTED: the resource has changed since it was read. Metadata: none."""
     CONFLICT: _ErrorReason.ValueType  # 12
@@ -101,9 +101,9 @@ IDEMPOTENCY_KEY_REQUIRED: ErrorReason.ValueType  # 8
 Metadata: none.
 """
 IDEMPOTENCY_KEY_REUSED: ErrorReason.ValueType  # 9
-"""INVALID_ARGUMENT: the key was used before for another request. Metadata: none."""
+"""INVALID_ARGUMENT: the key was already used for a different request. Metadata: none."""
 IDEMPOTENCY_KEY_IN_FLIGHT: ErrorReason.ValueType  # 10
-"""ABORTED: a call with this key is still running; `RetryInfo` says when to ask again. Metadata: none."""
+"""ABORTED: a call with this key is still running; `RetryInfo` says when to try again. Metadata: none."""
 ETAG_MISMATCH: ErrorReason.ValueType  # 11
 """ABORTED: the resource has changed since it was read. Metadata: none."""
 CONFLICT: ErrorReason.ValueType  # 12

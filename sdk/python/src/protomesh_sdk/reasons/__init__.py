@@ -246,11 +246,11 @@ class IdempotencyKeyRequired(InvalidArgument, reason="IDEMPOTENCY_KEY_REQUIRED")
 
 
 class IdempotencyKeyReused(InvalidArgument, reason="IDEMPOTENCY_KEY_REUSED"):
-    """The key was used before for another request."""
+    """The key was already used for a different request."""
 
 
 class IdempotencyKeyInFlight(Aborted, reason="IDEMPOTENCY_KEY_IN_FLIGHT"):
-    """A call with this key is still running; `RetryInfo` says when to ask again."""
+    """A call with this key is still running; `RetryInfo` says when to try again."""
 
 
 class EtagMismatch(Aborted, reason="ETAG_MISMATCH"):
