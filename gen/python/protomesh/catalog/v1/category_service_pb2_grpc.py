@@ -28,7 +28,7 @@ if _version_not_supported:
 
 
 class CategoryServiceStub:
-    """Keeps the tree of categories. Everybody reads it, staff changes it.
+    """Maintains the tree of categories. Everybody can read it; staff can change it.
     """
 
     def __init__(self, channel):
@@ -70,11 +70,11 @@ class CategoryServiceStub:
 
 
 class CategoryServiceServicer:
-    """Keeps the tree of categories. Everybody reads it, staff changes it.
+    """Maintains the tree of categories. Everybody can read it; staff can change it.
     """
 
     def GetCategory(self, request, context):
-        """Answers a category.
+        """Returns a category.
         Errors: NOT_FOUND CATEGORY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -82,14 +82,14 @@ class CategoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCategories(self, request, context):
-        """Lists categories by path, so that each one is followed by what is below it.
+        """Lists categories by path, so that each one is followed by the categories below it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCategoryTree(self, request, context):
-        """Answers the whole tree, or the part below a category, nested and in the order of display.
+        """Returns the whole tree, or the part below a category, nested and in display order.
         Errors: NOT_FOUND CATEGORY_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,15 +98,15 @@ class CategoryServiceServicer:
 
     def CreateCategory(self, request, context):
         """Creates a category.
-        Errors: NOT_FOUND CATEGORY_NOT_FOUND when there is no such parent; ALREADY_EXISTS SLUG_TAKEN;
-        FAILED_PRECONDITION CATEGORY_TOO_DEEP.
+        Errors: NOT_FOUND CATEGORY_NOT_FOUND when the parent does not exist; ALREADY_EXISTS SLUG_TAKEN; FAILED_PRECONDITION
+        CATEGORY_TOO_DEEP.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCategory(self, request, context):
-        """Changes what is sent of a category; a new parent moves it with everything below it.
+        """Updates the fields of a category that are sent; a new parent moves it with everything below it.
         Errors: NOT_FOUND CATEGORY_NOT_FOUND for the category or its new parent; ALREADY_EXISTS SLUG_TAKEN;
         FAILED_PRECONDITION CATEGORY_CYCLE or CATEGORY_TOO_DEEP; ABORTED ETAG_MISMATCH.
         """
@@ -115,7 +115,7 @@ class CategoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCategory(self, request, context):
-        """Deletes a category that nothing hangs on.
+        """Deletes a category that has no products and no categories below it.
         Errors: NOT_FOUND CATEGORY_NOT_FOUND; FAILED_PRECONDITION CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE; ABORTED
         ETAG_MISMATCH.
         """
@@ -165,7 +165,7 @@ def add_CategoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CategoryService:
-    """Keeps the tree of categories. Everybody reads it, staff changes it.
+    """Maintains the tree of categories. Everybody can read it; staff can change it.
     """
 
     @staticmethod

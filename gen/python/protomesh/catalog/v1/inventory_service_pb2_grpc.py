@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class InventoryServiceStub:
-    """Keeps the stock of every product. Units move available → reserved → sold, or back, and none is ever promised twice:
-    available + reserved + sold = received.
+    """Maintains the stock of every product. Units move available → reserved → sold, or back, and no unit is ever promised
+    twice: available + reserved + sold = received.
     """
 
     def __init__(self, channel):
@@ -74,57 +74,59 @@ class InventoryServiceStub:
 
 
 class InventoryServiceServicer:
-    """Keeps the stock of every product. Units move available → reserved → sold, or back, and none is ever promised twice:
-    available + reserved + sold = received.
+    """Maintains the stock of every product. Units move available → reserved → sold, or back, and no unit is ever promised
+    twice: available + reserved + sold = received.
     """
 
     def ReserveStock(self, request, context):
-        """Reserves all lines of an order, or none, for a time, and returns what they cost now. The reservation expires by
-        itself. Repeating the call for the same order changes nothing but the time, which begins anew; the prices are those
-        of that moment. A reservation that has expired is made anew, if the stock is still there.
+        """Reserves all lines of an order, or none, for a limited time, and returns their current prices. The reservation
+        expires by itself. Repeating the call for the same order only restarts that time and returns the prices of that
+        moment. A reservation that has expired is made again if the stock is still available.
         Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`); FAILED_PRECONDITION PRODUCT_NOT_FOR_SALE
         (with `product_id`); FAILED_PRECONDITION CURRENCY_MIXED; FAILED_PRECONDITION TOTAL_CHANGED (with `currency_code`,
-        `amount_minor`) when the lines come to something else than `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
-        when the order's stock was released before; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order reserved other lines before.
+        `amount_minor`) when the total of the lines differs from `expected_total`; FAILED_PRECONDITION RESERVATION_CLOSED
+        when the order's stock has already been released; INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED when the order has
+        already reserved other lines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CommitStock(self, request, context):
-        """Turns an order's reserved units into sold ones. Repeating it changes nothing.
-        Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_CLOSED when the stock was released before.
+        """Marks an order's reserved units as sold. Repeating the call changes nothing.
+        Errors: NOT_FOUND RESERVATION_NOT_FOUND; FAILED_PRECONDITION RESERVATION_CLOSED when the stock has already been
+        released.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseStock(self, request, context):
-        """Gives an order's reserved units back. Repeating it changes nothing; an order that never reserved is closed, so that
-        a reservation that arrives late fails.
-        Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock was sold before.
+        """Releases an order's reserved units. Repeating the call changes nothing. An order without a reservation is closed,
+        so that a call to reserve that arrives late fails.
+        Errors: FAILED_PRECONDITION RESERVATION_CLOSED when the stock has already been sold.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FindReservations(self, request, context):
-        """Finds reservations that hold stock and were made, or asked for again, so long ago; the oldest come first.
+        """Finds reservations that hold stock and were made, or last requested again, at least `held_for` ago; oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExpireReservations(self, request, context):
-        """Gives back what reservations hold that were made, or asked for again, so long ago; others are left alone. Unlike a
-        release it closes nothing: an order that comes back may reserve again.
+        """Releases the stock of the given reservations that were made, or last requested again, at least `held_for` ago; the
+        others stay as they are. Unlike ReleaseStock it closes nothing: the order may reserve again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStock(self, request, context):
-        """Answers the stock of a product.
+        """Returns the stock of a product.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -132,9 +134,9 @@ class InventoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AdjustStock(self, request, context):
-        """Receives units into stock, or writes units off with a negative number.
-        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more would be written off than is
-        available, STOCK_TOO_LARGE when a product would have received more than 1,000,000,000 units.
+        """Adds units to the stock, or writes units off with a negative number.
+        Errors: NOT_FOUND PRODUCT_NOT_FOUND; FAILED_PRECONDITION OUT_OF_STOCK when more units would be written off than are
+        available, STOCK_TOO_LARGE when the product would have received more than 1,000,000,000 units in all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,8 +189,8 @@ def add_InventoryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InventoryService:
-    """Keeps the stock of every product. Units move available → reserved → sold, or back, and none is ever promised twice:
-    available + reserved + sold = received.
+    """Maintains the stock of every product. Units move available → reserved → sold, or back, and no unit is ever promised
+    twice: available + reserved + sold = received.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class ProductServiceStub:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
-    archived ones too.
+    """Maintains products. Everybody can read those that are for sale; staff can read and change all of them, including
+    drafts and archived products.
     """
 
     def __init__(self, channel):
@@ -80,12 +80,12 @@ class ProductServiceStub:
 
 
 class ProductServiceServicer:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
-    archived ones too.
+    """Maintains products. Everybody can read those that are for sale; staff can read and change all of them, including
+    drafts and archived products.
     """
 
     def GetProduct(self, request, context):
-        """Answers a product that is for sale.
+        """Returns a product that is for sale.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,7 +100,7 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAnyProduct(self, request, context):
-        """Answers any product, whether for sale or not.
+        """Returns any product, whether for sale or not.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -123,7 +123,7 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProduct(self, request, context):
-        """Changes what is sent of a product. Setting its status puts an archived product back on sale.
+        """Updates the fields of a product that are sent. Setting the status puts an archived product back on sale.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND or CATEGORY_NOT_FOUND; ALREADY_EXISTS SKU_TAKEN; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -131,7 +131,7 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ArchiveProduct(self, request, context):
-        """Takes a product off sale for good. Repeating it changes nothing; orders that hold it keep it.
+        """Takes a product off sale. Repeating the call changes nothing; orders that contain the product keep it.
         Errors: NOT_FOUND PRODUCT_NOT_FOUND; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -139,8 +139,8 @@ class ProductServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchImportProducts(self, request, context):
-        """Creates or changes many products by their SKU, in one transaction. A row that cannot be taken is reported and stops
-        no other row. Sending the same rows again changes nothing.
+        """Creates or updates many products by their SKU, in one transaction. A row that cannot be imported is reported and
+        does not stop the other rows. Sending the same rows again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,8 +198,8 @@ def add_ProductServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProductService:
-    """Keeps the products. Everybody reads those that are for sale; staff reads and changes all of them, drafts and
-    archived ones too.
+    """Maintains products. Everybody can read those that are for sale; staff can read and change all of them, including
+    drafts and archived products.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ReconciliationServiceStub:
-    """Tells what catalog has on record, row by row. `meshctl reconcile` has ordering ask.
+    """Returns what catalog has on record, row by row. `meshctl reconcile` makes ordering ask for it.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class ReconciliationServiceStub:
 
 
 class ReconciliationServiceServicer:
-    """Tells what catalog has on record, row by row. `meshctl reconcile` has ordering ask.
+    """Returns what catalog has on record, row by row. `meshctl reconcile` makes ordering ask for it.
     """
 
     def ScanReservations(self, request, context):
-        """Returns reservations in the order of their order's id, however they ended.
+        """Returns reservations of any status, sorted by the id of their order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScanStock(self, request, context):
-        """Returns, of the next products in the order of their ids, those whose stock does not add up with its reservations.
+        """Checks the next products, sorted by id, and returns those whose stock and reservations do not add up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReconciliationService:
-    """Tells what catalog has on record, row by row. `meshctl reconcile` has ordering ask.
+    """Returns what catalog has on record, row by row. `meshctl reconcile` makes ordering ask for it.
     """
 
     @staticmethod

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Order(_message.Message):
-    """What somebody ordered, for how much, and where that stands."""
+    """An order: what was ordered, for how much, and its status."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,23 +34,23 @@ class Order(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Order._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         status_unspecified: Order._Status.ValueType  # 0
-        """In a filter: any status. Otherwise never sent."""
+        """In a filter: any status. Never sent otherwise."""
         pending_payment: Order._Status.ValueType  # 2
         """The stock is held; the order waits for its payment."""
         cancelled: Order._Status.ValueType  # 4
-        """The buyer, or staff, took it back. Final."""
+        """The buyer or staff cancelled it. Final."""
         expired: Order._Status.ValueType  # 5
         """It was not paid in time. Final."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Where an order can stand."""
+        """The status of an order."""
 
     status_unspecified: Order.Status.ValueType  # 0
-    """In a filter: any status. Otherwise never sent."""
+    """In a filter: any status. Never sent otherwise."""
     pending_payment: Order.Status.ValueType  # 2
     """The stock is held; the order waits for its payment."""
     cancelled: Order.Status.ValueType  # 4
-    """The buyer, or staff, took it back. Final."""
+    """The buyer or staff cancelled it. Final."""
     expired: Order.Status.ValueType  # 5
     """It was not paid in time. Final."""
 
@@ -72,13 +72,13 @@ class Order(_message.Message):
     buyer_id: _builtins.str
     """Who ordered."""
     status: Global___Order.Status.ValueType
-    """Where the order stands."""
+    """The status of the order."""
     shipping_note: _builtins.str
-    """What the buyer wants the shipper to know; may be empty."""
+    """The buyer's note for the shipper; may be empty."""
     reason: _builtins.str
-    """Why the order was cancelled, in the words of whoever did; may be empty."""
+    """Why the order was cancelled, in the words of the person who cancelled it; may be empty."""
     version: _builtins.int
-    """Counts the changes of status from 1."""
+    """Starts at 1 and increases by 1 with each change of status."""
     etag: _builtins.str
     """Changes with every change."""
     @_builtins.property
@@ -87,7 +87,7 @@ class Order(_message.Message):
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """The sum of all lines, at the prices of the moment of placing."""
+        """The sum of all lines, at the prices when the order was placed."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -99,11 +99,11 @@ class Order(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderTransition]:
-        """Every status that the order had, oldest first, the present one included; left out of lists."""
+        """Every status of the order, oldest first, including the present one; not included in lists."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the order expires unless it is paid; unset once it cannot."""
+        """When the order expires if it is not paid; unset once it can no longer expire."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ Global___Order: _TypeAlias = Order  # noqa: Y015
 
 @_typing.final
 class OrderLine(_message.Message):
-    """A product of an order."""
+    """A product in an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

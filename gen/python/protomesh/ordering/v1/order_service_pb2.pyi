@@ -31,14 +31,14 @@ class PlaceOrderRequest(_message.Message):
     SHIPPING_NOTE_FIELD_NUMBER: _builtins.int
     EXPECTED_TOTAL_FIELD_NUMBER: _builtins.int
     shipping_note: _builtins.str
-    """What the shipper should know; at most 500 characters, lines may break; may be empty."""
+    """A note for the shipper; at most 500 characters, line breaks are allowed; may be empty."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderLine]:
         """What is ordered, each product once; 1 to 100 lines."""
 
     @_builtins.property
     def expected_total(self) -> _money_pb2.Money:
-        """What the buyer was shown that the order comes to; unset means whatever it comes to."""
+        """The total that the buyer was shown; unset means that any total is accepted."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ Global___PlaceOrderRequest: _TypeAlias = PlaceOrderRequest  # noqa: Y015
 
 @_typing.final
 class PlaceOrderLine(_message.Message):
-    """A product that is ordered."""
+    """A product to order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,13 +114,13 @@ class ListOrdersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     status: _order_pb2.Order.Status.ValueType
-    """Only orders that stand so; empty means any."""
+    """Only orders with this status; empty means any."""
     page: _builtins.int
-    """Page from 1; 0 means the first."""
+    """The page number, from 1; 0 means 1."""
     limit: _builtins.int
-    """Orders a page; 0 means 20, more than 100 is taken as 100."""
+    """Orders per page; 0 means 20, more than 100 means 100."""
     cursor: _builtins.str
-    """`next_cursor` of the page before; empty means that `page` counts."""
+    """The `next_cursor` of the previous page; when it is empty, `page` applies."""
     def __init__(
         self,
         *,
@@ -151,7 +151,7 @@ class ListOrdersResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where the page stands."""
+        """The position of the page in the whole list."""
 
     def __init__(
         self,
@@ -179,15 +179,15 @@ class ListAllOrdersRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     status: _order_pb2.Order.Status.ValueType
-    """Only orders that stand so; empty means any."""
+    """Only orders with this status; empty means any."""
     buyer_id: _builtins.str
     """Only this person's orders; empty means everybody's."""
     page: _builtins.int
-    """Page from 1; 0 means the first."""
+    """The page number, from 1; 0 means 1."""
     limit: _builtins.int
-    """Orders a page; 0 means 20, more than 100 is taken as 100."""
+    """Orders per page; 0 means 20, more than 100 means 100."""
     cursor: _builtins.str
-    """`next_cursor` of the page before; empty means that `page` counts."""
+    """The `next_cursor` of the previous page; when it is empty, `page` applies."""
     def __init__(
         self,
         *,
@@ -219,7 +219,7 @@ class ListAllOrdersResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where the page stands."""
+        """The position of the page in the whole list."""
 
     def __init__(
         self,
@@ -244,7 +244,7 @@ class CancelOrderRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The order; the key of the call."""
+    """The order; the idempotency key of the call."""
     reason: _builtins.str
     """Why, in the buyer's words; at most 200 characters in one line; may be empty."""
     def __init__(
@@ -263,7 +263,7 @@ Global___CancelOrderRequest: _TypeAlias = CancelOrderRequest  # noqa: Y015
 
 @_typing.final
 class WatchOrderRequest(_message.Message):
-    """A request to follow an order."""
+    """A request to watch an order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

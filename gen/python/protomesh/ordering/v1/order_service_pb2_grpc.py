@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time.
     """
 
     def __init__(self, channel):
@@ -69,28 +69,29 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time.
     """
 
     def PlaceOrder(self, request, context):
-        """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
-        that does not come in time. With `expected_total` an order that comes to anything else is refused.
-        After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-        for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
-        A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-        refused leaves no trace.
-        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
-        RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
-        `limit`).
+        """Places an order at the current prices and reserves its stock. The order then waits for payment, and expires when it
+        is not paid in time. With `expected_total`, an order with a different total is refused.
+        After an UNAVAILABLE, repeat the call with the same idempotency key: it continues where the first call stopped.
+        Under heavy load calls wait for their turn; a call whose turn does not come in time fails with RESOURCE_EXHAUSTED
+        and has had no effect.
+        A refusal is recorded under its key: a repeated call is refused again, even if stock has arrived since. A refused
+        order leaves no trace.
+        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with
+        `product_id`), CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+        RESERVATION_CLOSED when the key's order has been cancelled in the meantime; RESOURCE_EXHAUSTED
+        TOO_MANY_UNPAID_ORDERS (with `limit`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Returns one of the caller's own orders, or anybody's for staff, with its history.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
+        """Returns one of the caller's own orders, or for staff anybody's, with its history.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,9 +112,9 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
-        same answer.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+        """Cancels one of the caller's own orders, or for staff anybody's, and releases its stock. Cancelling it again returns
+        the same response.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see; FAILED_PRECONDITION
         ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -121,10 +122,10 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrder(self, request, context):
-        """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
-        Every answer holds the whole history, so that nobody who was slow, or connects again, misses a change. The stream
-        ends after 300 s; connect again to go on.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+        """Streams one of the caller's own orders: first as it is now, then after each change, until its status is final.
+        Every message holds the whole history, so that a slow or reconnected client misses no change. The stream ends after
+        300 s; reconnect to continue.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +173,7 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time.
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time.
     """
 
     @staticmethod

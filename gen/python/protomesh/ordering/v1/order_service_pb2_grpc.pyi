@@ -28,85 +28,87 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrderServiceStub:
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     PlaceOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.PlaceOrderRequest, _order_pb2.Order]
-    """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
-    that does not come in time. With `expected_total` an order that comes to anything else is refused.
-    After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-    for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
-    A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-    refused leaves no trace.
-    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
-    RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
-    `limit`).
+    """Places an order at the current prices and reserves its stock. The order then waits for payment, and expires when it
+    is not paid in time. With `expected_total`, an order with a different total is refused.
+    After an UNAVAILABLE, repeat the call with the same idempotency key: it continues where the first call stopped.
+    Under heavy load calls wait for their turn; a call whose turn does not come in time fails with RESOURCE_EXHAUSTED
+    and has had no effect.
+    A refusal is recorded under its key: a repeated call is refused again, even if stock has arrived since. A refused
+    order leaves no trace.
+    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with
+    `product_id`), CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+    RESERVATION_CLOSED when the key's order has been cancelled in the meantime; RESOURCE_EXHAUSTED
+    TOO_MANY_UNPAID_ORDERS (with `limit`).
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]
-    """Returns one of the caller's own orders, or anybody's for staff, with its history.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
+    """Returns one of the caller's own orders, or for staff anybody's, with its history.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see.
     """
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]
     """Lists the caller's own orders, newest first, without their histories."""
     ListAllOrders: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.ListAllOrdersRequest, _order_service_pb2.ListAllOrdersResponse]
     """Lists everybody's orders, newest first, without their histories."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]
-    """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
-    same answer.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+    """Cancels one of the caller's own orders, or for staff anybody's, and releases its stock. Cancelling it again returns
+    the same response.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see; FAILED_PRECONDITION
     ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_pb2.Order]
-    """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
-    Every answer holds the whole history, so that nobody who was slow, or connects again, misses a change. The stream
-    ends after 300 s; connect again to go on.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+    """Streams one of the caller's own orders: first as it is now, then after each change, until its status is final.
+    Every message holds the whole history, so that a slow or reconnected client misses no change. The stream ends after
+    300 s; reconnect to continue.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's order.
     """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.PlaceOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
-    that does not come in time. With `expected_total` an order that comes to anything else is refused.
-    After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-    for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
-    A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-    refused leaves no trace.
-    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-    CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
-    RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
-    `limit`).
+    """Places an order at the current prices and reserves its stock. The order then waits for payment, and expires when it
+    is not paid in time. With `expected_total`, an order with a different total is refused.
+    After an UNAVAILABLE, repeat the call with the same idempotency key: it continues where the first call stopped.
+    Under heavy load calls wait for their turn; a call whose turn does not come in time fails with RESOURCE_EXHAUSTED
+    and has had no effect.
+    A refusal is recorded under its key: a repeated call is refused again, even if stock has arrived since. A refused
+    order leaves no trace.
+    Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with
+    `product_id`), CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+    RESERVATION_CLOSED when the key's order has been cancelled in the meantime; RESOURCE_EXHAUSTED
+    TOO_MANY_UNPAID_ORDERS (with `limit`).
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.GetOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Returns one of the caller's own orders, or anybody's for staff, with its history.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
+    """Returns one of the caller's own orders, or for staff anybody's, with its history.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see.
     """
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListOrdersRequest, _order_service_pb2.ListOrdersResponse]  # type: ignore[assignment]
     """Lists the caller's own orders, newest first, without their histories."""
     ListAllOrders: _aio.UnaryUnaryMultiCallable[_order_service_pb2.ListAllOrdersRequest, _order_service_pb2.ListAllOrdersResponse]  # type: ignore[assignment]
     """Lists everybody's orders, newest first, without their histories."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_service_pb2.CancelOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
-    same answer.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+    """Cancels one of the caller's own orders, or for staff anybody's, and releases its stock. Cancelling it again returns
+    the same response.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see; FAILED_PRECONDITION
     ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_order_service_pb2.WatchOrderRequest, _order_pb2.Order]  # type: ignore[assignment]
-    """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
-    Every answer holds the whole history, so that nobody who was slow, or connects again, misses a change. The stream
-    ends after 300 s; connect again to go on.
-    Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+    """Streams one of the caller's own orders: first as it is now, then after each change, until its status is final.
+    Every message holds the whole history, so that a slow or reconnected client misses no change. The stream ends after
+    300 s; reconnect to continue.
+    Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's order.
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Takes orders, holds their stock, and brings each to an end: cancelled, or expired when it was not paid in time."""
+    """Takes orders, reserves their stock, and ends each order: cancelled, or expired when it is not paid in time."""
 
     @_abc_1.abstractmethod
     def PlaceOrder(
@@ -114,16 +116,17 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.PlaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Places an order at the current prices and holds its stock; the order then waits for its payment, and expires when
-        that does not come in time. With `expected_total` an order that comes to anything else is refused.
-        After an UNAVAILABLE, repeat the call with the same key: it goes on where the first one stopped. In a rush calls wait
-        for their turn; one whose turn does not come in time gets RESOURCE_EXHAUSTED, and has done nothing.
-        A refusal is the answer of its key: repeated, the call is refused again, even when stock has come. An order that is
-        refused leaves no trace.
-        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with `product_id`),
-        CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
-        RESERVATION_CLOSED when the key's order was cancelled meanwhile; RESOURCE_EXHAUSTED TOO_MANY_UNPAID_ORDERS (with
-        `limit`).
+        """Places an order at the current prices and reserves its stock. The order then waits for payment, and expires when it
+        is not paid in time. With `expected_total`, an order with a different total is refused.
+        After an UNAVAILABLE, repeat the call with the same idempotency key: it continues where the first call stopped.
+        Under heavy load calls wait for their turn; a call whose turn does not come in time fails with RESOURCE_EXHAUSTED
+        and has had no effect.
+        A refusal is recorded under its key: a repeated call is refused again, even if stock has arrived since. A refused
+        order leaves no trace.
+        Errors: FAILED_PRECONDITION OUT_OF_STOCK (with `product_id`, `available`), PRODUCT_NOT_FOR_SALE (with
+        `product_id`), CURRENCY_MIXED, ORDER_TOTAL_TOO_LARGE, TOTAL_CHANGED (with `currency_code`, `amount_minor`);
+        RESERVATION_CLOSED when the key's order has been cancelled in the meantime; RESOURCE_EXHAUSTED
+        TOO_MANY_UNPAID_ORDERS (with `limit`).
         """
 
     @_abc_1.abstractmethod
@@ -132,8 +135,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Returns one of the caller's own orders, or anybody's for staff, with its history.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too.
+        """Returns one of the caller's own orders, or for staff anybody's, with its history.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see.
         """
 
     @_abc_1.abstractmethod
@@ -158,9 +161,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.Order, _abc.Awaitable[_order_pb2.Order]]:
-        """Cancels one of the caller's own orders, or anybody's for staff; its stock goes back. Cancelling it again gives the
-        same answer.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for an order that the caller may not see too; FAILED_PRECONDITION
+        """Cancels one of the caller's own orders, or for staff anybody's, and releases its stock. Cancelling it again returns
+        the same response.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for an order that the caller may not see; FAILED_PRECONDITION
         ORDER_NOT_CANCELLABLE (with `status`) when the order has expired.
         """
 
@@ -170,10 +173,10 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_service_pb2.WatchOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_order_pb2.Order], _abc.AsyncIterator[_order_pb2.Order]]:
-        """Follows one of the caller's own orders: answers it as it stands, and again after each change, until it is final.
-        Every answer holds the whole history, so that nobody who was slow, or connects again, misses a change. The stream
-        ends after 300 s; connect again to go on.
-        Errors: NOT_FOUND ORDER_NOT_FOUND, for somebody else's order too.
+        """Streams one of the caller's own orders: first as it is now, then after each change, until its status is final.
+        Every message holds the whole history, so that a slow or reconnected client misses no change. The stream ends after
+        300 s; reconnect to continue.
+        Errors: NOT_FOUND ORDER_NOT_FOUND, also for somebody else's order.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Project(_message.Message):
-    """Work that some people do together."""
+    """A project that a group of people work on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,33 +32,33 @@ class Project(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Project._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         status_unspecified: Project._Status.ValueType  # 0
-        """In a filter: any status. In a new project: `active`. Otherwise never sent."""
+        """In a filter: any status. In a new project: `active`. Never sent otherwise."""
         planned: Project._Status.ValueType  # 1
-        """Not begun."""
+        """Not started."""
         active: Project._Status.ValueType  # 2
-        """Under way."""
+        """In progress."""
         on_hold: Project._Status.ValueType  # 3
-        """Interrupted."""
+        """On hold."""
         completed: Project._Status.ValueType  # 4
         """Done."""
         archived: Project._Status.ValueType  # 5
-        """Put away."""
+        """Archived."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Where a project can stand."""
+        """The status of a project."""
 
     status_unspecified: Project.Status.ValueType  # 0
-    """In a filter: any status. In a new project: `active`. Otherwise never sent."""
+    """In a filter: any status. In a new project: `active`. Never sent otherwise."""
     planned: Project.Status.ValueType  # 1
-    """Not begun."""
+    """Not started."""
     active: Project.Status.ValueType  # 2
-    """Under way."""
+    """In progress."""
     on_hold: Project.Status.ValueType  # 3
-    """Interrupted."""
+    """On hold."""
     completed: Project.Status.ValueType  # 4
     """Done."""
     archived: Project.Status.ValueType  # 5
-    """Put away."""
+    """Archived."""
 
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -75,11 +75,13 @@ class Project(_message.Message):
     description: _builtins.str
     """What it is about; may be empty."""
     status: Global___Project.Status.ValueType
-    """Where it stands."""
+    """Its status."""
     owner_id: _builtins.str
-    """Who answers for it: one of its owners."""
+    """Who is responsible for it: one of its owners."""
     etag: _builtins.str
-    """Changes with every change; send it back with an update to be told when somebody else was faster."""
+    """Changes with every change; send it back with an update, which then fails if somebody else changed the resource in
+    the meantime.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -110,7 +112,7 @@ Global___Project: _TypeAlias = Project  # noqa: Y015
 
 @_typing.final
 class ProjectMember(_message.Message):
-    """Somebody who takes part in a project."""
+    """A member of a project."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,21 +123,21 @@ class ProjectMember(_message.Message):
     class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ProjectMember._Role.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         role_unspecified: ProjectMember._Role.ValueType  # 0
-        """In a new member: `member`. Otherwise never sent."""
+        """In a new member: `member`. Never sent otherwise."""
         owner: ProjectMember._Role.ValueType  # 1
-        """Reads and changes the project, its members included. A project has at least one."""
+        """Can read and change the project and its members. A project has at least one owner."""
         member: ProjectMember._Role.ValueType  # 2
-        """Reads the project."""
+        """Can read the project."""
 
     class Role(_Role, metaclass=_RoleEnumTypeWrapper):
         """What a member may do."""
 
     role_unspecified: ProjectMember.Role.ValueType  # 0
-    """In a new member: `member`. Otherwise never sent."""
+    """In a new member: `member`. Never sent otherwise."""
     owner: ProjectMember.Role.ValueType  # 1
-    """Reads and changes the project, its members included. A project has at least one."""
+    """Can read and change the project and its members. A project has at least one owner."""
     member: ProjectMember.Role.ValueType  # 2
-    """Reads the project."""
+    """Can read the project."""
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
@@ -150,11 +152,11 @@ class ProjectMember(_message.Message):
     """What they may do."""
     @_builtins.property
     def joined_at(self) -> _timestamp_pb2.Timestamp:
-        """Since when they take part."""
+        """When they joined."""
 
     @_builtins.property
     def user(self) -> _user_pb2.PublicProfile:
-        """What members may see of each other, in a list of members. Not set when the user is gone, or identity cannot tell now."""
+        """The user's public profile, in a list of members. Not set when the user no longer exists or identity is unavailable."""
 
     def __init__(
         self,

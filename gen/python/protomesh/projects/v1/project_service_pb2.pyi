@@ -32,15 +32,15 @@ class ListProjectsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     status: _project_pb2.Project.Status.ValueType
-    """Only projects that stand so; empty means any."""
+    """Only projects with this status; empty means any."""
     search: _builtins.str
-    """Only projects whose name or description contains this, in any case; at most 100 characters; empty means all."""
+    """Only projects whose name or description contains this, ignoring case; at most 100 characters; empty means all."""
     page: _builtins.int
-    """Page from 1; 0 means the first."""
+    """The page number, from 1; 0 means 1."""
     limit: _builtins.int
-    """Projects a page; 0 means 20, more than 100 is taken as 100."""
+    """Projects per page; 0 means 20, more than 100 means 100."""
     cursor: _builtins.str
-    """`next_cursor` of the page before; empty means that `page` counts."""
+    """The `next_cursor` of the previous page; when it is empty, `page` applies."""
     def __init__(
         self,
         *,
@@ -72,7 +72,7 @@ class ListProjectsResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where the page stands."""
+        """The position of the page in the whole list."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class CreateProjectRequest(_message.Message):
     name: _builtins.str
     """Its name, 1 to 200 characters in one line, not only blanks."""
     description: _builtins.str
-    """What it is about, at most 5,000 characters, lines may break; may be empty."""
+    """What it is about, at most 5,000 characters, line breaks are allowed; may be empty."""
     status: _project_pb2.Project.Status.ValueType
-    """Where it stands; empty means `active`."""
+    """Its status; empty means `active`."""
     def __init__(
         self,
         *,
@@ -142,7 +142,7 @@ Global___GetProjectRequest: _TypeAlias = GetProjectRequest  # noqa: Y015
 
 @_typing.final
 class UpdateProjectRequest(_message.Message):
-    """A request to change a project; what is not sent stays."""
+    """A request to update a project; fields that are not sent keep their value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,12 +156,12 @@ class UpdateProjectRequest(_message.Message):
     name: _builtins.str
     """Its new name, 1 to 200 characters in one line, not only blanks."""
     description: _builtins.str
-    """Its new description, at most 5,000 characters, lines may break; empty clears it."""
+    """Its new description, at most 5,000 characters, line breaks are allowed; empty clears it."""
     status: _project_pb2.Project.Status.ValueType
-    """Where it stands now."""
+    """Its new status."""
     etag: _builtins.str
-    """The etag that was read; a project that was changed since is left alone. Empty: the `if-match` header is taken, and
-    without one it is not checked.
+    """The etag that was read; the call fails if the project has changed since. Empty: the `if-match` header is used, and
+    without one the etag is not checked.
     """
     def __init__(
         self,
@@ -202,8 +202,8 @@ class DeleteProjectRequest(_message.Message):
     id: _builtins.str
     """The project."""
     etag: _builtins.str
-    """The etag that was read; a project that was changed since is left alone. Empty: the `if-match` header is taken, and
-    without one it is not checked.
+    """The etag that was read; the call fails if the project has changed since. Empty: the `if-match` header is used, and
+    without one the etag is not checked.
     """
     def __init__(
         self,
@@ -232,11 +232,11 @@ class ListProjectMembersRequest(_message.Message):
     project_id: _builtins.str
     """The project."""
     page: _builtins.int
-    """Page from 1; 0 means the first."""
+    """The page number, from 1; 0 means 1."""
     limit: _builtins.int
-    """Members a page; 0 means 20, more than 100 is taken as 100."""
+    """Members per page; 0 means 20, more than 100 means 100."""
     cursor: _builtins.str
-    """`next_cursor` of the page before; empty means that `page` counts."""
+    """The `next_cursor` of the previous page; when it is empty, `page` applies."""
     def __init__(
         self,
         *,
@@ -267,7 +267,7 @@ class ListProjectMembersResponse(_message.Message):
 
     @_builtins.property
     def meta(self) -> _page_pb2.PageMeta:
-        """Where the page stands."""
+        """The position of the page in the whole list."""
 
     def __init__(
         self,
@@ -285,7 +285,7 @@ Global___ListProjectMembersResponse: _TypeAlias = ListProjectMembersResponse  # 
 
 @_typing.final
 class AddProjectMemberRequest(_message.Message):
-    """A request to make a user a member."""
+    """A request to add a member."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,7 +345,7 @@ Global___UpdateProjectMemberRequest: _TypeAlias = UpdateProjectMemberRequest  # 
 
 @_typing.final
 class RemoveProjectMemberRequest(_message.Message):
-    """A request to end a membership."""
+    """A request to remove a member."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

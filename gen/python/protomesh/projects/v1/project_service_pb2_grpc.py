@@ -28,7 +28,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub:
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist.
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist.
     """
 
     def __init__(self, channel):
@@ -85,7 +85,7 @@ class ProjectServiceStub:
 
 
 class ProjectServiceServicer:
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist.
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist.
     """
 
     def ListProjects(self, request, context):
@@ -103,15 +103,16 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProject(self, request, context):
-        """Answers a project.
-        Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
+        """Returns a project.
+        Errors: NOT_FOUND PROJECT_NOT_FOUND, also for callers who are not members.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
+        """Updates the fields that are sent; owners only. With an etag, the call fails if the project has changed since it was
+        read.
         Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -135,7 +136,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddProjectMember(self, request, context):
-        """Makes a user a member of a project; owners only.
+        """Adds a user to a project as a member; owners only.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_USER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
         ALREADY_EXISTS MEMBER_EXISTS.
         """
@@ -153,7 +154,7 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveProjectMember(self, request, context):
-        """Ends a membership; owners end anybody's, a member their own.
+        """Removes a member from a project; owners can remove anybody, a member only themselves.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
         FAILED_PRECONDITION LAST_OWNER.
         """
@@ -218,7 +219,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService:
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist.
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist.
     """
 
     @staticmethod

@@ -29,7 +29,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist."""
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,11 +40,12 @@ class ProjectServiceStub:
     CreateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_pb2.Project]
     """Creates a project; the caller becomes its first owner."""
     GetProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_pb2.Project]
-    """Answers a project.
-    Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
+    """Returns a project.
+    Errors: NOT_FOUND PROJECT_NOT_FOUND, also for callers who are not members.
     """
     UpdateProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_pb2.Project]
-    """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
+    """Updates the fields that are sent; owners only. With an etag, the call fails if the project has changed since it was
+    read.
     Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _empty_pb2.Empty]
@@ -56,7 +57,7 @@ class ProjectServiceStub:
     Errors: NOT_FOUND PROJECT_NOT_FOUND.
     """
     AddProjectMember: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.AddProjectMemberRequest, _project_pb2.ProjectMember]
-    """Makes a user a member of a project; owners only.
+    """Adds a user to a project as a member; owners only.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_USER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
     ALREADY_EXISTS MEMBER_EXISTS.
     """
@@ -66,14 +67,14 @@ class ProjectServiceStub:
     FAILED_PRECONDITION LAST_OWNER.
     """
     RemoveProjectMember: _grpc.UnaryUnaryMultiCallable[_project_service_pb2.RemoveProjectMemberRequest, _empty_pb2.Empty]
-    """Ends a membership; owners end anybody's, a member their own.
+    """Removes a member from a project; owners can remove anybody, a member only themselves.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
     FAILED_PRECONDITION LAST_OWNER.
     """
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist."""
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]  # type: ignore[assignment]
@@ -81,11 +82,12 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     CreateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
     """Creates a project; the caller becomes its first owner."""
     GetProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
-    """Answers a project.
-    Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
+    """Returns a project.
+    Errors: NOT_FOUND PROJECT_NOT_FOUND, also for callers who are not members.
     """
     UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_pb2.Project]  # type: ignore[assignment]
-    """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
+    """Updates the fields that are sent; owners only. With an etag, the call fails if the project has changed since it was
+    read.
     Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.DeleteProjectRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -97,7 +99,7 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     Errors: NOT_FOUND PROJECT_NOT_FOUND.
     """
     AddProjectMember: _aio.UnaryUnaryMultiCallable[_project_service_pb2.AddProjectMemberRequest, _project_pb2.ProjectMember]  # type: ignore[assignment]
-    """Makes a user a member of a project; owners only.
+    """Adds a user to a project as a member; owners only.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_USER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
     ALREADY_EXISTS MEMBER_EXISTS.
     """
@@ -107,13 +109,13 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     FAILED_PRECONDITION LAST_OWNER.
     """
     RemoveProjectMember: _aio.UnaryUnaryMultiCallable[_project_service_pb2.RemoveProjectMemberRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Ends a membership; owners end anybody's, a member their own.
+    """Removes a member from a project; owners can remove anybody, a member only themselves.
     Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
     FAILED_PRECONDITION LAST_OWNER.
     """
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps projects. Members see a project, owners change it, and to everybody else it does not exist."""
+    """Maintains projects. Members can see a project, owners can change it, and for everybody else it does not exist."""
 
     @_abc_1.abstractmethod
     def ListProjects(
@@ -137,8 +139,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.GetProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.Project, _abc.Awaitable[_project_pb2.Project]]:
-        """Answers a project.
-        Errors: NOT_FOUND PROJECT_NOT_FOUND, for those who are not members too.
+        """Returns a project.
+        Errors: NOT_FOUND PROJECT_NOT_FOUND, also for callers who are not members.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +149,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.UpdateProjectRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.Project, _abc.Awaitable[_project_pb2.Project]]:
-        """Changes what is sent and leaves the rest; owners only. With an etag, only the project that was read is changed.
+        """Updates the fields that are sent; owners only. With an etag, the call fails if the project has changed since it was
+        read.
         Errors: NOT_FOUND PROJECT_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED; ABORTED ETAG_MISMATCH.
         """
 
@@ -177,7 +180,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.AddProjectMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_project_pb2.ProjectMember, _abc.Awaitable[_project_pb2.ProjectMember]]:
-        """Makes a user a member of a project; owners only.
+        """Adds a user to a project as a member; owners only.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_USER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
         ALREADY_EXISTS MEMBER_EXISTS.
         """
@@ -199,7 +202,7 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.RemoveProjectMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Ends a membership; owners end anybody's, a member their own.
+        """Removes a member from a project; owners can remove anybody, a member only themselves.
         Errors: NOT_FOUND PROJECT_NOT_FOUND, MEMBER_NOT_FOUND; PERMISSION_DENIED PROJECT_OWNER_REQUIRED;
         FAILED_PRECONDITION LAST_OWNER.
         """

@@ -3,8 +3,8 @@
 isort:skip_file
 Envoy's rate-limit protocol: the part of the official contract that the edge and our limiter exchange.
 
-The package is Envoy's, since a gRPC path holds it; every field has the official number and type, so that any Envoy
-speaks with our service. Fields that we neither read nor send are left out.
+The package name is Envoy's, because it is part of a gRPC path. Every field has the official number and type, so that
+any Envoy can call our service. Fields that we neither read nor send are left out.
 """
 
 from collections import abc as _abc
@@ -26,7 +26,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RateLimitRequest(_message.Message):
-    """A request that asks to pass."""
+    """A request for a decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,12 +34,12 @@ class RateLimitRequest(_message.Message):
     DESCRIPTORS_FIELD_NUMBER: _builtins.int
     HITS_ADDEND_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
-    """The name space of the counters, such as `protomesh`."""
+    """The namespace of the counters, such as `protomesh`."""
     hits_addend: _builtins.int
-    """What the request weighs; 0 means 1."""
+    """The weight of the request; 0 means 1."""
     @_builtins.property
     def descriptors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitDescriptor]:
-        """The counters that the request is counted in; it passes when none is exhausted."""
+        """The counters that the request counts against; it may pass when none is exhausted."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ Global___RateLimitRequest: _TypeAlias = RateLimitRequest  # noqa: Y015
 
 @_typing.final
 class RateLimitDescriptor(_message.Message):
-    """What names a counter: its entries, in order, such as `method`, `caller`."""
+    """The name of a counter: its entries, in order, such as `method`, `caller`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -200,11 +200,11 @@ class RateLimitResponse(_message.Message):
         """Requests that remain in the window."""
         @_builtins.property
         def current_limit(self) -> Global___RateLimitResponse.RateLimit:
-            """The quota that was looked at; empty when no contract limits the descriptor."""
+            """The quota that was checked; empty when no contract limits the descriptor."""
 
         @_builtins.property
         def duration_until_reset(self) -> _duration_pb2.Duration:
-            """How long until the window ends."""
+            """The time until the window ends."""
 
         def __init__(
             self,
@@ -231,7 +231,7 @@ class RateLimitResponse(_message.Message):
 
     @_builtins.property
     def response_headers_to_add(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeaderValue]:
-        """Headers for the answer to the client."""
+        """Headers for the response to the client."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ Global___RateLimitResponse: _TypeAlias = RateLimitResponse  # noqa: Y015
 
 @_typing.final
 class HeaderValue(_message.Message):
-    """A header of the answer."""
+    """A header of the response."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

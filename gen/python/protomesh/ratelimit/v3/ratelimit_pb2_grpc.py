@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RateLimitServiceStub:
-    """Decides for every edge together whether a request is still within its quota.
+    """Decides, across all edges, whether a request is still within its quota.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class RateLimitServiceStub:
 
 
 class RateLimitServiceServicer:
-    """Decides for every edge together whether a request is still within its quota.
+    """Decides, across all edges, whether a request is still within its quota.
     """
 
     def ShouldRateLimit(self, request, context):
         """Counts a request against the quotas that its descriptors name, and says whether it may pass.
-        A descriptor that no contract limits passes.
+        A descriptor that no contract limits is allowed.
         Errors: UNAVAILABLE DEPENDENCY_UNAVAILABLE when the counters cannot be reached; the edge then lets the request pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -72,7 +72,7 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RateLimitService:
-    """Decides for every edge together whether a request is still within its quota.
+    """Decides, across all edges, whether a request is still within its quota.
     """
 
     @staticmethod

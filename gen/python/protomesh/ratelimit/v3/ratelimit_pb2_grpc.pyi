@@ -3,8 +3,8 @@
 isort:skip_file
 Envoy's rate-limit protocol: the part of the official contract that the edge and our limiter exchange.
 
-The package is Envoy's, since a gRPC path holds it; every field has the official number and type, so that any Envoy
-speaks with our service. Fields that we neither read nor send are left out.
+The package name is Envoy's, because it is part of a gRPC path. Every field has the official number and type, so that
+any Envoy can call our service. Fields that we neither read nor send are left out.
 """
 
 from collections import abc as _abc
@@ -31,7 +31,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RateLimitServiceStub:
-    """Decides for every edge together whether a request is still within its quota."""
+    """Decides, across all edges, whether a request is still within its quota."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,23 +39,23 @@ class RateLimitServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RateLimitServiceAsyncStub: ...
     ShouldRateLimit: _grpc.UnaryUnaryMultiCallable[_ratelimit_pb2.RateLimitRequest, _ratelimit_pb2.RateLimitResponse]
     """Counts a request against the quotas that its descriptors name, and says whether it may pass.
-    A descriptor that no contract limits passes.
+    A descriptor that no contract limits is allowed.
     Errors: UNAVAILABLE DEPENDENCY_UNAVAILABLE when the counters cannot be reached; the edge then lets the request pass.
     """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
-    """Decides for every edge together whether a request is still within its quota."""
+    """Decides, across all edges, whether a request is still within its quota."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ShouldRateLimit: _aio.UnaryUnaryMultiCallable[_ratelimit_pb2.RateLimitRequest, _ratelimit_pb2.RateLimitResponse]  # type: ignore[assignment]
     """Counts a request against the quotas that its descriptors name, and says whether it may pass.
-    A descriptor that no contract limits passes.
+    A descriptor that no contract limits is allowed.
     Errors: UNAVAILABLE DEPENDENCY_UNAVAILABLE when the counters cannot be reached; the edge then lets the request pass.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Decides for every edge together whether a request is still within its quota."""
+    """Decides, across all edges, whether a request is still within its quota."""
 
     @_abc_1.abstractmethod
     def ShouldRateLimit(
@@ -64,7 +64,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ratelimit_pb2.RateLimitResponse, _abc.Awaitable[_ratelimit_pb2.RateLimitResponse]]:
         """Counts a request against the quotas that its descriptors name, and says whether it may pass.
-        A descriptor that no contract limits passes.
+        A descriptor that no contract limits is allowed.
         Errors: UNAVAILABLE DEPENDENCY_UNAVAILABLE when the counters cannot be reached; the edge then lets the request pass.
         """
 

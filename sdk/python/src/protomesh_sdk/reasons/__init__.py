@@ -72,11 +72,11 @@ __all__ = [
 
 
 class ProductNotFound(NotFound, reason="PRODUCT_NOT_FOUND"):
-    """There is no such product, or the caller may not see it."""
+    """The product does not exist, or the caller may not see it."""
 
 
 class CategoryNotFound(NotFound, reason="CATEGORY_NOT_FOUND"):
-    """There is no such category."""
+    """The category does not exist."""
 
 
 class SkuTaken(AlreadyExists, reason="SKU_TAKEN"):
@@ -84,7 +84,7 @@ class SkuTaken(AlreadyExists, reason="SKU_TAKEN"):
 
 
 class SlugTaken(AlreadyExists, reason="SLUG_TAKEN"):
-    """Another category beside it has the slug."""
+    """A sibling category has the slug."""
 
 
 class CategoryCycle(FailedPrecondition, reason="CATEGORY_CYCLE"):
@@ -96,11 +96,11 @@ class CategoryTooDeep(FailedPrecondition, reason="CATEGORY_TOO_DEEP"):
 
 
 class CategoryHasChildren(FailedPrecondition, reason="CATEGORY_HAS_CHILDREN"):
-    """There are categories below it."""
+    """The category has categories below it."""
 
 
 class CategoryInUse(FailedPrecondition, reason="CATEGORY_IN_USE"):
-    """Products hang in it."""
+    """The category has products."""
 
 
 class ProductNotForSale(FailedPrecondition, reason="PRODUCT_NOT_FOR_SALE"):
@@ -112,7 +112,7 @@ class CurrencyMixed(FailedPrecondition, reason="CURRENCY_MIXED"):
 
 
 class OutOfStock(FailedPrecondition, reason="OUT_OF_STOCK"):
-    """Fewer units are there than are wanted."""
+    """Fewer units are available than were requested."""
 
 
 class ReservationNotFound(NotFound, reason="RESERVATION_NOT_FOUND"):
@@ -120,7 +120,7 @@ class ReservationNotFound(NotFound, reason="RESERVATION_NOT_FOUND"):
 
 
 class ReservationClosed(FailedPrecondition, reason="RESERVATION_CLOSED"):
-    """The order's stock was released or sold before."""
+    """The order's stock has already been released or sold."""
 
 
 class StockTooLarge(FailedPrecondition, reason="STOCK_TOO_LARGE"):
@@ -128,7 +128,7 @@ class StockTooLarge(FailedPrecondition, reason="STOCK_TOO_LARGE"):
 
 
 class TotalChanged(FailedPrecondition, reason="TOTAL_CHANGED"):
-    """What is ordered comes to another total than was expected."""
+    """The total of the order differs from the expected total."""
 
 
 class EmailTaken(AlreadyExists, reason="EMAIL_TAKEN"):
@@ -174,23 +174,23 @@ class TraceNotFound(NotFound, reason="TRACE_NOT_FOUND"):
 
 
 class OrderNotFound(NotFound, reason="ORDER_NOT_FOUND"):
-    """There is no such order, or it is somebody else's."""
+    """The order does not exist, or it belongs to somebody else."""
 
 
 class OrderNotCancellable(FailedPrecondition, reason="ORDER_NOT_CANCELLABLE"):
-    """An order that stands so cannot be cancelled."""
+    """An order with this status cannot be cancelled."""
 
 
 class OrderTotalTooLarge(FailedPrecondition, reason="ORDER_TOTAL_TOO_LARGE"):
-    """The order comes to more than an amount of money can hold."""
+    """The total of the order is larger than an amount of money can be."""
 
 
 class TooManyUnpaidOrders(ResourceExhausted, reason="TOO_MANY_UNPAID_ORDERS"):
-    """The buyer has as many unpaid orders as one may have."""
+    """The buyer has the maximum number of unpaid orders."""
 
 
 class ProjectNotFound(NotFound, reason="PROJECT_NOT_FOUND"):
-    """There is no such project, or the caller is not a member."""
+    """The project does not exist, or the caller is not a member."""
 
 
 class ProjectOwnerRequired(PermissionDenied, reason="PROJECT_OWNER_REQUIRED"):
@@ -202,11 +202,11 @@ class MemberNotFound(NotFound, reason="MEMBER_NOT_FOUND"):
 
 
 class MemberUserNotFound(NotFound, reason="MEMBER_USER_NOT_FOUND"):
-    """There is no such user to make a member."""
+    """The user to add does not exist."""
 
 
 class MemberExists(AlreadyExists, reason="MEMBER_EXISTS"):
-    """The user is a member already."""
+    """The user is already a member."""
 
 
 class LastOwner(FailedPrecondition, reason="LAST_OWNER"):
