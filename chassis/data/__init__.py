@@ -1,4 +1,4 @@
-"""A service's own PostgreSQL: queries, units of work with their outbox, listings, idempotency keys, migrations."""
+"""A service's own PostgreSQL database: queries, units of work with their outbox, listings, keys, migrations."""
 
 from chassis.data import (
     bulkheads,

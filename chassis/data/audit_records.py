@@ -18,7 +18,7 @@ from chassis.data.queries import Prepared, Row
 from chassis.data.retention import BATCH
 from chassis.data.unit_of_work import UnitOfWork
 
-# A commit whose answer got lost may have written it: then the change is made, and the record is right.
+# A commit whose response was lost may have written the record; the change was then made, and the record is correct.
 _INSERT = Prepared(
     text("""
     INSERT INTO audit_records (id, method, principal, role, workload, address, outcome, reason, operation_id,
@@ -45,21 +45,21 @@ _LISTED = """
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One call of an audited RPC. It holds ids, and nothing that people wrote or are called."""
+    """One call of an audited RPC. It holds ids, but no names and no text that people wrote."""
 
     method: str
-    # `user:<id>`, or `workload:<name>` of a caller without a token; "" when it was refused before that was known.
+    # `user:<id>`, or `workload:<name>` for a caller without a token; "" when refused before the caller was known.
     principal: str
     role: str
     workload: str
     # The client's network address, as the edge saw it; "" when the edge was not the peer.
     address: str
-    # The canonical code, and the reason of a refusal.
+    # The canonical code, and the reason if the call was refused.
     outcome: str
     reason: str
     operation_id: uuid.UUID
     trace_id: str
-    # Of the request what identifies and decides: ids, enums, numbers and flags.
+    # The request's fields that identify and decide: ids, enums, numbers and flags.
     request: Mapping[str, Any]
 
 
@@ -72,26 +72,26 @@ class AuditEntry:
         self._written = False
 
     async def write(self, work: UnitOfWork) -> None:
-        """Writes that the call went well, in the transaction of its change."""
+        """Records that the call succeeded, in the transaction of its change."""
         if not self._written:
             await work.run(_INSERT, **self._values(self._describe()))
 
     def committed(self) -> None:
-        """The transaction has been committed, and the record with it."""
+        """Notes that the transaction was committed, and the record with it."""
         self._written = True
 
     async def close(self, database: Database) -> None:
-        """Writes that the call went well, unless a unit of work did."""
+        """Records that the call succeeded, unless a unit of work did."""
         if not self._written:
             await self._alone(database, _INSERT, self._describe())
 
     async def failed(self, database: Database, record: AuditRecord) -> None:
-        """Writes how the call failed, also in place of what a unit of work wrote."""
+        """Records how the call failed; replaces what a unit of work wrote."""
         await self._alone(database, _CORRECT if self._written else _INSERT, record)
 
     @property
     def stands(self) -> bool:
-        """Whether a change of the call is committed, and on record."""
+        """Whether a change made by the call is committed and on record."""
         return self._written
 
     async def _alone(self, database: Database, statement: Prepared, record: AuditRecord) -> None:
@@ -106,7 +106,7 @@ class AuditEntry:
 async def listed(
     database_url: str, *, since: datetime, principal: str = "", method: str = "", limit: int = 100
 ) -> list[Row]:
-    """A service's records, the newest first: of a principal, and of RPCs whose name holds a text, when given."""
+    """Returns a service's records, newest first, filtered by a principal and a part of the RPC's name when given."""
     filters = {"since": since, "principal": principal, "method": method, "limit": limit}
     async with await AsyncConnection.connect(database_url, row_factory=namedtuple_row) as connection:
         return await (await connection.execute(_LISTED, filters)).fetchall()

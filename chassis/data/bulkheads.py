@@ -1,21 +1,21 @@
-"""Bulkheads: what uses a database shares no connections with what does another kind of work."""
+"""Bulkheads: different kinds of work on a database share no connections."""
 
 from contextvars import ContextVar
 from typing import Literal, get_args
 
 from chassis.data.pool import Connection, Pool
 
-# Calls are answered; background work (the relay, consumers, what a service runs beside its server) goes on meanwhile;
-# keys are looked up and answers stored under them, which a rush of calls must not keep from it.
+# "calls" serves RPCs; "background" keeps the relay, consumers and a service's own workers going meanwhile; "keys" looks
+# up idempotency keys and stores answers under them, which must not wait behind a burst of calls.
 Bulkhead = Literal["calls", "background", "keys"]
 BULKHEADS: tuple[Bulkhead, ...] = get_args(Bulkhead)
 
-# Which one a task draws on. Background work says so once, and so do all tasks that it starts.
+# The bulkhead that a task uses. Background work sets it once, and all tasks that it starts inherit it.
 current: ContextVar[Bulkhead] = ContextVar("bulkhead", default="calls")
 
 
 def shares(total: int) -> dict[Bulkhead, int]:
-    """How a process's connections are divided: a quarter for the background, one for keys, and at least one each."""
+    """Divides a process's connections: a quarter for the background, a quarter for keys, and at least one for each."""
     quarter = max(1, total // 4)
     return {"calls": max(1, total - 2 * quarter), "background": quarter, "keys": quarter}
 
@@ -30,20 +30,20 @@ class Bulkheads:
         }
 
     async def open(self) -> None:
-        """Starts to connect, and returns at once."""
+        """Starts to connect and returns immediately."""
         for pool in self.pools.values():
             await pool.open()
 
     async def close(self) -> None:
-        """Closes what is idle; what is lent closes when it comes back."""
+        """Closes idle connections; connections in use are closed when they are returned."""
         for pool in self.pools.values():
             await pool.close()
 
     async def take(self, bulkhead: Bulkhead | None = None) -> Connection:
-        """A connection of this bulkhead, or of the task's own; it goes back with `give_back`."""
+        """Returns a connection of this bulkhead, by default the task's; return it with `give_back`."""
         return await self.pools[bulkhead or current.get()].take()
 
     def give_back(self, connection: Connection) -> None:
-        """Takes a connection back to where it came from."""
+        """Returns a connection to its pool."""
         if connection.lender is not None:
             connection.lender.give_back(connection)

@@ -1,4 +1,4 @@
-"""List cursors: where a list was left, opaque and signed, and so cannot be made up."""
+"""List cursors: opaque, signed positions in a list, which clients cannot forge."""
 
 import base64
 import datetime as dt
@@ -15,7 +15,7 @@ from chassis.core.errors import InvalidArgument
 _SIGNATURE_BYTES = 16
 _LONGEST_CURSOR = 2048
 
-# How the values of ordering columns travel in JSON, by a one-letter tag.
+# One-letter tags for the types of ordering columns that JSON lacks.
 _TAGS: dict[type, str] = {dt.datetime: "t", dt.date: "d", uuid.UUID: "u", decimal.Decimal: "n"}
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "t": dt.datetime.fromisoformat,
@@ -26,13 +26,13 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def sign(values: Sequence[Any], scope: bytes, secret: bytes) -> str:
-    """A cursor behind the row with these ordering values, good for one scope (a list and its filters)."""
+    """Returns a cursor behind the row with these ordering values, valid for one scope (a list and its filters)."""
     payload = json.dumps([_dump(value) for value in values], separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(_signature(payload, scope, secret) + payload).rstrip(b"=").decode()
 
 
 def verify(cursor: str, scope: bytes, secret: bytes) -> list[Any]:
-    """The ordering values in a cursor. InvalidArgument CURSOR_INVALID when it is not ours for this scope."""
+    """Returns the ordering values in a cursor. Raises InvalidArgument CURSOR_INVALID when it is not for this scope."""
     if len(cursor) > _LONGEST_CURSOR:
         raise _invalid()
     try:

@@ -1,4 +1,4 @@
-"""A service's own PostgreSQL: one pool under two paths, the session for writes and prepared reads."""
+"""A service's own PostgreSQL database: pools under two paths, sessions for writes and prepared statements for reads."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,13 +26,13 @@ _SERVER_SETTINGS = (
 
 
 class Database:
-    """The pool and its two paths. Opening does not wait for PostgreSQL, and a restart of it is survived.
+    """The pools and the two paths. Opening does not wait for PostgreSQL; restarts of PostgreSQL are survived.
 
-    `pool_size` is how many connections a process has at the most, divided by kinds of work (see `bulkheads`).
+    `pool_size` is the maximum number of connections of a process, divided by kinds of work (see `bulkheads`).
 
-    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection came within 1 s, PoolBusy when
-    too many wait for one, psycopg's and SQLAlchemy's own from statements. Cancelling the task cancels its statement on
-    the server.
+    Errors, mapped to canonical codes by the pipeline: PoolTimeout when no connection becomes available within 1 s,
+    PoolBusy when too many tasks wait for one, psycopg's and SQLAlchemy's own for statements. Cancelling the task
+    cancels its statement on the server.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Database:
             "postgresql+psycopg://",
             async_creator=self._transactional,
             poolclass=SessionPool,
-            # The dialect would ask for the hstore type at its first connection.
+            # Otherwise the dialect queries the hstore type on its first connection.
             use_native_hstore=False,
-            # The text of an exception is logged.
+            # Exception texts are logged, so they must not hold values.
             hide_parameters=True,
         )
         sql_spans.instrument(self.engine)
@@ -58,7 +58,7 @@ class Database:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The database that the settings name."""
+        """Returns the database that the settings name."""
         return cls(
             settings.database_url,
             name=settings.service,
@@ -67,11 +67,11 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Starts to connect, and returns at once."""
+        """Starts to connect and returns immediately."""
         await self.bulkheads.open()
 
     async def close(self) -> None:
-        """Closes what is idle; what is in use closes when it comes back."""
+        """Closes idle connections; connections in use are closed when they are returned."""
         await self.bulkheads.close()
 
     async def __aenter__(self) -> Self:
@@ -82,22 +82,22 @@ class Database:
         await self.close()
 
     def unit_of_work(self) -> UnitOfWork:
-        """One transaction: `async with database.unit_of_work() as work`."""
+        """Returns a unit of work, one transaction: `async with database.unit_of_work() as work`."""
         return UnitOfWork(self._sessions, self.events_written)
 
     async def one(self, query: Query, **parameters: Any) -> Row | None:
-        """The first row of a query, or None."""
+        """Returns the first row of a query, or None."""
         rows = await self.all(query, **parameters)
         return rows[0] if rows else None
 
     async def all(self, query: Query, **parameters: Any) -> list[Row]:
-        """All rows of a query, outside any transaction."""
+        """Returns all rows of a query, run outside any transaction."""
         async with self.connection() as connection:
             return (await query.execute(connection, parameters)).rows
 
     @asynccontextmanager
     async def connection(self, bulkhead: Bulkhead | None = None) -> AsyncIterator[AsyncConnection[Any]]:
-        """A pooled connection in autocommit, of this bulkhead or of the task's own."""
+        """Yields a pooled connection in autocommit mode, of the given bulkhead or of the task's."""
         connection = await self.bulkheads.take(bulkhead)
         try:
             if not connection.autocommit:
@@ -107,8 +107,11 @@ class Database:
             self.bulkheads.give_back(connection)
 
     async def connect(self) -> AsyncConnection[Any]:
-        """A connection of its own beside the pool, in autocommit, for who must hold one long, such as LISTEN."""
-        # TCP tells in half a minute that the server's machine is gone: nobody writes on such a connection.
+        """Returns a separate connection outside the pool, in autocommit mode, for callers that hold one for long.
+
+        An example is LISTEN.
+        """
+        # Nothing is written on such a connection, so TCP keepalive has to detect, in 25 s, that the server is gone.
         return await AsyncConnection.connect(
             self._url,
             autocommit=True,

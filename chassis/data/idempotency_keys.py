@@ -1,4 +1,4 @@
-"""Idempotency keys: who holds one, and the answer that it has; rows of the service's own database."""
+"""Idempotency keys, rows in the service's own database: which call holds a key, and the answer stored under it."""
 
 import hashlib
 import uuid
@@ -17,15 +17,15 @@ from chassis.data.database import Database
 from chassis.data.queries import Prepared
 from chassis.data.unit_of_work import UnitOfWork
 
-# Beyond the call's deadline, after which nobody can still be at work on it.
+# Added to the time left until the call's deadline; by then no process can still be working on the call.
 LEASE_MARGIN_SECONDS = 2.0
 RETRY_AFTER_SECONDS = 1.0
 _OK = 0
 
 Headers = Sequence[tuple[str, str]]
 
-# Takes a key that is new, or one that an earlier call left without an answer. Committed before the handler's first
-# line, so that the operation id stands in the database before anybody can be told it.
+# Takes a key that is new, or one that an earlier call left without an answer. Committed before the handler starts, so
+# that the operation id is in the database before it can be sent anywhere.
 _CLAIM = """
     INSERT INTO idempotency_keys AS key
         (scope, fingerprint, operation_id, holder, locked_until, expires_at, begun)
@@ -40,7 +40,7 @@ _LOOK = """
     FROM idempotency_keys WHERE scope = %(scope)s
     """
 _FORGET = "DELETE FROM idempotency_keys WHERE scope = %(scope)s AND expires_at <= now()"
-# Whoever lost the key to a retry finds no row, and goes no further.
+# A call that lost the key to a retry finds no row and stops.
 _FENCE = Prepared(
     text("""
     UPDATE idempotency_keys SET begun = true WHERE scope = :scope AND holder = :holder
@@ -78,15 +78,15 @@ class Claim:
         headers: Callable[[], Headers],
         kept: timedelta,
     ) -> None:
-        """`scope` names the key among all of a service's; `lease` gives the seconds that the call may still take."""
+        """`scope` identifies the key within the service; `lease` returns the seconds that the call may still take."""
         self.scope = hashlib.sha256(scope.encode()).digest()
         self.fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        # Of the first call that held the key; all later ones take it over.
+        # The id of the first call that held the key; later calls take it over.
         self.operation_id = uuid7()
-        # Whether an earlier call committed something under the key.
+        # Whether an earlier call committed a unit of work under the key.
         self.resumes = False
         self.lost = False
-        # What the stored answer was stored with; None while there is no answer.
+        # The headers that were stored with the answer; None while there is no answer.
         self.answered: Headers | None = None
         self.holder = uuid.uuid4()
         self._lease = lease
@@ -95,7 +95,7 @@ class Claim:
         self._kept = kept
 
     def values(self) -> dict[str, Any]:
-        """What the statements about this claim speak of."""
+        """Returns the parameters of the statements about this claim."""
         return {
             "scope": self.scope,
             "fingerprint": self.fingerprint,
@@ -106,7 +106,7 @@ class Claim:
         }
 
     async def fence(self, work: UnitOfWork, answer: Message | None) -> None:
-        """Notes in the transaction that the work has begun, or its answer. Aborted when a retry holds the key."""
+        """Records in the transaction that work has begun, or its answer. Raises Aborted when a retry holds the key."""
         held = {"scope": self.scope, "holder": self.holder}
         if answer is None:
             changed = await work.run(_FENCE, **held)
@@ -118,13 +118,13 @@ class Claim:
             raise in_flight()
 
     def committed(self, answer: Message | None) -> None:
-        """What `fence` wrote stands."""
+        """Notes that what `fence` wrote is committed."""
         if answer is not None:
             self.answered = self._sent
 
 
 class Found(NamedTuple):
-    """What is known of a key that a call could not take: how its call ended, or None while it has not."""
+    """The state of a key that a call could not take: how its call ended; the code is None while it runs."""
 
     fingerprint: bytes
     status_code: int | None
@@ -134,7 +134,7 @@ class Found(NamedTuple):
 
 
 async def take(database: Database, claim: Claim) -> Found | None:
-    """Has the call hold its key; what is known of the key when it cannot."""
+    """Makes the call the holder of its key and returns None, or returns the key's state when it cannot be taken."""
     async with database.connection("keys") as connection:
         while True:
             cursor = await connection.execute(_CLAIM, claim.values(), prepare=True)
@@ -149,7 +149,7 @@ async def take(database: Database, claim: Claim) -> Found | None:
 
 
 async def look(database: Database, claim: Claim) -> Found | None:
-    """What is known of the claim's key."""
+    """Returns the state of the claim's key."""
     async with database.connection("keys") as connection:
         return await _look(connection, claim)
 
@@ -162,7 +162,7 @@ async def _look(connection: Any, claim: Claim) -> Found | None:
 
 
 async def store(database: Database, claim: Claim, status_code: int, data: bytes, headers: Headers) -> bool:
-    """Stores how the call ended; False when another call holds the key by now."""
+    """Stores how the call ended; returns False when another call holds the key by now."""
     values = {"scope": claim.scope, "holder": claim.holder, **_outcome(status_code, data, headers)}
     async with database.connection("keys") as connection:
         stored = await _ANSWER.execute(connection, values)
@@ -176,19 +176,19 @@ async def store_headers(database: Database, claim: Claim, headers: Headers) -> N
 
 
 async def release(database: Database, claim: Claim) -> None:
-    """Frees the key, so that a retry resumes at once."""
+    """Frees the key, so that a retry can resume immediately."""
     async with database.connection("keys") as connection:
         await connection.execute(_RELEASE, claim.values())
 
 
 async def purge(database: Database) -> int:
-    """Deletes a batch of keys that are past their keeping time; returns how many."""
+    """Deletes a batch of expired keys; returns how many."""
     async with database.connection() as connection:
         return (await connection.execute(_PURGE)).rowcount
 
 
 def in_flight() -> Aborted:
-    """The answer while another call with the same key is at work."""
+    """Returns the error for a call whose key another call holds."""
     return Aborted(
         "IDEMPOTENCY_KEY_IN_FLIGHT",
         "A call with this key is still running.",

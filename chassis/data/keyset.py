@@ -1,4 +1,4 @@
-"""Keyset pagination: which rows of an ordering come behind the row that a cursor names."""
+"""Keyset pagination: the condition for the rows of an ordering that come behind the row that a cursor names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Expression = ColumnElement[Any] | InstrumentedAttribute[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A column of the ordering. NULLs come where PostgreSQL puts them: last ascending, first descending."""
+    """A column of the ordering. NULLs sort as in PostgreSQL: last when ascending, first when descending."""
 
     column: ColumnElement[Any]
     descending: bool
@@ -34,7 +34,7 @@ class _Key:
         return self.column.is_(None) if null else self.column == self.bind()
 
     def behind(self, null: bool) -> ColumnElement[bool]:
-        """Strictly behind the cursor's value, which is or is not NULL."""
+        """Returns the condition of being strictly behind the cursor's value; `null` says whether that is NULL."""
         if null:
             return self.column.is_not(None) if self.descending else false()
         if self.descending:
@@ -47,30 +47,30 @@ class _Key:
 
 
 class Keyset:
-    """The columns of an ordering, which each row carries besides its own so that a cursor can name it."""
+    """The columns of an ordering. Each row carries them besides its own columns, so that a cursor can name the row."""
 
     def __init__(self, order_by: Sequence[Expression]) -> None:
-        # Counted from the last, so that an ordering and the same one behind a further column share their names.
+        # Counted from the last, so that an ordering and the same ordering with a column in front share their names.
         names = [f"listing_key_{index}" for index in reversed(range(len(order_by)))]
         self._keys = [_Key.of(name, given) for name, given in zip(names, order_by, strict=True)]
 
     def columns(self) -> list[ColumnElement[Any]]:
-        """What a SELECT adds to its own columns."""
+        """Returns the columns that a SELECT adds to its own."""
         return [key.column.label(key.name) for key in self._keys]
 
     def position(self, row: Row) -> list[Any]:
-        """Where a row stands in the ordering."""
+        """Returns a row's position in the ordering."""
         return [getattr(row, key.name) for key in self._keys]
 
     def values(self, position: Sequence[Any]) -> dict[str, Any]:
-        """The parameters of `behind`."""
+        """Returns the parameters of `behind`."""
         pairs = zip(self._keys, position, strict=True)
         return {key.name: value for key, value in pairs if value is not None}
 
     def behind(self, nulls: Sequence[bool]) -> ColumnElement[bool]:
-        """The condition of being behind a position that is NULL in these places.
+        """Returns the condition of being behind a position whose values are NULL where `nulls` says so.
 
-        The first key behind, or the same and the second behind, and so on.
+        That is: the first key is behind, or the first is the same and the second is behind, and so on.
         """
         if len({key.descending for key in self._keys}) == 1 and not any(key.nullable for key in self._keys):
             return self._row_behind()
@@ -81,7 +81,7 @@ class Keyset:
         return or_(*alternatives)
 
     def _row_behind(self) -> ColumnElement[bool]:
-        """All keys at once, as a row comparison, which an index on them gives directly."""
+        """Compares all keys at once, as a row comparison, which an index on them supports directly."""
         columns, values = (
             tuple_(*(key.column for key in self._keys)),
             tuple_(*(key.bind() for key in self._keys)),

@@ -1,4 +1,4 @@
-"""Listings: one SELECT read page by page, by number or by signed cursor, with its total."""
+"""Listings: a SELECT that is read page by page, by page number or by signed cursor, with its total."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -17,14 +17,14 @@ from chassis.data.totals import COUNTED, Total, Totals
 
 DEFAULT_LIMIT = 20
 MAXIMUM_LIMIT = 100
-# Rows that a page number may skip: PostgreSQL reads all that it skips. A cursor has no such bound.
+# Rows that a page number may skip: PostgreSQL reads all rows that it skips. A cursor has no such bound.
 DEEPEST_OFFSET = 100_000
 
 _LIMIT, _OFFSET = "listing_limit", "listing_offset"
 
 
 class ListRequest(Protocol):
-    """What every list request has."""
+    """The fields that every list request has."""
 
     @property
     def page(self) -> int: ...
@@ -36,7 +36,7 @@ class ListRequest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The rows of a page, and where it stands in the whole list."""
+    """The rows of a page, and its place in the whole list."""
 
     rows: list[Row]
     meta: PageMeta
@@ -48,13 +48,13 @@ class Start:
 
     position: Sequence[Any] | None = None
     offset: int = 0
-    # As the cursor's first page counted it.
+    # The total that was counted for the cursor's first page.
     total: Total | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows a list holds: the filters that are applied, and all values."""
+    """Which rows a list holds: the names of the applied filters, and all values."""
 
     names: frozenset[str]
     values: dict[str, Any]
@@ -66,7 +66,7 @@ class Listing:
     `filters` are conditions by name, each with a `bindparam` of that name (or several, given as a mapping);
     only those that a fetch names are applied. `order_by` must end in a unique column, so that no row is
     skipped or shown twice while others are inserted. A combination of filters is compiled at its first use.
-    `selective` names filters on whose values the best plan depends: with one of them, each query is planned anew.
+    `selective` names filters whose values determine the best plan: a query with one of them is planned each time.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Listing:
         self._keyset = Keyset(order_by)
         self._counted = statement
         self._statement = statement.add_columns(*self._keyset.columns()).order_by(*order_by)
-        # Cursors survive a deployment that adds a column, not one that changes the order or what a cursor holds.
+        # Cursors stay valid when a deployment adds a column, but not when it changes the order or a cursor's content.
         self._name = "2 " + " ".join(str(expression) for expression in order_by)
         self._queries: dict[tuple[object, ...], Query] = {}
         self._totals: dict[frozenset[str], Totals] = {}
@@ -97,10 +97,10 @@ class Listing:
     ) -> Page:
         """Reads a page. A filter of None or "" is not applied; `scope` fills the SELECT's own bindparams.
 
-        The total is counted for the first page and comes along in its cursors.
+        The total is counted for the first page and carried in its cursors.
 
-        InvalidArgument: VALIDATION_FAILED for a negative number, page with cursor, or a page beyond 100,000
-        rows; CURSOR_INVALID for a cursor that is damaged or of another list, filter or scope.
+        Raises InvalidArgument: VALIDATION_FAILED for a negative number, page with cursor, or a page beyond 100,000
+        rows; CURSOR_INVALID for a cursor that is damaged or belongs to another list, filter or scope.
         """
         limit, offset = window(request)
         given = {name: value for name, value in (filters or {}).items() if value is not None and value != ""}
@@ -118,7 +118,7 @@ class Listing:
         return _page(request, rows, limit, total, cursor)
 
     async def rows(self, database: Database, selection: Selection, start: Start, at_most: int) -> list[Row]:
-        """Rows from a start on."""
+        """Returns up to `at_most` rows from a start."""
         bound: dict[str, Any] = {_LIMIT: at_most}
         if start.position is None:
             query = self._query(selection.names, None)
@@ -129,7 +129,7 @@ class Listing:
         return await database.all(query, **selection.values, **bound)
 
     def totals(self, selection: Selection) -> Totals:
-        """What counts the rows with these filters."""
+        """Returns the counter of the rows that match these filters."""
         found = self._totals.get(selection.names)
         if found is None:
             statement = self._filtered(self._counted, selection.names)
@@ -140,7 +140,7 @@ class Listing:
     async def _page(
         self, database: Database, selection: Selection, start: Start, limit: int
     ) -> tuple[list[Row], Total]:
-        """The rows of a page and one more, if there is one, and the total."""
+        """Returns the rows of a page, plus one more if there is one, and the total."""
         totals = self.totals(selection)
         total = start.total or totals.remembered(database, selection.values)
         if total is not None:
@@ -153,7 +153,7 @@ class Listing:
     async def _counted_rows(
         self, database: Database, selection: Selection, start: Start, at_most: int
     ) -> list[Row]:
-        """Rows from an offset on, each with the count of all rows."""
+        """Returns rows from an offset, each with the count of all rows."""
         bound = {_LIMIT: at_most, _OFFSET: start.offset} | self.totals(selection).bound
         found = self._queries.get((selection.names, COUNTED))
         if found is None:
@@ -174,12 +174,12 @@ class Listing:
         return _page(request, [], limit, total, "")
 
     def _identity(self, selection: Selection) -> bytes:
-        """What a cursor is good for."""
+        """Returns the scope in which a cursor is valid."""
         chosen = json.dumps([sorted(selection.names), selection.values], default=str, sort_keys=True)
         return f"{self._name} {chosen}".encode()
 
     def _query(self, names: frozenset[str], nulls: tuple[bool, ...] | None) -> Query:
-        """The query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
+        """Returns the query for these filters: from an offset, or behind a cursor with NULLs at these keys."""
         found = self._queries.get((names, nulls))
         if found is None:
             if nulls is None:
@@ -225,7 +225,7 @@ def _page(request: ListRequest, rows: list[Row], limit: int, total: Total, curso
 
 
 def window(request: ListRequest) -> tuple[int, int]:
-    """Limit and offset of a request, within bounds."""
+    """Returns the limit and offset of a request, within bounds."""
     wrong = [(name, "must not be negative") for name in ("page", "limit") if getattr(request, name) < 0]
     if request.cursor and request.page:
         wrong.append(("cursor", "cannot be given together with page"))

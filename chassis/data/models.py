@@ -1,4 +1,4 @@
-"""What tables are declared on: one base for all services, and the columns that every resource has."""
+"""Base classes of tables: one base for all services, and the columns that every resource has."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from chassis.contract import mapping
 from chassis.core.identifiers import identifier
 
-# Constraints get the same names in every database, so that migrations can speak of them.
+# Constraints get the same names in every database, so that migrations can refer to them.
 _NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_idx",
     "uq": "%(table_name)s_%(column_0_N_name)s_key",
@@ -24,11 +24,11 @@ _NAMING = {
 
 
 class Model(DeclarativeBase):
-    """A table. Its constraints and indexes stand in the migrations.
+    """A table. Its constraints and indexes are in the migrations.
 
-    `values` and `sent` read a request as values for the columns of the same names: text becomes a UUID where the column
-    is one, and an empty text NULL. A field that has no column is named in `without`, or is a TypeError: a request that
-    says something must not lose it.
+    `values` and `sent` read a request as values for the columns of the same names: where the column is a UUID, text
+    becomes a UUID and an empty text NULL. A field without a column must be named in `without`; otherwise they raise
+    TypeError, so that nothing in a request is lost silently.
     """
 
     metadata = MetaData(naming_convention=_NAMING)
@@ -42,12 +42,12 @@ class Model(DeclarativeBase):
 
     @classmethod
     def values(cls, request: Message, *, without: Collection[str] = ()) -> dict[str, Any]:
-        """All that a request says, for a new row."""
+        """Returns the values of all fields of a request, for a new row."""
         return cls._columns(mapping.values(request), request, without)
 
     @classmethod
     def sent(cls, request: Message, *, without: Collection[str] = ()) -> dict[str, Any]:
-        """What a partial update changes: its optional fields that were sent, and full lists."""
+        """Returns what a partial update changes: the optional fields that were sent, and non-empty lists."""
         return cls._columns(mapping.sent(request), request, without)
 
     @classmethod
@@ -67,7 +67,7 @@ class Model(DeclarativeBase):
 
 
 class Resource(Model):
-    """A row with an identity and a version, which is its ETag; a change that was made on an old version fails."""
+    """A row with an identity and a version, which is its ETag; a change based on an old version fails."""
 
     __abstract__ = True
 
@@ -80,12 +80,12 @@ class Resource(Model):
 
     @classmethod
     def new(cls, id: UUID | str, **values: Any) -> Self:
-        """A row that is not written yet, at its first version."""
+        """Returns a row at its first version, which is not written yet."""
         now = datetime.now(UTC)
         return cls(id=identifier(id), version=1, created_at=now, updated_at=now, **values)
 
     def change(self, **values: Any) -> bool:
-        """Sets what differs; whether anything did. The version moves on when the change is written."""
+        """Sets the values that differ; returns whether any did. The version increases when the change is written."""
         different = {name: value for name, value in values.items() if getattr(self, name) != value}
         for name, value in different.items():
             setattr(self, name, value)
@@ -94,5 +94,5 @@ class Resource(Model):
         return bool(different)
 
     def touch(self) -> None:
-        """Counts a change of what belongs to it, and is kept in other tables, as a change of its own."""
+        """Counts a change in another table of what belongs to the resource as a change of the resource itself."""
         self.updated_at = datetime.now(UTC)

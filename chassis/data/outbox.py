@@ -1,4 +1,4 @@
-"""The outbox: events are written in the transaction of the change they tell of, and sent afterwards."""
+"""The outbox: events are written in the transaction of the change that they describe, and sent afterwards."""
 
 import uuid
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from chassis.core.identifiers import uuid7
 from chassis.data.queries import Prepared
 from chassis.observe import tracing
 
-# Under the broker's limit of 1 MiB for a message with its headers. What is larger belongs in object storage.
+# Below the broker's limit of 1 MiB for a message with its headers. Larger data belongs in object storage.
 MAXIMUM_PAYLOAD_BYTES = 512 * 1024
 RETENTION_DAYS = 7
 
-# PostgreSQL gives `position` after the changed rows were locked, so it follows the order of an aggregate's changes
-# whatever the clocks say. `previous` holds the last event of each type about the aggregate: what the row before it had,
-# and that row itself. By it consumers keep the order, whichever of the types they subscribe to.
+# PostgreSQL assigns `position` after the changed rows were locked, so it follows the order of an aggregate's changes
+# whatever the clocks say. `previous` holds the last event of each type about the aggregate: the `previous` of the row
+# before it, and that row itself. Consumers use it to keep the order, whichever types they subscribe to.
 _INSERT = Prepared(
     text("""
     INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
@@ -41,7 +41,7 @@ _INSERT = Prepared(
 )
 
 
-# Most units of work have one event, and this costs PostgreSQL and the driver a fraction of what arrays do.
+# Most units of work have one event, for which this costs PostgreSQL and the driver a fraction of the arrays.
 _INSERT_ONE = Prepared(
     text("""
     INSERT INTO outbox (id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
@@ -56,7 +56,7 @@ _INSERT_ONE = Prepared(
 
 
 class Work(Protocol):
-    """What the outbox needs of a unit of work."""
+    """The part of a unit of work that the outbox needs."""
 
     async def run(self, statement: Prepared, **parameters: Any) -> int:
         """Runs a prepared statement in the transaction."""
@@ -64,7 +64,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event that waits for its transaction's commit."""
+    """An event that waits for its transaction to commit."""
 
     id: uuid.UUID
     type: str
@@ -78,16 +78,16 @@ class Draft:
 
 
 def draft(event: Message, version: int = 0) -> Draft:
-    """An event as it will be sent, with the trace that it continues; without personal data (see `published`).
+    """Returns an event as it will be sent, with the trace that it continues; without personal data (see `published`).
 
-    TypeError for a message that is no event, ValueError for one that names no aggregate or is too large.
+    Raises TypeError for a message that is not an event, ValueError for one that names no aggregate or is too large.
     """
     kind = event_type(type(event))
     aggregate_id = kind.aggregate_id(event)
     payload = published(event).SerializeToString(deterministic=True)
     if len(payload) > MAXIMUM_PAYLOAD_BYTES:
         raise ValueError(
-            f"{kind.name} has {len(payload)} bytes; an event has at most {MAXIMUM_PAYLOAD_BYTES}."
+            f"{kind.name} has {len(payload)} bytes; an event may have at most {MAXIMUM_PAYLOAD_BYTES}."
         )
     return Draft(
         id=uuid7(),
@@ -103,7 +103,7 @@ def draft(event: Message, version: int = 0) -> Draft:
 
 
 async def write(work: Work, drafts: Sequence[Draft]) -> None:
-    """Inserts events, in order, by one statement."""
+    """Inserts events, in order, with one statement."""
     if not drafts:
         return
     if len(drafts) == 1:
@@ -120,7 +120,7 @@ async def write(work: Work, drafts: Sequence[Draft]) -> None:
 
 
 def _previous_within(drafts: Sequence[Draft]) -> list[dict[str, str]]:
-    """For each event, the last of each type before it about its aggregate: the statement sees none of its own rows."""
+    """Returns, for each event, the last of each type before it in the batch; the statement cannot see its own rows."""
     last: dict[tuple[str, str], dict[str, str]] = {}
     previous = []
     for event in drafts:

@@ -1,4 +1,4 @@
-"""The pool of connections, and what a connection needs so that no cancellation loses it."""
+"""The connection pool, and connections that no cancellation can leak."""
 
 import asyncio
 import select
@@ -14,22 +14,22 @@ from sqlalchemy import NullPool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 CHECKOUT_SECONDS = 1.0
-# How much the last use counts in the mean time that a connection is lent for.
+# The weight of the last use in the mean time that a connection is lent for.
 _SMOOTHING = 0.1
-# How long a server may take to stop a statement whose task was cancelled. One that hangs must not keep the caller
-# waiting beyond its deadline: the connection is given up instead.
+# How long a server may take to stop a statement whose task was cancelled. A server that hangs must not keep the caller
+# waiting beyond its deadline: the connection is dropped instead.
 _STOP_SECONDS = 0.05
 
 
 class PoolBusy(PoolTimeout):
-    """Others got the connections, and none comes back soon enough: too much is asked of a database that works."""
+    """All connections are in use and none is returned soon enough: the database works, but the load is too high."""
 
 
 class Pool:
-    """Lends connections.
+    """A pool that lends connections.
 
-    PoolTimeout when the database gives none within 1 s; PoolBusy when all are lent and none comes back in that time,
-    and at once when so many wait already that none can be expected to.
+    Raises PoolTimeout when the database accepts none within 1 s, PoolBusy when all are lent and none is returned in
+    that time, and PoolBusy immediately when so many tasks wait already that none can be expected in time.
     """
 
     def __init__(self, url: str, *, name: str, size: int, options: str) -> None:
@@ -44,7 +44,7 @@ class Pool:
             min_size=min(2, size),
             max_size=size,
             timeout=CHECKOUT_SECONDS,
-            # Short, since the pool doubles its pause at each attempt: PostgreSQL is found again within 2 s.
+            # Short, since the pool doubles its pause at each attempt: this way it reconnects to PostgreSQL within 2 s.
             reconnect_timeout=2.0,
             open=False,
             name=name,
@@ -52,21 +52,21 @@ class Pool:
         self._returns: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Starts to connect, and returns at once."""
+        """Starts to connect and returns immediately."""
         await self._pool.open()
 
     async def close(self) -> None:
-        """Closes what is idle; what is lent closes when it comes back."""
+        """Closes idle connections; connections in use are closed when they are returned."""
         await self._pool.close()
         await asyncio.gather(*self._returns)
 
     @property
     def idle(self) -> int:
-        """Connections that wait for work."""
+        """The number of idle connections."""
         return self._pool.get_stats().get("pool_available", 0)
 
     async def take(self) -> "Connection":
-        """A live connection, for who gives it back. The pool's own check would cost a round trip."""
+        """Returns a live connection; return it with `give_back`. The pool's own check would cost a round trip."""
         deadline = time.monotonic() + CHECKOUT_SECONDS
         while True:
             connection = await self._next(deadline)
@@ -97,11 +97,11 @@ class Pool:
         return connection
 
     def _expected_wait(self) -> float:
-        """Seconds until the next one in line gets a connection, as uses went lately."""
+        """Returns the seconds until one more waiting task would get a connection, judged by recent uses."""
         return self.mean_seconds * (self.waiting + 1) / self.size
 
     def give_back(self, connection: "Connection") -> None:
-        """Takes a connection back, in a task of its own: no cancellation can come between."""
+        """Takes a connection back, in a separate task that no cancellation can interrupt."""
         if connection.lender is None:
             return
         connection.lender = None
@@ -113,21 +113,21 @@ class Pool:
 
 
 class Connection(AsyncConnection[Any]):
-    """A connection of a pool. `close` gives it back, for SQLAlchemy, which knows no other end of its use."""
+    """A pooled connection. `close` returns it to the pool, since SQLAlchemy has no other way to end its use."""
 
     lender: Pool | None = None
     lent_at = 0.0
     _logs_notices = False
 
     async def close(self) -> None:
-        """Gives it back while it is lent; really closes it otherwise."""
+        """Returns the connection to the pool while it is lent; really closes it otherwise."""
         if self.lender is not None:
             self.lender.give_back(self)
         else:
             await super().close()
 
     def add_notice_handler(self, callback: NoticeHandler) -> None:
-        """Takes it once: SQLAlchemy hangs its notice logger on a connection at each checkout."""
+        """Adds a handler once: SQLAlchemy adds its notice logger to a connection at each checkout."""
         if not self._logs_notices:
             self._logs_notices = True
             super().add_notice_handler(callback)
@@ -138,7 +138,7 @@ class Connection(AsyncConnection[Any]):
         interval: float = 0.1,
         timeout: float | None = None,  # noqa: ASYNC109 (psycopg's signature)
     ) -> Any:
-        """Waits for the server. Cancelled, it has the statement stopped, for a short time and no longer."""
+        """Waits for the server. When cancelled, it gives the server a short time to stop the statement."""
         try:
             return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
         except asyncio.CancelledError:
@@ -155,17 +155,17 @@ class Connection(AsyncConnection[Any]):
         except errors.QueryCanceled:
             pass
         except BaseException as error:
-            # Nobody knows what is still to come on it. The server notices when it wants to answer.
+            # The connection's state is unknown. The server notices that it is closed when it sends its response.
             self.pgconn.finish()
             if not isinstance(error, Exception):
                 raise
 
 
 class SessionPool(NullPool):
-    """SQLAlchemy's view of a pool that it does not own: it takes a connection for each session, and closes it.
+    """SQLAlchemy's view of a pool that it does not own: it takes a connection for each session and closes it.
 
-    A record that connects when it is used, not when it is made, closes its connection too if SQLAlchemy's first
-    questions to a server are cancelled.
+    A record connects when it is used, not when it is created, so that its connection is closed even if SQLAlchemy's
+    first queries to a server are cancelled.
     """
 
     def _create_connection(self) -> _ConnectionRecord:
@@ -173,12 +173,12 @@ class SessionPool(NullPool):
 
 
 async def _configure(connection: AsyncConnection[Any]) -> None:
-    # The default of 100 would throw statements out that a service of many listings still needs.
+    # With the default of 100, a service with many listings would evict statements that it still needs.
     connection.prepared_max = 500
 
 
 def _has_news(connection: AsyncConnection[Any]) -> bool:
-    """Whether an idle connection's socket has something to read: mostly the news that the server is gone."""
+    """Whether an idle connection's socket has data to read: usually the end of the connection."""
     if connection.closed:
         return True
     poll = select.poll()

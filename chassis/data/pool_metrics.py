@@ -1,4 +1,4 @@
-"""The pool's gauges, for Prometheus."""
+"""Prometheus gauges of the pools."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ _WAITING = Gauge("database_pool_waiting", "Tasks that wait for a connection.", (
 
 
 def watch_pool(database: Database) -> None:
-    """Reports a database's pools at every scrape: connections in use and idle, and who waits for one."""
+    """Reports a database's pools at every scrape: connections in use and idle, and tasks that wait for one."""
     for bulkhead, pool in database.bulkheads.pools.items():
         _POOL.labels(database.name, bulkhead, "idle").set_function(partial(getattr, pool, "idle"))
         _POOL.labels(database.name, bulkhead, "used").set_function(partial(getattr, pool, "lent"))

@@ -15,11 +15,11 @@ from sqlalchemy.types import TypeEngine
 
 from chassis.data import sql_spans
 
-# A named tuple whose fields are the columns' names; psycopg makes the class from the answer.
+# A named tuple whose fields are named after the columns; psycopg creates the class from the result.
 Row = Any
 
 _DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-# Only numeric types ask what the server sent: double precision, or numeric.
+# Only numeric types depend on what the server sent: double precision or numeric.
 _FLOAT_OID, _NUMERIC_OID = 701, 1700
 
 _Conversion = Callable[[Any], Any]
@@ -33,11 +33,11 @@ class Outcome(NamedTuple):
 
 
 class Prepared:
-    """A statement that is compiled when it is defined, at import, and run prepared, many times.
+    """A statement that is compiled once, when it is defined at import, and run prepared many times.
 
     Values come from `bindparam("name")` in the statement and are given by name when it runs. `IN` would need
     a new text for each number of values: write `column == any_(bindparam("ids", type_=ARRAY(Uuid)))` instead.
-    TypeError tells who forgets, and who leaves out a column whose default is a function of Python's.
+    Raises TypeError for `IN`, and for an omitted column whose default is a Python function.
     """
 
     __slots__ = ("_binders", "_fixed", "_loaders", "names", "prepare", "sql")
@@ -49,7 +49,7 @@ class Prepared:
         if compiled.post_compile_params or compiled.literal_execute_params:
             raise TypeError(f"This statement's text depends on its values; use any_() for IN: {compiled}")
         self.sql = str(compiled)
-        # The names of the values that must be given.
+        # The names of the required values.
         self.names = frozenset(name for name, bind in compiled.binds.items() if bind.required)
         self._fixed: dict[str, Any] = {
             name: value
@@ -61,25 +61,25 @@ class Prepared:
         self._loaders = _conversions({name: _loader(column.type) for name, column in columns})
 
     def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """What psycopg is given: the statement's constants and the caller's values, converted."""
+        """Returns the parameters for psycopg: the statement's constants and the caller's values, converted."""
         values = {**self._fixed, **parameters}
         for name, bind in self._binders.items():
             values[name] = bind(values[name])
         return values
 
     async def execute(self, connection: AsyncConnection[Any], parameters: Mapping[str, Any]) -> Outcome:
-        """Runs the statement on a connection, with a span. The caller says what a row may be."""
+        """Runs the statement on a connection, with a span."""
         cursor: AsyncCursor[Row] = AsyncCursor(connection, row_factory=namedtuple_row)
         with sql_spans.span(self.sql) as span:
             await cursor.execute(self.sql, self.values(parameters), prepare=self.prepare)
-            # `cursor.description` would make an object for each column.
+            # `cursor.description` would create an object for each column.
             returns_rows = cursor.pgresult is not None and cursor.pgresult.nfields
             rows = await cursor.fetchall() if returns_rows else []
             span.set_rows(max(cursor.rowcount, 0))
         return Outcome(self.rows(rows), cursor.rowcount)
 
     def rows(self, rows: list[Row]) -> list[Row]:
-        """Rows with the columns' own conversions (an encrypted field's, for one) applied."""
+        """Returns the rows with the columns' own conversions applied, such as that of an encrypted field."""
         if not self._loaders:
             return rows
         return [
@@ -91,8 +91,8 @@ class Prepared:
 class Query(Prepared):
     """A SELECT for the read path: `Database.one` and `all` run it outside any transaction.
 
-    `prepare` is False where one plan does not serve all values, as with the words of a search: PostgreSQL then plans
-    the query each time, for about 0.3 ms.
+    `prepare` is False where no single plan fits all values, as with the words of a search: PostgreSQL then plans
+    the query each time, which costs about 0.3 ms.
     """
 
     __slots__ = ()
@@ -105,24 +105,24 @@ class Query(Prepared):
         return name in self.names
 
     def explained(self) -> Self:
-        """The same query, answered with the planner's view of it (one row, one column of JSON)."""
+        """Returns a query for this query's plan (one row, one column of JSON)."""
         plan = copy.copy(self)
         plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}  # noqa: SLF001 (its own)
         return plan
 
 
 def containing(text: str) -> str:
-    """The LIKE pattern of whatever contains the text, no character of which is a wildcard; "" for no text."""
+    """Returns the LIKE pattern for values that contain the text, with its wildcards escaped; "" for an empty text."""
     escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%" if text else ""
 
 
 def _defaults(compiled: SQLCompiler) -> dict[str, Any]:
-    """The values of columns that the statement leaves to the model's constants."""
+    """Returns the model's constant defaults for the columns that the statement omits."""
     values = {}
     for column in (*compiled.insert_prefetch, *compiled.update_prefetch):
         if not isinstance(column.default, ScalarElementColumnDefault):
-            raise TypeError(f"{column} needs a value: its default is no constant.")
+            raise TypeError(f"{column} needs a value: its default is not a constant.")
         values[column.key] = column.default.arg
     return values
 
@@ -137,7 +137,7 @@ def _binder(kind: TypeEngine[Any]) -> _Conversion | None:
 
 def _loader(kind: TypeEngine[Any]) -> _Conversion | None:
     if isinstance(kind, ARRAY) and _loader(kind.item_type) is None:
-        # psycopg makes the list, and SQLAlchemy would copy it.
+        # psycopg already returns a list, and SQLAlchemy would copy it.
         return None
     sent = _FLOAT_OID if isinstance(kind, Float) else _NUMERIC_OID
     return kind.dialect_impl(_DIALECT).result_processor(_DIALECT, sent)

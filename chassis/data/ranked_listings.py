@@ -1,4 +1,4 @@
-"""Ranked listings: a list that begins with what matches best, however much matches."""
+"""Ranked listings: lists that begin with the best matches, however many rows match."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -17,9 +17,10 @@ SORTED_ROWS = 1000
 class RankedListing(Listing):
     """A listing in which rows that meet the first of `ranks` come first, then those that meet the second, and so on.
 
-    Each rank's condition implies the next one's, and the last one's the filter `matches`; what meets only that comes
-    last. Within a rank `order_by` holds. A list of up to `sorted_rows` is sorted. A longer one is read rank by rank, as
-    far as the page reaches, so that an index gives the rows in order and none is sorted. Both make the same list.
+    Each rank's condition implies the next one's, and the last one's implies the filter `matches`; rows that meet only
+    that filter come last. Within a rank, rows are in the order of `order_by`. A list of up to `sorted_rows` is sorted.
+    A longer one is read rank by rank, as far as the page reaches, so that an index returns the rows in order and none
+    are sorted. Both ways return the same list.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class RankedListing(Listing):
         self._by_rank: list[tuple[int, Listing]] = []
         above: list[ColumnElement[bool]] = []
         for number, condition in [*numbered, (0, filters[matches])]:
-            # One condition on what matches: the planner would take several for independent, and misjudge them.
+            # A single condition for the match: the planner would treat several as independent, and misestimate them.
             alone = statement.where(*(better.is_not(True) for better in above)).add_columns(
                 cast(literal_column(str(number)), Integer).label(rank_column)
             )
@@ -54,7 +55,7 @@ class RankedListing(Listing):
         self, database: Database, selection: Selection, start: Start, limit: int
     ) -> tuple[list[Row], Total]:
         total = start.total or await self._total(database, selection)
-        # What a page number passes over is read as well, so that far down the list sorting is the shorter way again.
+        # Rows that a page number skips are read too, so far down the list sorting is the faster way again.
         sorts = total.rows <= self._sorted_rows or start.offset > self._sorted_rows
         read = self.rows if sorts else self._rank_by_rank
         return await read(database, selection, start, limit + 1), total

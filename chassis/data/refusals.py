@@ -1,4 +1,4 @@
-"""What a broken constraint means to the caller."""
+"""Refusals: the errors that callers get for violated constraints."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from chassis.core.errors import MeshError
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error to raise; `metadata` names what of the row it tells."""
+    """An error to raise; `metadata` names the values of the row that it includes."""
 
     error: type[MeshError]
     reason: str
@@ -20,16 +20,16 @@ class Refusal:
 
 
 class Refusals:
-    """Refusals by the names of constraints, as the migrations give them. A test holds that each of them exists."""
+    """Refusals by the name of the constraint in the migrations. A test checks that each constraint exists."""
 
     def __init__(self, by_constraint: Mapping[str, Refusal]) -> None:
         self.by_constraint = dict(by_constraint)
 
     @contextmanager
     def told(self, **row: str) -> Iterator[None]:
-        """Around what writes: raises the refusal of the constraint that PostgreSQL says was broken.
+        """Wraps writes: raises the refusal for the constraint that PostgreSQL reports as violated.
 
-        The database decides, since whoever looks first and writes then can be overtaken.
+        The database decides, since a check before the write can be overtaken by another transaction.
         """
         try:
             yield

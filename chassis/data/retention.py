@@ -1,4 +1,4 @@
-"""Retention: deletes, bit by bit, what the chassis's own tables hold beyond its time."""
+"""Retention: deletes expired rows of the chassis's own tables, in small batches."""
 
 import asyncio
 import logging
@@ -11,22 +11,22 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 3600.0
 BATCH = 1000
 
-# Deletes at most 1,000 rows in a transaction of its own, so that none holds locks for long; returns how many.
+# Deletes at most 1,000 rows in a separate transaction, so that none holds locks for long; returns how many.
 Purge = Callable[[Database], Awaitable[int]]
 
 
 async def run(database: Database, purges: Sequence[Purge]) -> None:
-    """Purges every hour until cancelled. Several processes may: they find less to do."""
+    """Purges every hour until cancelled. Several processes may run it: each finds less to do."""
     while True:
         try:
             await purge(database, purges)
         except Exception:
-            logger.exception("What is past its keeping time could not be deleted; it is tried again.")
+            logger.exception("Expired rows could not be deleted; the next run tries again.")
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
 async def purge(database: Database, purges: Sequence[Purge]) -> None:
-    """Deletes all that is past its keeping time now."""
+    """Deletes all rows that have expired by now."""
     for delete in purges:
         while await delete(database) >= BATCH:
             pass

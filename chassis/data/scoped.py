@@ -1,4 +1,4 @@
-"""Rows that somebody may see: each statement carries the scope in its WHERE, and what is outside it does not exist."""
+"""Scoped rows: each statement has the caller's scope in its WHERE, so rows outside it do not exist for the caller."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from chassis.data.unit_of_work import UnitOfWork
 
 Entity = TypeVar("Entity", bound=Resource)
 
-# Who asks; a scope compares with it: `Note.owner_id == CALLER`.
+# The caller's id; a scope compares with it: `Note.owner_id == CALLER`.
 CALLER = bindparam("caller_id", type_=Uuid)
 _ID = bindparam("id", type_=Uuid)
 
@@ -25,9 +25,9 @@ _ID = bindparam("id", type_=Uuid)
 class Scoped(Generic[Entity]):
     """Gets, lists and locks the rows of a model that are within a caller's scope; define it once, at import.
 
-    `scope` is the condition, on `CALLER`. A row outside it is like one that is not there: NotFound, with the reason
-    and the sentence of `missing`. A list is ordered newest first unless `order_by` says otherwise, and its `filters`
-    are a Listing's.
+    `scope` is the condition, on `CALLER`. A row outside it fails like one that does not exist: NotFound, with the
+    reason and the message in `missing`. A list is ordered newest first unless `order_by` says otherwise; its `filters`
+    are those of a Listing.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Scoped(Generic[Entity]):
         self._lock = select(model).where(model.id == _ID, scope).with_for_update(of=model, key_share=True)
 
     async def get(self, database: Database, id: UUID | str, caller_id: UUID) -> Row:
-        """A row of the caller's."""
+        """Returns a row in the caller's scope."""
         row = await database.one(self._get, id=identifier(id), caller_id=caller_id)
         if row is None:
             raise self.missing()
@@ -56,14 +56,14 @@ class Scoped(Generic[Entity]):
     async def fetch(
         self, database: Database, request: Any, caller_id: UUID, filters: Mapping[str, Any] | None = None
     ) -> Page:
-        """A page of the caller's rows; see Listing.fetch."""
+        """Returns a page of the rows in the caller's scope; see Listing.fetch."""
         return await self._list.fetch(database, request, filters=filters, scope={"caller_id": caller_id})
 
     async def lock(self, work: UnitOfWork, id: UUID | str, caller_id: UUID) -> Entity:
-        """A row of the caller's as an entity, held until the work ends. Nobody waits for a row that is not theirs.
+        """Returns a row in the caller's scope as an entity, locked until the unit of work ends.
 
-        A scope that asks other tables holds as of the statement's start: what may have changed while it waited for the
-        row must be asked again.
+        A caller does not wait for rows outside the scope. A scope that reads other tables is evaluated at the
+        statement's start: what may have changed while it waited for the row must be checked again.
         """
         entity = await self.find_and_lock(work, id, caller_id)
         if entity is None:
@@ -71,11 +71,11 @@ class Scoped(Generic[Entity]):
         return entity
 
     async def find_and_lock(self, work: UnitOfWork, id: UUID | str, caller_id: UUID) -> Entity | None:
-        """As `lock`; None for what is not there, and for what the caller may not see."""
+        """Like `lock`, but returns None for a row that does not exist or that the caller may not see."""
         found = await work.execute(self._lock, {"id": identifier(id), "caller_id": caller_id})
         entity: Entity | None = found.scalar_one_or_none()
         return entity
 
     def missing(self) -> NotFound:
-        """The one answer for a row that is not there and for one that the caller may not see."""
+        """Returns the error for a row that does not exist, which is the same for one that the caller may not see."""
         return NotFound(*self._missing)

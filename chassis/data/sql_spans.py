@@ -1,4 +1,4 @@
-"""A span for each SQL statement of a sampled call, with the statement's text and never its values."""
+"""Spans for the SQL statements of sampled calls, with the statement's text and never its values."""
 
 import functools
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _LONGEST_TEXT = 2000
 
 
 class SqlSpan:
-    """What a statement reports to its span."""
+    """The span of a statement, or nothing when the call is not sampled."""
 
     __slots__ = ("_span",)
 
@@ -25,7 +25,7 @@ class SqlSpan:
         self._span = span
 
     def set_rows(self, rows: int) -> None:
-        """How many rows came back, or were changed."""
+        """Records how many rows were returned or changed."""
         if self._span is not None:
             self._span.set_attribute("db.response.returned_rows", rows)
 
@@ -35,7 +35,7 @@ _UNSAMPLED = SqlSpan(None)
 
 @contextmanager
 def span(text: str) -> Iterator[SqlSpan]:
-    """Records a statement when the call around it is recorded; costs one look otherwise."""
+    """Records a statement when the call around it is recorded; otherwise costs a single check."""
     started = _start(text)
     if started is None:
         yield _UNSAMPLED

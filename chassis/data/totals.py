@@ -1,4 +1,4 @@
-"""How many rows a list holds: counted as far as that is cheap, estimated beyond."""
+"""Totals of lists: counted as far as that is cheap, estimated beyond."""
 
 import time
 from collections import OrderedDict
@@ -11,11 +11,11 @@ from sqlalchemy import BigInteger, Select, bindparam, func, select
 from chassis.data.database import Database
 from chassis.data.queries import Query
 
-# Rows that are counted one by one; beyond, the planner's estimate has to do.
+# Rows that are counted one by one; beyond that, the planner's estimate is used.
 EXACT_TOTAL = 10_000
-# What the meta's 32 bits hold: a 64-bit number would be a string in JSON.
+# The largest number that fits the field's 32 bits: a 64-bit number would be a string in JSON.
 LARGEST_TOTAL = 2**31 - 1
-# Counting up to the bound costs more than reading a page, and an estimate need not be of this instant.
+# How long an estimate is kept: counting up to the bound costs more than reading a page.
 ESTIMATE_SECONDS = 10.0
 _ESTIMATES_KEPT = 256
 
@@ -26,14 +26,14 @@ COUNTED = "list_total"
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Rows of a whole list."""
+    """The number of rows of a whole list."""
 
     rows: int
     is_estimate: bool = False
 
 
 class Totals:
-    """Counts what a SELECT finds."""
+    """A counter of the rows that a SELECT finds."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Totals:
     ) -> None:
         bounded = statement.limit(bindparam(_AT_MOST, type_=BigInteger, required=True)).subquery()
         count = select(func.count().label("rows")).select_from(bounded)
-        # For the list's own query, so that the first page and the count are one round trip.
+        # For the list's own query, so that the first page and the count take one round trip.
         self.column = count.scalar_subquery().label(COUNTED)
         self.bound = {_AT_MOST: EXACT_TOTAL + 1}
         self._count = Query(count, prepare=prepare)
@@ -53,13 +53,13 @@ class Totals:
         self._clock = clock
 
     async def of(self, database: Database, values: dict[str, Any]) -> Total:
-        """All rows: exact up to 10,000, then the planner's estimate, which may be 10 s old."""
+        """Returns the number of all rows: exact up to 10,000, then the planner's estimate, which may be 10 s old."""
         if remembered := self.remembered(database, values):
             return remembered
         return await self.settled(database, values, await self.count(database, values, EXACT_TOTAL + 1))
 
     async def settled(self, database: Database, values: dict[str, Any], counted: int) -> Total:
-        """The total of a list in which so many rows were counted: that number, or an estimate at the bound."""
+        """Returns the total for a number of counted rows: that number, or an estimate if the bound was reached."""
         if counted <= EXACT_TOTAL:
             return Total(counted)
         total = Total(min(max(counted, await self._estimate(database, values)), LARGEST_TOTAL), True)
@@ -69,7 +69,7 @@ class Totals:
         return total
 
     def remembered(self, database: Database, values: dict[str, Any]) -> Total | None:
-        """The estimate that was made a while ago; None when there is none."""
+        """Returns a recent estimate; None when there is none."""
         if not self._estimates:
             return None
         key = _key(database, values)
@@ -80,7 +80,7 @@ class Totals:
         return total
 
     async def count(self, database: Database, values: dict[str, Any], at_most: int) -> int:
-        """The rows, counted one by one up to a bound."""
+        """Counts the rows one by one, up to a bound."""
         row = await database.one(self._count, **values, **{_AT_MOST: at_most})
         return int(row.rows) if row else 0
 

@@ -19,30 +19,30 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class Claim(Protocol):
-    """What the unit of work knows of the call's idempotency key."""
+    """The unit of work's view of the call's idempotency key."""
 
     async def fence(self, work: "UnitOfWork", answer: Message | None) -> None:
-        """Lets the transaction commit only if the call still holds its key, and the answer, if any, with it."""
+        """Lets the transaction commit, with the answer if there is one, only if the call still holds its key."""
 
     def committed(self, answer: Message | None) -> None:
-        """The transaction has been committed, and the answer with it."""
+        """Notes that the transaction was committed, and the answer with it."""
 
 
-# The claim of the call that is being answered; the idempotency stage sets it.
+# The claim of the current call; the idempotency stage sets it.
 current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=None)
 
 
 class Audit(Protocol):
-    """What the unit of work knows of the call's audit record."""
+    """The unit of work's view of the call's audit record."""
 
     async def write(self, work: "UnitOfWork") -> None:
-        """Writes the record in the transaction, unless an earlier one did."""
+        """Writes the record in the transaction, unless an earlier transaction did."""
 
     def committed(self) -> None:
-        """The transaction has been committed, and the record with it."""
+        """Notes that the transaction was committed, and the record with it."""
 
 
-# The audit record of the call that is being answered; the audit stage sets it.
+# The audit record of the current call; the audit stage sets it.
 current_audit: ContextVar[Audit | None] = ContextVar("current_audit", default=None)
 
 
@@ -52,14 +52,14 @@ _closing: set[asyncio.Future[None]] = set()
 def _closed(closing: "asyncio.Future[None]") -> None:
     _closing.discard(closing)
     if not closing.cancelled():
-        closing.exception()  # who waits for it gets it; a rollback that failed without a waiter is no news
+        closing.exception()  # a task that waits still gets it; without one, a failed rollback is not worth a log line
 
 
 class UnitOfWork:
     """A transaction: committed on a clean exit, rolled back otherwise.
 
-    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when somebody else was faster, which
-    the pipeline answers ABORTED.
+    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when another transaction changed the row first;
+    the pipeline turns that into ABORTED.
     """
 
     def __init__(self, sessions: async_sessionmaker[AsyncSession], events_written: asyncio.Event) -> None:
@@ -84,8 +84,8 @@ class UnitOfWork:
             await self._leave()
 
     async def _leave(self) -> None:
-        # Rolls back what is not committed, in a task of its own: a cancellation must not keep the connection from the
-        # pool, nor must a server that hangs keep a task that was cancelled.
+        # Rolls back what is not committed, in a separate task: a cancellation must not keep the connection from the
+        # pool, and a server that hangs must not hold up a cancelled task.
         closing = asyncio.ensure_future(self.session.close())
         _closing.add(closing)
         closing.add_done_callback(_closed)
@@ -94,7 +94,7 @@ class UnitOfWork:
             await asyncio.shield(closing)
 
     async def _commit(self) -> None:
-        # First the rows, so that their locks put events about one aggregate in the order of its changes.
+        # The rows come first, so that their locks put events about one aggregate in the order of its changes.
         await self.flush()
         await outbox.write(self, self._events)
         if self._claim is not None:
@@ -111,11 +111,11 @@ class UnitOfWork:
             self._events_written.set()
 
     def add(self, entity: object) -> None:
-        """Has a new entity inserted."""
+        """Adds a new entity, which is inserted with the next flush."""
         self.session.add(entity)
 
     async def save(self, entity: object) -> None:
-        """Writes a new or changed entity now: its version moves on, and a constraint that it breaks is told here."""
+        """Writes a new or changed entity now: its version increases, and a violated constraint is raised here."""
         self.session.add(entity)
         await self.session.flush()
 
@@ -125,7 +125,7 @@ class UnitOfWork:
         await self.session.flush()
 
     async def flush(self) -> None:
-        """Writes what was changed through the session; costs nothing when nothing was."""
+        """Writes what was changed through the session; costs nothing when there are no changes."""
         if self.session.new or self.session.dirty or self.session.deleted:
             await self.session.flush()
 
@@ -134,20 +134,20 @@ class UnitOfWork:
         return await self.session.execute(statement, parameters)
 
     async def all(self, statement: Prepared, **parameters: Any) -> list[Row]:
-        """The rows that a prepared statement finds, or returns of what it changed."""
+        """Returns the rows that a prepared statement finds, or that its RETURNING clause gives."""
         return (await self._run(statement, parameters)).rows
 
     async def one(self, statement: Prepared, **parameters: Any) -> Row | None:
-        """The first row of a prepared statement, or None."""
+        """Returns the first row of a prepared statement, or None."""
         rows = await self.all(statement, **parameters)
         return rows[0] if rows else None
 
     async def run(self, statement: Prepared, **parameters: Any) -> int:
-        """How many rows a prepared statement changed."""
+        """Runs a prepared statement; returns how many rows it changed."""
         return (await self._run(statement, parameters)).rowcount
 
     async def _run(self, statement: Prepared, parameters: Mapping[str, Any]) -> Outcome:
-        # What was changed through the session comes first, as it does with `execute`.
+        # Changes made through the session are written first, as with `execute`.
         await self.flush()
         if self._connection is None:
             pooled = await (await self.session.connection()).get_raw_connection()
@@ -156,21 +156,21 @@ class UnitOfWork:
         return await statement.execute(self._connection, parameters)
 
     async def get(self, entity_type: type[Entity], id: Any, *, for_update: bool = False) -> Entity | None:
-        """The entity with this primary key, if there is one; locked to the end when it is for an update."""
+        """Returns the entity with this primary key, if there is one; `for_update` locks it until the end."""
         return await self.session.get(entity_type, id, with_for_update=for_update or None)
 
     def publish(self, event: Message, *, version: int = 0) -> None:
-        """Has an event sent once the transaction is committed; `version` is the aggregate's, if it has one.
+        """Publishes an event once the transaction is committed; `version` is the aggregate's, if it has one.
 
-        TypeError for a message that the contracts do not call an event, ValueError for one that names no
+        Raises TypeError for a message that is not an event by its contract, ValueError for one that names no
         aggregate or is too large.
         """
         self._events.append(outbox.draft(event, version))
 
     def answer(self, message: Answer) -> Answer:
-        """Stores the call's answer under its idempotency key in this same transaction, and gives it back.
+        """Stores the call's answer under its idempotency key in this transaction, and returns it.
 
-        For a handler's last unit of work: no crash can then come between its effects and its answer.
+        For a handler's last unit of work: no crash can then separate its effects from its answer.
         """
         self._answer = message
         return message

@@ -1,4 +1,4 @@
-"""What alembic runs around revisions; transaction, table of versions and settings are the caller's (migrations.py)."""
+"""The script that alembic runs around revisions; migrations.py has the transaction, version table and settings."""
 
 from alembic import context
 

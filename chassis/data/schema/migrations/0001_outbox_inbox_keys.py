@@ -1,4 +1,4 @@
-"""Outbox, inbox and idempotency keys. Before the chassis had revisions, the first one of each service made them."""
+"""Outbox, inbox and idempotency keys. Before the chassis had revisions, each service's first one created them."""
 
 from alembic import op
 

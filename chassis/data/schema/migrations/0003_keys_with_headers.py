@@ -7,6 +7,6 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    # A key that is there was claimed with the first effects; so does a process that is not yet replaced.
+    # Existing keys were claimed with their first effects, and processes of the old version still claim them so.
     op.execute("ALTER TABLE idempotency_keys ADD COLUMN begun boolean NOT NULL DEFAULT true")
     op.execute("ALTER TABLE idempotency_keys ADD COLUMN headers jsonb NOT NULL DEFAULT '[]'")

@@ -1,4 +1,4 @@
-"""What the broker refuses waits by itself; and no trigger notifies, since that made all commits queue for one lock."""
+"""Refused events wait separately; no trigger notifies any more, since that made all commits queue for one lock."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What audited RPCs leave on record."""
+"""The records that audited RPCs leave."""
 
 from alembic import op
 
