@@ -25,7 +25,7 @@ from services.catalog.model import Category
 
 
 class CategoryService:
-    """The tree of categories. Changes of it wait for each other, so that no two of them make a cycle together."""
+    """The tree of categories. Changes to it wait for each other, so that no two of them make a cycle together."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

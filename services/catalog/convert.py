@@ -37,22 +37,22 @@ held_message = Mapper(HeldReservation, ("order_id", "reserved_at"))
 
 
 def product_message(product: Any, available: int) -> Product:
-    """A product, from a row or an entity."""
+    """Returns a product from a row or an entity."""
     return _product(product, available=available, in_stock=available > 0)
 
 
 def listed_product(row: Any) -> Product:
-    """A product, from a row with its available units."""
+    """Returns a product from a row with its available units."""
     return product_message(row, row.available)
 
 
 def product_status(value: Product.Status.ValueType) -> str:
-    """A status as it is kept."""
+    """Returns a status as it is stored."""
     return Product.Status.Name(value)
 
 
 def product_columns(request: CreateProductRequest) -> dict[str, Any]:
-    """The columns of a new product."""
+    """Returns the columns of a new product."""
     said = {"status": model.ProductStatus.ACTIVE.value} | model.Product.values(
         request, without=("initial_stock",)
     )
@@ -60,7 +60,7 @@ def product_columns(request: CreateProductRequest) -> dict[str, Any]:
 
 
 def product_changes(request: UpdateProductRequest) -> dict[str, Any]:
-    """The columns that the request changes, and no others."""
+    """Returns only the columns that the request changes."""
     return _as_kept(model.Product.sent(request))
 
 
@@ -72,12 +72,12 @@ def _as_kept(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def category_changes(request: UpdateCategoryRequest) -> dict[str, Any]:
-    """The columns that the request changes, but for the parent, which the tree has a say in."""
+    """Returns the columns that the request changes, except the parent, which depends on the tree."""
     return model.Category.sent(request, without=("parent_id",))
 
 
 def category_tree(rows: Sequence[Any], root_id: UUID | None) -> CategoryTree:
-    """The tree below a category, or the whole one, from rows in which whatever is above comes first."""
+    """Returns the tree below a category, or the whole tree, from rows in which parents come first."""
     children: dict[UUID | None, list[Any]] = {}
     for row in sorted(rows, key=lambda row: (row.position, row.name, row.path)):
         children.setdefault(row.parent_id, []).append(row)
@@ -92,7 +92,7 @@ def category_tree(rows: Sequence[Any], root_id: UUID | None) -> CategoryTree:
 
 
 def wanted(request: ReserveStockRequest) -> Wanted:
-    """What an order wants, in the order in which stock is taken; two spellings of one id are one product."""
+    """Returns what an order requests, in the order in which stock is taken; two spellings of one id are one product."""
     units: dict[UUID, int] = {}
     for line in request.lines:
         product_id = UUID(line.product_id)
@@ -108,7 +108,7 @@ def wanted(request: ReserveStockRequest) -> Wanted:
 def reservation_message(
     order_id: UUID, status: ReservationStatus, lines: Lines, prices: Iterable[Any] = ()
 ) -> Reservation:
-    """A reservation, with the prices of its lines from rows when it was asked for them."""
+    """Returns a reservation, with the prices of its lines if rows with prices are given."""
     by_product = {row.product_id: row for row in prices}
     return Reservation(
         order_id=str(order_id),

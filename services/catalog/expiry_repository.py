@@ -1,4 +1,4 @@
-"""The SQL of reservations whose time is up."""
+"""The SQL that expires reservations."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -9,8 +9,8 @@ from sqlalchemy import DateTime, Integer, Interval, Uuid, bindparam, func, selec
 from chassis.data import Database, Query, Row, UnitOfWork
 from services.catalog.model import Reservation, ReservationStatus
 
-# Gives back what several reservations hold, unless somebody else is ending them just now. They hold nothing any more,
-# so their lines go; the ledger keeps what was.
+# Releases the stock of several reservations, except those that another transaction is ending at the moment. Their lines
+# are deleted because they hold nothing any more; the ledger keeps the history.
 _EXPIRE = """
     WITH due AS (
         SELECT order_id FROM reservations WHERE status = 'held' AND {due}
@@ -53,20 +53,20 @@ _HELD = Query(
 
 
 async def expire(work: UnitOfWork, order_ids: Sequence[UUID], held_for: timedelta) -> Sequence[UUID]:
-    """Has those reservations expire that were made so long ago; the orders whose did."""
+    """Expires those of the reservations that are at least this old; returns the orders whose reservation expired."""
     values = {"order_ids": list(order_ids), "held_for": held_for, "limit": len(order_ids)}
     return (await work.execute(_EXPIRE_NAMED, values)).scalars().all()
 
 
 async def expire_due(work: UnitOfWork, limit: int) -> int:
-    """Has reservations expire whose time is up, so many at the most; how many did."""
+    """Expires up to `limit` reservations whose time has ended; returns how many."""
     return len((await work.execute(_EXPIRE_DUE, {"limit": limit})).all())
 
 
 async def held(
     database: Database, held_for: timedelta, after: datetime, after_order_id: UUID, limit: int
 ) -> Sequence[Row]:
-    """Reservations that hold stock and were made so long ago, the oldest first, after a given one."""
+    """Returns reservations that hold stock and are at least this old, oldest first, after a given one."""
     return await database.all(
         _HELD, held_for=held_for, after=after, after_order_id=after_order_id, limit=limit
     )

@@ -26,14 +26,14 @@ from services.catalog import convert, expiry_repository, repository, reservation
 from services.catalog.model import ReservationStatus
 from services.catalog.pricing import Lines, Wanted
 
-# Each attempt that fails was overtaken by a buyer who got something, or the reason is found and said.
+# An attempt fails only when another buyer got the stock first, or with a reason that is raised as an error.
 RESERVE_ATTEMPTS = 5
-# Buyers wait for their turn here and not for a connection: a rush on one product leaves connections to everybody else.
+# Buyers wait for their turn here and not for a connection, so that a rush on one product leaves connections for others.
 RESERVING_AT_ONCE = 4
 
 
 class InventoryService:
-    """Stock: received, promised to orders, sold or given back, and never promised twice."""
+    """Stock: received, promised to orders, sold or released, and never promised twice."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -96,20 +96,20 @@ class InventoryService:
             return work.answer(convert.stock_message(stock))
 
     async def _reserve(self, wanted: Wanted) -> Sequence[Row]:
-        """Reserves all lines, and returns their prices; none when the order has a reservation already."""
+        """Reserves all lines and returns their prices; returns no prices when the order already has a reservation."""
         for _ in range(RESERVE_ATTEMPTS):
             prices = await reservation_repository.reserve(self._database, wanted)
             if prices or await self._is_reserved(wanted.order_id):
                 return prices
             await reservation_repository.check_available(self._database, wanted)
-        raise Aborted("CONFLICT", "Other buyers were faster; try again.", retry_after=0.1)
+        raise Aborted("CONFLICT", "Other buyers reserved the stock first; try again.", retry_after=0.1)
 
     async def _is_reserved(self, order_id: UUID) -> bool:
         found = await reservation_repository.reservation(self._database, order_id)
         return found is not None and found[0] is not ReservationStatus.EXPIRED
 
     async def _repeated(self, wanted: Wanted) -> Reservation:
-        """The answer to an order that came before: what it holds, unless it asked for something else then."""
+        """Returns the reservation of an order that has reserved before, unless its lines were different then."""
         async with self._database.unit_of_work() as work:
             still_held = await reservation_repository.hold_longer(work, wanted)
         status, lines = await self._reservation(wanted.order_id)
@@ -118,7 +118,9 @@ class InventoryService:
         if not still_held and status is not ReservationStatus.COMMITTED:
             raise Aborted("CONFLICT", "The reservation expired just now; try again.", retry_after=0.1)
         if lines != wanted.lines:
-            raise InvalidArgument("IDEMPOTENCY_KEY_REUSED", "The order reserved other lines before.")
+            raise InvalidArgument(
+                "IDEMPOTENCY_KEY_REUSED", "The order has already reserved other lines; use a new order id."
+            )
         prices = await reservation_repository.prices(self._database, wanted)
         return convert.reservation_message(wanted.order_id, status, lines, prices)
 
@@ -126,5 +128,5 @@ class InventoryService:
         found = await reservation_repository.reservation(self._database, order_id)
         if found is None:
             metadata = {"order_id": str(order_id)}
-            raise NotFound("RESERVATION_NOT_FOUND", "Nothing was reserved for the order.", metadata=metadata)
+            raise NotFound("RESERVATION_NOT_FOUND", "The order has no reservation.", metadata=metadata)
         return found

@@ -1,4 +1,4 @@
-"""Tables of catalog, and the rules that hold for them. Times are UTC, prices are in minor units."""
+"""The tables of catalog and their rules. Times are UTC, prices are in minor units."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class ReservationStatus(enum.StrEnum):
 
 
 def normal_sku(sku: str) -> str:
-    """The one spelling of a SKU that is kept and looked up: `" 85123a"` and `"85123A"` are one product."""
+    """Returns the spelling of a SKU that is stored and looked up: `" 85123a"` and `"85123A"` are one product."""
     return " ".join(sku.split()).upper()
 
 
 def normal_name(name: str) -> str:
-    """A name as it is kept: without outer blanks of any kind."""
+    """Returns a name as it is stored: without outer whitespace."""
     return name.strip()
 
 
 class Category(Resource):
-    """A place in the tree. `path` holds the slugs from the top, so that a subtree is a prefix."""
+    """A category. `path` holds the slugs from the top level, so that a subtree is a prefix."""
 
     __tablename__ = "categories"
 
@@ -56,14 +56,14 @@ class Category(Resource):
 
     @classmethod
     def create(cls, id: UUID, parent: Category | None, slug: str, name: str, position: int) -> Category:
-        """A new category below `parent`, or at the top. FailedPrecondition CATEGORY_TOO_DEEP."""
+        """Returns a new category below `parent`, or at the top level. Raises FailedPrecondition CATEGORY_TOO_DEEP."""
         category = cls.new(id, slug=slug, name=name, position=position)
         category.hang(parent)
         category.created_at = category.updated_at
         return category
 
     def hang(self, parent: Category | None) -> None:
-        """Puts it below `parent`, or at the top. FailedPrecondition CATEGORY_CYCLE or CATEGORY_TOO_DEEP."""
+        """Moves it below `parent`, or to the top. Raises FailedPrecondition CATEGORY_CYCLE or CATEGORY_TOO_DEEP."""
         if parent and (parent.path == self.path or parent.path.startswith(f"{self.path}/")):
             raise FailedPrecondition("CATEGORY_CYCLE", "A category cannot move below itself.")
         depth = parent.depth + 1 if parent else 0
@@ -73,13 +73,13 @@ class Category(Resource):
 
 
 def check_depth(depth: int) -> None:
-    """FailedPrecondition CATEGORY_TOO_DEEP for a level that is too far down; 0 is the top."""
+    """Raises FailedPrecondition CATEGORY_TOO_DEEP for a level that is too deep; 0 is the top level."""
     if depth >= MAXIMUM_DEPTH:
         raise FailedPrecondition("CATEGORY_TOO_DEEP", f"Categories are at most {MAXIMUM_DEPTH} levels deep.")
 
 
 class Product(Resource):
-    """Something that is sold."""
+    """A product."""
 
     __tablename__ = "products"
 
@@ -106,17 +106,17 @@ class Stock(Model):
 
 
 class Reservation(Model):
-    """What an order holds, and until when.
+    """The stock that an order holds, and until when.
 
-    One that is released stays so, also when its order's call to reserve comes late. One that has expired can be made
-    anew.
+    A released reservation stays released, even if the order's call to reserve arrives late. An expired one can be made
+    again.
     """
 
     __tablename__ = "reservations"
 
     order_id: Mapped[UUID] = mapped_column(primary_key=True)
     status: Mapped[str]
-    # When it was made, or last asked for again: its order is written soon after, or never.
+    # When it was made, or last requested again: its order is written soon after, or never.
     reserved_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]

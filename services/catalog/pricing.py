@@ -1,4 +1,4 @@
-"""What the lines of an order come to."""
+"""The total of an order's lines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Lines = Mapping[UUID, int]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an order wants reserved, for how long, and what its buyer expects that it comes to."""
+    """What an order requests, for how long, and the total that its buyer expects."""
 
     order_id: UUID
     lines: Lines
@@ -24,13 +24,13 @@ class Wanted:
     expected_total: Money | None
 
     def check_prices(self, products: Sequence[Row]) -> None:
-        """Refuses prices in several currencies, and those that come to something else than was expected.
+        """Raises FailedPrecondition CURRENCY_MIXED for prices in several currencies.
 
-        FailedPrecondition CURRENCY_MIXED or TOTAL_CHANGED.
+        Raises FailedPrecondition TOTAL_CHANGED when their total differs from the expected total.
         """
         currencies = sorted({product.currency_code for product in products})
         if len(currencies) > 1:
-            sentence = "The products are priced in several currencies."
+            sentence = "The products are priced in several currencies; place one order for each currency."
             raise FailedPrecondition(
                 "CURRENCY_MIXED", sentence, metadata={"currencies": ",".join(currencies)}
             )
@@ -40,5 +40,5 @@ class Wanted:
         expected = self.expected_total
         if (expected.currency_code, expected.amount_minor) != (currencies[0], total):
             metadata = {"currency_code": currencies[0], "amount_minor": str(total)}
-            sentence = "The order comes to another total than was expected."
+            sentence = "The total of the order differs from the expected total; check the current prices."
             raise FailedPrecondition("TOTAL_CHANGED", sentence, metadata=metadata)

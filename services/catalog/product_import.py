@@ -1,4 +1,4 @@
-"""Imports: many products at once, by SKU, in a few statements however many rows there are."""
+"""Imports many products at once, by SKU, in a few statements regardless of the number of rows."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from chassis.data import Prepared, Row, UnitOfWork
 from services.catalog import convert, repository
 from services.catalog.model import Product, normal_name, normal_sku
 
-# The rows as a table; a field that the import did not bring is NULL.
+# The rows as a table; a field that the import did not send is NULL.
 _ROWS = """
     json_to_recordset(CAST(:rows AS json)) AS row (id uuid, sku text, name text, description text, category_id uuid,
         recategorized boolean, currency_code text, price_minor bigint, status text, units bigint)
 """
 _COLUMNS = ", ".join(f"products.{column.name}" for column in Product.__table__.columns)
 
-# Held in one order, so that two imports of the same rows wait for each other once.
+# Locked in one order, so that two imports of the same rows do not deadlock.
 _HOLD = Prepared(text("SELECT id, sku FROM products WHERE sku = ANY(:skus) ORDER BY sku FOR NO KEY UPDATE"))
 
 _UPDATE = Prepared(
@@ -69,7 +69,7 @@ _INSERT = Prepared(
 
 
 class Batch:
-    """Rows of one call, and what becomes of each."""
+    """The rows of one call, and the result of each."""
 
     def __init__(self, rows: Sequence[ProductRow]) -> None:
         self.results = [ProductRowResult() for _ in rows]
@@ -78,7 +78,7 @@ class Batch:
             self._check(row, result)
 
     async def write(self, work: UnitOfWork, actor_id: str) -> None:
-        """Creates and updates what differs, and publishes it. Aborted CONFLICT when another import got in the way."""
+        """Creates and updates what differs, and publishes it. Raises Aborted CONFLICT if another import interferes."""
         categories = await self._categories(work)
         held = {row.sku: row.id for row in await work.all(_HOLD, skus=list(self._rows))}
         known: list[dict[str, Any]] = []
@@ -96,22 +96,26 @@ class Batch:
             work.publish(ProductUpdated(product_id=message.id, product=message), version=product.version)
 
     def _check(self, row: ProductRow, result: ProductRowResult) -> None:
-        """Takes a row in, or rejects it."""
+        """Accepts a row, or rejects it."""
         sku = normal_sku(row.sku)
         if violations := protovalidate.collect_violations(row):
             _reject(result, "ROW_INVALID", "; ".join(map(_sentence, violations)))
         elif sku in self._rows:
-            _reject(result, "ROW_SKU_REPEATED", f"An earlier row has the SKU {sku} already.")
+            _reject(result, "ROW_SKU_REPEATED", f"An earlier row already has the SKU {sku}.")
         else:
             self._rows[sku] = (row, result)
 
     async def _categories(self, work: UnitOfWork) -> dict[str, UUID]:
-        """The categories that rows name, by path; rows that name one that does not exist are rejected."""
+        """Returns the categories that rows name, by path; rejects rows that name a category that does not exist."""
         paths = {row.category_path for row, _ in self._rows.values() if row.category_path}
         found = await repository.category_ids(work, sorted(paths)) if paths else {}
         for sku, (row, result) in list(self._rows.items()):
             if row.category_path and row.category_path not in found:
-                _reject(result, "CATEGORY_NOT_FOUND", f"There is no category {row.category_path}.")
+                _reject(
+                    result,
+                    "CATEGORY_NOT_FOUND",
+                    f"The category {row.category_path} does not exist; create it first.",
+                )
                 del self._rows[sku]
         return found
 
@@ -120,7 +124,9 @@ class Batch:
             row |= {"id": str(uuid7()), "units": self._rows[row["sku"]][0].initial_stock}
         created = await work.all(_INSERT, rows=json.dumps(rows), actor_id=actor_id)
         if len(created) < len(rows):
-            raise Aborted("CONFLICT", "Another import brings the same products; try again.", retry_after=0.1)
+            raise Aborted(
+                "CONFLICT", "Another import is changing the same products; try again.", retry_after=0.1
+            )
         return created
 
     def _report(self, held: dict[str, UUID], created: list[Row], updated: list[Row]) -> None:

@@ -33,7 +33,7 @@ _LISTINGS = {
 
 
 class ProductService:
-    """Products: everybody reads those that are for sale, staff reads and changes all."""
+    """Products: everybody can read those that are for sale, staff can read and change all of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

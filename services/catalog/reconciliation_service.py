@@ -1,4 +1,4 @@
-"""The servicer of ReconciliationService, with its queries: they read rows as they are, and are nobody else's."""
+"""The servicer of ReconciliationService, with its queries, which read rows as they are and are used only here."""
 
 from uuid import UUID
 
@@ -60,7 +60,7 @@ _STOCK = Query(
 
 
 class ReconciliationService:
-    """Reads what is on record, page by page, so that neither side holds more than a page."""
+    """Returns what is on record, page by page, so that neither side holds more than a page."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

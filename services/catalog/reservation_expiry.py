@@ -1,4 +1,4 @@
-"""Reservations whose time is up give their stock back, whatever has become of the order and of ordering."""
+"""Releases the stock of reservations whose time has ended, regardless of the state of the order and of ordering."""
 
 import asyncio
 import logging
@@ -7,24 +7,24 @@ from chassis.data import Database
 from services.catalog import expiry_repository
 
 INTERVAL_SECONDS = 5.0
-# A transaction stays short, and ends at most this many reservations.
+# Each transaction ends at most this many reservations, so that it stays short.
 BATCH = 100
 
 _log = logging.getLogger(__name__)
 
 
 async def run(database: Database) -> None:
-    """Looks every few seconds; ends by cancellation."""
+    """Expires reservations every few seconds, until cancelled."""
     while True:
         try:
             while await expire_batch(database) == BATCH:
                 pass
-        except Exception:  # noqa: BLE001 (whatever it is, there is a next time)
-            _log.exception("Reservations whose time is up could not expire; the next look will do it.")
+        except Exception:  # noqa: BLE001 (any error is retried at the next interval)
+            _log.exception("Could not expire reservations; trying again in a few seconds.")
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
 async def expire_batch(database: Database) -> int:
-    """Has some reservations expire; how many. Replicas do not get in each other's way."""
+    """Expires one batch of reservations; returns how many. Replicas do not block each other."""
     async with database.unit_of_work() as work:
         return await expiry_repository.expire_due(work, BATCH)

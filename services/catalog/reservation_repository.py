@@ -1,7 +1,7 @@
-"""The SQL of what orders hold of the stock; that of its end by time stands in expiry_repository.py.
+"""The SQL of reservations; the SQL that expires them is in expiry_repository.py.
 
-Every statement takes the rows of stock in the order of product ids, so that no two of them wait for each other, and
-writes the ledger in the same breath.
+Every statement locks the rows of stock in the order of product ids, so that no two of them deadlock, and writes the
+ledger in the same statement.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ _RESERVATION = Query(
     .order_by(ReservationLine.product_id)
 )
 
-# One statement takes all lines or nothing, so there is no transaction to open and none to roll back. The rows of `held`
-# are locked, each by whoever still finds its units there after waiting for others; they are changed only when none is
-# missing and they come to what was expected. An order that has a reservation locks nothing: releasing one takes the
-# reservation's row first, and stock after it.
+# One statement takes all lines or nothing, so there is no transaction to open or to roll back. `held` locks each row
+# that still has enough units after waiting for others; the rows are changed only when none is missing and their total
+# is as expected. An order that has a reservation locks nothing, because releasing one locks the reservation's row first
+# and the stock after it.
 _RESERVE = Prepared(
     text("""
     WITH held AS (
@@ -77,7 +77,7 @@ _RESERVE = Prepared(
     SELECT * FROM taken ORDER BY product_id
     """)
 )
-# Closes an order that holds nothing: one that never reserved, or whose reservation has expired.
+# Closes an order that holds nothing: one that has never reserved, or whose reservation has expired.
 _CLOSE = text("""
     INSERT INTO reservations (order_id, status, expires_at) VALUES (:order_id, 'released', now())
     ON CONFLICT (order_id) DO UPDATE SET status = 'released', updated_at = now()
@@ -89,7 +89,7 @@ _HOLD_LONGER = text("""
     WHERE order_id = :order_id AND status = 'held' RETURNING order_id
     """)
 
-# Ends a reservation that holds: its units go back (released) or out (committed).
+# Ends a reservation that holds stock: its units become available again (released) or sold (committed).
 _END = Prepared(
     text("""
     WITH ended AS (
@@ -115,7 +115,7 @@ _END = Prepared(
 
 
 async def reservation(database: Database, order_id: UUID) -> tuple[ReservationStatus, Lines] | None:
-    """Where an order's reservation stands and what it holds or held; None when there is none."""
+    """Returns the status of an order's reservation and what it holds or held; None when there is none."""
     rows = await database.all(_RESERVATION, order_id=order_id)
     if not rows:
         return None
@@ -123,9 +123,9 @@ async def reservation(database: Database, order_id: UUID) -> tuple[ReservationSt
 
 
 async def check_available(database: Database, wanted: Wanted) -> None:
-    """Refuses what cannot be had now, or not at that price.
+    """Raises the reason why an order cannot be reserved now, or not at the expected total.
 
-    FailedPrecondition PRODUCT_NOT_FOR_SALE, CURRENCY_MIXED, TOTAL_CHANGED or OUT_OF_STOCK.
+    Raises FailedPrecondition PRODUCT_NOT_FOR_SALE, CURRENCY_MIXED, TOTAL_CHANGED or OUT_OF_STOCK.
     """
     rows = await database.all(_ON_SALE, product_ids=list(wanted.lines))
     on_sale = {row.product_id: row for row in rows}
@@ -141,7 +141,7 @@ async def check_available(database: Database, wanted: Wanted) -> None:
 async def reserve(database: Database, wanted: Wanted) -> Sequence[Row]:
     """Reserves all lines, and returns their prices.
 
-    None when that is not possible now, or the order has a reservation that is not expired.
+    Returns None when that is not possible now, or when the order has a reservation that has not expired.
     """
     expected = wanted.expected_total
     values = {
@@ -157,30 +157,30 @@ async def reserve(database: Database, wanted: Wanted) -> Sequence[Row]:
 
 
 async def hold_longer(work: UnitOfWork, wanted: Wanted) -> bool:
-    """Begins the time of a reservation anew; False when it does not hold any more."""
+    """Restarts the time of a reservation; returns False when it no longer holds stock."""
     values = {"order_id": wanted.order_id, "hold": wanted.hold}
     return (await work.execute(_HOLD_LONGER, values)).first() is not None
 
 
 async def prices(database: Database, wanted: Wanted) -> Sequence[Row]:
-    """What the lines cost now. FailedPrecondition CURRENCY_MIXED or TOTAL_CHANGED."""
+    """Returns the current prices of the lines. Raises FailedPrecondition CURRENCY_MIXED or TOTAL_CHANGED."""
     rows = await database.all(_PRICES, product_ids=list(wanted.lines))
     wanted.check_prices(rows)
     return rows
 
 
 async def end(work: UnitOfWork, order_id: UUID, status: ReservationStatus) -> bool:
-    """Commits or releases a reservation that holds; False when it does not hold, or there is none."""
+    """Commits or releases a reservation; returns False when it does not hold stock, or there is none."""
     outcome = await work.one(_END, order_id=order_id, status=status.value)
     return outcome is not None and bool(outcome.ended)
 
 
 async def release(work: UnitOfWork, order_id: UUID) -> None:
-    """Gives back what an order holds, and closes an order that never reserved, so that it cannot any more.
+    """Releases what an order holds, and closes an order that has never reserved, so that it no longer can.
 
-    FailedPrecondition RESERVATION_CLOSED when the units are sold.
+    Raises FailedPrecondition RESERVATION_CLOSED when the units are sold.
     """
-    # A call to reserve that is under way is waited for here, so that its units are seen below.
+    # Waits for a call to reserve that is in progress, so that its units are seen below.
     if (await work.execute(_CLOSE, {"order_id": order_id})).first() or await end(
         work, order_id, ReservationStatus.RELEASED
     ):
@@ -193,14 +193,18 @@ async def release(work: UnitOfWork, order_id: UUID) -> None:
 
 
 def not_for_sale(product_id: UUID) -> FailedPrecondition:
-    """The product does not exist or is not for sale."""
+    """Returns the error for a product that does not exist or is not for sale."""
     metadata = {"product_id": str(product_id)}
-    return FailedPrecondition("PRODUCT_NOT_FOR_SALE", "A product is not for sale.", metadata=metadata)
+    return FailedPrecondition(
+        "PRODUCT_NOT_FOR_SALE",
+        "A product of the order is not for sale; remove it from the order.",
+        metadata=metadata,
+    )
 
 
 def closed(order_id: UUID, status: ReservationStatus) -> FailedPrecondition:
-    """The order's units went back, or out, before."""
+    """Returns the error for an order whose units have already been released or sold."""
     metadata = {"order_id": str(order_id), "status": status.value}
     return FailedPrecondition(
-        "RESERVATION_CLOSED", f"The order's stock was {status.value} before.", metadata=metadata
+        "RESERVATION_CLOSED", f"The order's stock has already been {status.value}.", metadata=metadata
     )

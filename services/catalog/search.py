@@ -1,5 +1,5 @@
-"""What a search finds, and what of it matches best. The words of a product stand in two columns that PostgreSQL
-generates: `name_words` (name and SKU) and `all_words` (the description, too), each as it is written and as its stem.
+"""What a search finds, and which products match best. The words of a product are in two columns that PostgreSQL
+generates: `name_words` (name and SKU) and `all_words` (also the description), each word as written and as its stem.
 """
 
 import re
@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Text, bindparam, column, func, literal_col
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
 _NAME_WORDS, _ALL_WORDS = column("name_words", TSVECTOR), column("all_words", TSVECTOR)
-# English word forms, without stop words; a migration defines it.
+# English stemming without stop words; a migration defines it.
 _WORDS: ColumnElement[str] = literal_column("'product_words'::regconfig")
 
 
@@ -18,23 +18,23 @@ def _text(name: str) -> ColumnElement[str]:
 
 
 _AS_TYPED = func.websearch_to_tsquery(_WORDS, _text("search"))
-# What is typed last may be unfinished. Where that says all, it stands alone: the planner would take `heart` and
-# `heart…` for two things.
+# The last word may be incomplete. A prefix includes the whole word, so it replaces it: the planner would treat `heart`
+# and `heart…` as two conditions.
 _FOUND = func.websearch_to_tsquery(_WORDS, _text("operators")).op("||")(
     func.to_tsquery(_WORDS, _text("unfinished"))
 )
 
 FOUND: ColumnElement[bool] = _ALL_WORDS.op("@@")(_FOUND)
-# What a minus excludes is excluded wherever it stands.
+# A word with a minus is excluded from all columns.
 WITHOUT: ColumnElement[bool] = _ALL_WORDS.op("@@")(_AS_TYPED)
-# First the names that have the words, then those that have them if the last word is unfinished.
+# First the names that have the words, then the names that have them with the last word incomplete.
 RANKS: tuple[ColumnElement[bool], ...] = (_NAME_WORDS.op("@@")(_AS_TYPED), _NAME_WORDS.op("@@")(_FOUND))
 
 
 def filters(typed: str) -> dict[str, Any]:
-    """The filters of a search, with their values.
+    """Returns the filters of a search, with their values.
 
-    Operators of a web search (quotes, a minus, `or`) leave no unfinished word to guess at.
+    A search with operators (quotes, a minus, `or`) has no incomplete word to complete.
     """
     words = re.findall(r"[^\W_]+", typed)
     excludes = bool(re.search(r"(^|\s)-", typed))
@@ -42,7 +42,7 @@ def filters(typed: str) -> dict[str, Any]:
     unfinished = ""
     if words and not operators and typed[-1].isalnum():
         unfinished = " & ".join(words) + ":*"
-    # A decimal or an address is one word to PostgreSQL, and several to us.
+    # A decimal or an address is one word to PostgreSQL, but several words here.
     plain = unfinished and re.fullmatch(r"[\w\s]*", typed) and "_" not in typed
     found = {"search": typed, "operators": "" if plain else typed, "unfinished": unfinished}
     return {"search": found} | ({"without": {}} if excludes else {})

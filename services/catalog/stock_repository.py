@@ -1,7 +1,7 @@
-"""The SQL of stock; that of what orders hold of it stands in reservation_repository.py.
+"""The SQL of stock; the SQL of reservations is in reservation_repository.py.
 
-Every statement that changes stock takes its rows in the order of product ids, so that no two of them wait for each
-other, and writes the ledger in the same breath.
+Every statement that changes stock locks its rows in the order of product ids, so that no two of them deadlock, and
+writes the ledger in the same statement.
 """
 
 from typing import Any
@@ -30,9 +30,9 @@ _ADJUST = text("""
 
 
 async def adjust(work: UnitOfWork, product_id: UUID, delta: int, reason: str, actor_id: str) -> Row:
-    """Receives units, or writes them off; the stock afterwards.
+    """Adds units or writes them off; returns the stock afterwards.
 
-    NotFound PRODUCT_NOT_FOUND; FailedPrecondition OUT_OF_STOCK or STOCK_TOO_LARGE.
+    Raises NotFound PRODUCT_NOT_FOUND; FailedPrecondition OUT_OF_STOCK or STOCK_TOO_LARGE.
     """
     values = {"product_id": product_id, "delta": delta, "reason": reason, "actor_id": actor_id}
     adjusted = (await work.execute(_ADJUST, values)).first()
@@ -42,7 +42,7 @@ async def adjust(work: UnitOfWork, product_id: UUID, delta: int, reason: str, ac
 
 
 async def receive_first(work: UnitOfWork, received: Lines, actor_id: str) -> None:
-    """Gives new products their stock, which may be 0."""
+    """Writes the stock of new products, which may be 0."""
     if not received:
         return
     rows: list[dict[str, Any]] = [
@@ -71,11 +71,17 @@ async def _refusal(work: UnitOfWork, product_id: UUID, delta: int) -> MeshError:
     if stock.available + delta < 0:
         return out_of_stock(product_id, stock.available)
     return FailedPrecondition(
-        "STOCK_TOO_LARGE", "That is more than can be counted.", metadata={"product_id": str(product_id)}
+        "STOCK_TOO_LARGE",
+        "A product can receive at most 1,000,000,000 units in all; add fewer units.",
+        metadata={"product_id": str(product_id)},
     )
 
 
 def out_of_stock(product_id: UUID, available: int) -> FailedPrecondition:
-    """Fewer units are there than are wanted."""
+    """Returns the error for a product with fewer available units than were requested."""
     metadata = {"product_id": str(product_id), "available": str(available)}
-    return FailedPrecondition("OUT_OF_STOCK", "Fewer units are there than are wanted.", metadata=metadata)
+    return FailedPrecondition(
+        "OUT_OF_STOCK",
+        "Fewer units are available than were requested; reduce the quantity.",
+        metadata=metadata,
+    )

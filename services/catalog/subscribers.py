@@ -1,4 +1,4 @@
-"""What catalog does about facts of other services."""
+"""The subscriptions of catalog to events of other services."""
 
 from uuid import UUID
 
@@ -10,8 +10,8 @@ from services.catalog import reservation_repository
 
 
 async def release_stock(event: OrderCancelled | OrderExpired, _: Envelope, work: UnitOfWork) -> None:
-    """Gives the units of an order that is over back; a reservation that comes late will find the order closed.
+    """Releases the units of an order that has ended; a call to reserve that arrives late finds the order closed.
 
-    Units that are sold already are a contradiction that a person must see: the event ends as a dead letter.
+    Units that are already sold are a contradiction that a person must resolve: the event becomes a dead letter.
     """
     await reservation_repository.release(work, UUID(event.order_id))

@@ -19,7 +19,7 @@ Prices = Sequence[inventory_service_pb2.ProductPrice]
 
 
 def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Prices) -> list[OrderItem]:
-    """The items of a new order, in the order of `lines`, at the prices of their products."""
+    """Returns the items of a new order, in the order of `lines`, at the prices of their products."""
     by_product = {UUID(price.product_id): price for price in prices}
     items = []
     for position, line in enumerate(lines, start=1):
@@ -39,7 +39,7 @@ def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Price
 
 
 def order_message(row: Row) -> order_pb2.Order:
-    """A row of an order with its lines, and with its history when it was read too."""
+    """Returns an order from a row with its lines, and with its history if the row has it."""
     message = _without_lines(row)
     message.lines.extend(_line(row.currency_code, **line) for line in row.lines)
     message.history.extend(
@@ -50,7 +50,7 @@ def order_message(row: Row) -> order_pb2.Order:
 
 
 def entity_message(order: Order) -> order_pb2.Order:
-    """An order with its lines, without its history."""
+    """Returns an order with its lines, without its history."""
     message = _without_lines(order)
     message.lines.extend(
         _line(
@@ -67,7 +67,7 @@ def entity_message(order: Order) -> order_pb2.Order:
 
 
 def placed_message(order: Order) -> order_pb2.Order:
-    """An order that was placed just now, with its lines and its history."""
+    """Returns an order that was just placed, with its lines and its history."""
     message = entity_message(order)
     message.history.append(_transition(order.version, order.status, order.reason, order.updated_at))
     return message
@@ -96,14 +96,14 @@ def _transition(version: int, status: str, reason: str, changed_at: datetime) ->
 
 
 def status_name(status: order_pb2.Order.Status.ValueType) -> str:
-    """The status as it is stored; "" when any is meant."""
+    """Returns the status as it is stored; "" for any status."""
     return order_pb2.Order.Status.Name(status) if status else ""
 
 
 def reservation(
     order_id: UUID, request: order_service_pb2.PlaceOrderRequest, hold: timedelta
 ) -> inventory_service_pb2.ReserveStockRequest:
-    """The request to hold what is ordered for a time; the order's id is its key."""
+    """Returns the request to reserve the lines for a time; the order's id is its key."""
     message = inventory_service_pb2.ReserveStockRequest(order_id=str(order_id))
     message.lines.extend(
         inventory_service_pb2.StockLine(product_id=line.product_id, quantity=line.quantity)

@@ -1,4 +1,4 @@
-"""Orders that are not paid in time expire; catalog hears of it and takes their stock back."""
+"""Expires orders that are not paid in time; catalog receives the event and releases their stock."""
 
 import asyncio
 import logging
@@ -7,25 +7,25 @@ from chassis.data import Database
 from services.ordering import convert, repository
 
 INTERVAL_SECONDS = 1.0
-# A transaction stays short, and ends at most this many orders.
+# Each transaction ends at most this many orders, so that it stays short.
 BATCH = 50
 
 _log = logging.getLogger(__name__)
 
 
 async def run(database: Database) -> None:
-    """Looks every second; ends by cancellation. What came due while no process ran is due at once."""
+    """Expires orders every second, until cancelled. Orders that came due while no process ran expire at once."""
     while True:
         try:
             while await expire_batch(database) == BATCH:
                 pass
-        except Exception:  # noqa: BLE001 (whatever it is, there is a next time)
-            _log.exception("Unpaid orders could not expire; the next look will do it.")
+        except Exception:  # noqa: BLE001 (any error is retried at the next interval)
+            _log.exception("Could not expire unpaid orders; trying again in a second.")
         await asyncio.sleep(INTERVAL_SECONDS)
 
 
 async def expire_batch(database: Database) -> int:
-    """Has some orders expire; how many. Replicas do not get in each other's way."""
+    """Expires one batch of orders; returns how many. Replicas do not block each other."""
     async with database.unit_of_work() as work:
         orders = await repository.lock_due(work, BATCH)
         for order in orders:

@@ -1,4 +1,4 @@
-"""Orders and their rules: what follows what, and what an order comes to."""
+"""Orders and their rules: which status follows which, and the total of an order."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ LARGEST_AMOUNT = 2**63 - 1
 
 
 class Status(enum.StrEnum):
-    """Where an order stands; the contract's `Order.Status` says what each means."""
+    """The status of an order; the contract's `Order.Status` says what each means."""
 
     PENDING_PAYMENT = "pending_payment"
     CANCELLED = "cancelled"
@@ -31,7 +31,7 @@ FINAL = frozenset(status for status, following in NEXT.items() if not following)
 
 
 class OrderItem(Model):
-    """A product of an order, at the price of the moment of placing."""
+    """A product in an order, at the price when the order was placed."""
 
     __tablename__ = "order_items"
 
@@ -45,7 +45,7 @@ class OrderItem(Model):
 
 
 class OrderTransition(Model):
-    """A status that an order took, and why: what its row said at that version."""
+    """A status that an order had, and why: the state of its row at that version."""
 
     __tablename__ = "order_transitions"
 
@@ -69,10 +69,10 @@ class Order(Model):
     shipping_note: Mapped[str]
     reason: Mapped[str]
     version: Mapped[int] = mapped_column()
-    # When placing it began. The database commits no order much later than that (`orders_written_in_time`).
+    # When placing the order began. The database refuses to commit an order much later (`orders_written_in_time`).
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
-    # None once it cannot expire any more.
+    # None once it can no longer expire.
     expires_at: Mapped[datetime | None]
     items: Mapped[list[OrderItem]] = relationship(lazy="raise", order_by=OrderItem.position)
 
@@ -90,10 +90,12 @@ class Order(Model):
         at: datetime,
         payable_for: timedelta,
     ) -> "Order":
-        """A new order that waits for its payment. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
+        """Returns a new order that waits for payment. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
         total = sum(item.quantity * item.unit_price_minor for item in items)
         if total > LARGEST_AMOUNT:
-            raise FailedPrecondition("ORDER_TOTAL_TOO_LARGE", "The order comes to more than can be paid.")
+            raise FailedPrecondition(
+                "ORDER_TOTAL_TOO_LARGE", "The total of the order is too large; split it into several orders."
+            )
         return cls(
             id=id,
             buyer_id=buyer_id,
@@ -110,7 +112,7 @@ class Order(Model):
         )
 
     def cancel(self, reason: str) -> bool:
-        """Takes the order back; False when it was cancelled before.
+        """Cancels the order; returns False when it is already cancelled.
 
         Raises FailedPrecondition ORDER_NOT_CANCELLABLE.
         """
@@ -123,7 +125,7 @@ class Order(Model):
         return True
 
     def expire(self) -> None:
-        """The order was not paid in time."""
+        """Expires the order, because it was not paid in time."""
         self._become(Status.EXPIRED)
 
     def _become(self, status: Status, reason: str = "") -> None:

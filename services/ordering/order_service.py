@@ -22,7 +22,7 @@ from services.ordering import convert, repository
 from services.ordering.model import FINAL
 from services.ordering.placement import Placement
 
-# A watch ends by itself before its deadline, so that a client sees an end and not a failure.
+# A watch ends by itself before its deadline, so that a client sees the end of the stream and not an error.
 _MARGIN_SECONDS = 1.0
 
 
@@ -76,5 +76,5 @@ class OrderService:
 
 
 def _scope(call: Call) -> UUID | None:
-    """Whose orders the caller may see: their own, or everybody's."""
+    """Returns whose orders the caller may see: their own, or (None) everybody's."""
     return None if call.privileged else UUID(call.caller.user_id)

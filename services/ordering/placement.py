@@ -1,7 +1,7 @@
 """Placing an order: its stock is reserved under the order's id, then the order is written, in one transaction.
 
-Whatever is interrupted between the two leaves a reservation and no order. A retry under the same idempotency key goes
-on under the same id; without one, services/ordering/unclaimed.py gives the stock back.
+A call that is interrupted between the two leaves a reservation without an order. A retry with the same idempotency key
+continues under the same id; if there is none, services/ordering/unclaimed.py releases the stock.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from services.ordering.settings import OrderingSettings
 if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
     from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
 
-# What an order is given from its turn to its answer.
+# The time that placing an order may take once it is its turn.
 _PLACING_SECONDS = 4.0
-# Stock is held a little longer than its order waits for payment, so that an order never stands without it.
+# Stock is held a little longer than its order waits for payment, so that an order is never without it.
 _LONGER_THAN_THE_ORDER = timedelta(minutes=5)
 
 
 class Placement:
     """Places orders, as many at a time as calls have database connections.
 
-    In a rush the others wait in line before their first step, and not between two of them, where the short deadlines
-    of calls and connections run.
+    Under heavy load the others wait in line before their first step, and not between two steps, where the short
+    deadlines of calls and connections apply.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Placement:
         self._room = asyncio.Semaphore(bulkheads.shares(settings.database_pool_size)["calls"])
 
     async def place(self, request: PlaceOrderRequest, call: Call) -> OrderMessage:
-        """Places the order of a call, or returns the one that an earlier call under its key placed.
+        """Places the order of a call, or returns the order that an earlier call with the same key placed.
 
-        FailedPrecondition when catalog refuses, ResourceExhausted when the call's turn does not come in time or the
-        buyer has too many unpaid orders: then nothing was written.
+        Raises FailedPrecondition when catalog refuses, and ResourceExhausted when the call's turn does not come in
+        time or the buyer has too many unpaid orders. In both cases nothing is written.
         """
         order_id, buyer_id = UUID(call.operation_id), UUID(call.caller.user_id)
         async with self._turn(call):
@@ -61,7 +61,7 @@ class Placement:
 
     @asynccontextmanager
     async def _turn(self, call: Call) -> AsyncIterator[None]:
-        """Waits in line, first come, first served, as long as time remains to place an order after it."""
+        """Waits in line, first come, first served, while enough time remains to place an order afterwards."""
         try:
             async with asyncio.timeout(call.remaining() - _PLACING_SECONDS):
                 await self._room.acquire()
@@ -73,7 +73,7 @@ class Placement:
             self._room.release()
 
     async def _place(self, order_id: UUID, buyer_id: UUID, request: PlaceOrderRequest) -> OrderMessage | None:
-        """The order as it was placed; None when it is there already."""
+        """Writes the order and returns it; returns None when it already exists."""
         began = await repository.begin(self._database, buyer_id, self._unpaid_limit)
         hold = self._life + _LONGER_THAN_THE_ORDER
         reservation = await self._inventory.ReserveStock(convert.reservation(order_id, request, hold))

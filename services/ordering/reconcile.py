@@ -1,7 +1,8 @@
-"""`python -m services.ordering.reconcile` compares orders with what catalog says of them: the two must agree.
+"""`python -m services.ordering.reconcile` compares orders with their reservations in catalog: the two must agree.
 
-Ordering reads its own rows and asks catalog for its. Both come in the order of ids, a page at a time, so that neither
-side has to fit into memory. What changed within the grace period is left out: the two are not read in one instant.
+Ordering reads its own rows and asks catalog for its rows. Both are sorted by id and read a page at a time, so that
+neither side has to fit into memory. Recent changes, within the grace period, are skipped because the two sides are not
+read at the same instant.
 """
 
 import asyncio
@@ -25,13 +26,13 @@ from chassis.data import Database, Row
 from chassis.rpc import MeshChannel
 from services.ordering import recorded
 
-# What a crash leaves of an order is gone within 30 s, and events are sent within seconds.
+# The remains of an order after a crash are cleaned up within 30 s, and events are sent within seconds.
 GRACE_SECONDS = 60.0
 PAGE = 500
-# Catalog adds up the reservations of each of these products within one statement's time.
+# Catalog sums the reservations of all these products within the time limit of one statement.
 STOCK_PAGE = 50
 
-# What an order in this status holds at catalog; None is no reservation at all.
+# The status of the reservation of an order with this status; None means no reservation.
 _HOLDS: dict[str, frozenset[str | None]] = {
     "pending_payment": frozenset({"held"}),
     "cancelled": frozenset({"released"}),
@@ -50,7 +51,7 @@ class Finding:
 async def compare(
     database: Database, catalog: Any, grace_seconds: float = GRACE_SECONDS
 ) -> AsyncIterator[Finding]:
-    """All that does not agree; `catalog` is the stub of its ReconciliationService. Raises what either side raises."""
+    """Yields every disagreement; `catalog` is the stub of its ReconciliationService. Raises errors of either side."""
     until = datetime.now(UTC) - timedelta(seconds=grace_seconds)
     orders, reservations = recorded.orders(database, PAGE), _reservations(catalog)
     async for order_id, order, reservation in _side_by_side(orders, reservations):
@@ -86,7 +87,7 @@ def _lines(reservation: RecordedReservation) -> str:
 async def _side_by_side(
     orders: AsyncIterator[Row], reservations: AsyncIterator[RecordedReservation]
 ) -> AsyncIterator[tuple[str, Row | None, RecordedReservation | None]]:
-    """(order id, order or None, reservation or None) from two streams in the order of ids."""
+    """Yields (order id, order or None, reservation or None) from two streams that are sorted by id."""
     order, reservation = await anext(orders, None), await anext(reservations, None)
     while order is not None or reservation is not None:
         ids = [str(order.id)] if order is not None else []
@@ -137,15 +138,13 @@ async def _print_findings(settings: Settings, grace: float) -> int:
 
 
 def reconcile(
-    grace: Annotated[
-        float, typer.Option(help="Seconds; what changed within them is left out.")
-    ] = GRACE_SECONDS,
+    grace: Annotated[float, typer.Option(help="Skip what changed within this many seconds.")] = GRACE_SECONDS,
 ) -> None:
-    """Compares what ordering and catalog say about each order. Exit code 1 when they disagree."""
+    """Compares the records of ordering and catalog about each order. Exit code 1 when they disagree."""
     try:
         count = asyncio.run(_print_findings(Settings(service="ordering"), grace))
     except grpc.aio.AioRpcError as error:
-        sys.exit(f"Catalog cannot be asked: {from_rpc(error).message}")
+        sys.exit(f"Catalog could not be queried: {from_rpc(error).message}")
     print(f"{count} findings" if count else "ordering and catalog agree")
     if count:
         raise typer.Exit(1)

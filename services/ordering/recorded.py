@@ -1,4 +1,4 @@
-"""What ordering has on record of its orders, row by row, for reconciliation: in the order of ids, a page at a time."""
+"""Ordering's records of its orders, for reconciliation: row by row, sorted by id, a page at a time."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -22,7 +22,7 @@ _ORDERS = Prepared(
     FROM orders WHERE id > :after ORDER BY id LIMIT :page
     """)
 )
-# Every event of an order exactly once, and none that stays behind. Older ones left the outbox.
+# Every event of an order must be written exactly once and sent. Older events have left the outbox.
 _EVENTS = Prepared(
     text(f"""
     WITH page AS (SELECT id FROM orders WHERE id > :after ORDER BY id LIMIT :page)
@@ -44,13 +44,13 @@ _EVENTS = Prepared(
 
 
 async def orders(database: Database, page: int) -> AsyncIterator[Row]:
-    """Every order: id, status, updated_at, and its lines as `product×units product×units`."""
+    """Yields every order: id, status, updated_at, and its lines as `product×units product×units`."""
     async for row in _pages(database, _ORDERS, page, {}):
         yield row
 
 
 async def events(database: Database, page: int, until: datetime) -> AsyncIterator[Row]:
-    """Events that were not written exactly once, or not sent: id of the order, event, written, unsent."""
+    """Yields events that were not written exactly once, or not sent: id of the order, event, written, unsent."""
     async for row in _pages(database, _EVENTS, page, {"until": until}):
         if row.event and (row.written != 1 or row.unsent):
             yield row

@@ -62,7 +62,7 @@ _BEGIN = Query(
     )
 )
 
-# One statement: what a buyer waits for is mostly round trips.
+# One statement, because a buyer mostly waits for round trips.
 _PLACE = Prepared(
     text("""
     WITH placed AS (
@@ -90,7 +90,7 @@ _RECORD = text("""
 
 
 async def get(database: Database, order_id: UUID, buyer_id: UUID | None) -> Row:
-    """An order of the buyer, or anybody's for None, with its lines and history. Raises NotFound ORDER_NOT_FOUND."""
+    """Returns an order of the buyer (None: any buyer) with its lines and history. Raises NotFound ORDER_NOT_FOUND."""
     if buyer_id is None:
         row = await database.one(_ANYBODYS, id=order_id)
     else:
@@ -101,7 +101,7 @@ async def get(database: Database, order_id: UUID, buyer_id: UUID | None) -> Row:
 
 
 async def lock(work: UnitOfWork, order_id: UUID, buyer_id: UUID | None) -> Order:
-    """An order of the buyer, or anybody's for None, held until the unit of work ends.
+    """Returns an order of the buyer (None: any buyer), locked until the unit of work ends.
 
     Raises NotFound ORDER_NOT_FOUND.
     """
@@ -116,16 +116,16 @@ async def lock(work: UnitOfWork, order_id: UUID, buyer_id: UUID | None) -> Order
 
 
 async def lock_due(work: UnitOfWork, limit: int) -> Sequence[Order]:
-    """Unpaid orders whose time is up, held until the unit of work ends; not those that somebody else holds."""
+    """Returns unpaid orders that are due, locked until the unit of work ends; skips those that are already locked."""
     due = select(Order).where(Order.status == Status.PENDING_PAYMENT.value, Order.expires_at <= func.now())
     mine = due.order_by(Order.expires_at).limit(limit).with_for_update(skip_locked=True)
     return (await work.execute(mine.options(selectinload(Order.items)))).scalars().all()
 
 
 async def begin(database: Database, buyer_id: UUID, unpaid_limit: int) -> datetime:
-    """When placing an order begins, by the database's clock.
+    """Returns the time when placing an order begins, by the database's clock.
 
-    Raises ResourceExhausted TOO_MANY_UNPAID_ORDERS when the buyer has as many unpaid orders as one may have.
+    Raises ResourceExhausted TOO_MANY_UNPAID_ORDERS when the buyer has the maximum number of unpaid orders.
     """
     [row] = await database.all(_BEGIN, buyer_id=buyer_id, limit=unpaid_limit)
     if row.unpaid >= unpaid_limit:
@@ -135,18 +135,18 @@ async def begin(database: Database, buyer_id: UUID, unpaid_limit: int) -> dateti
 
 
 async def standing(database: Database, order_ids: Collection[UUID]) -> set[UUID]:
-    """Those of the orders that are there and not over."""
+    """Returns those of the orders that exist and have not ended."""
     return {row.id for row in await database.all(_STANDING, ids=list(order_ids))}
 
 
 async def record(work: UnitOfWork, *orders: Order) -> None:
-    """Writes into the history of orders how they stand now."""
+    """Adds the present status of orders to their history."""
     if orders:
         await work.execute(_RECORD, [_state(order) for order in orders])
 
 
 async def place(work: UnitOfWork, order: Order) -> bool:
-    """Writes a new order and its history's first entry; False when it is there already."""
+    """Writes a new order and the first entry of its history; returns False when it already exists."""
     items = order.items
     values = _state(order) | {
         "buyer_id": order.buyer_id,
@@ -166,7 +166,7 @@ async def place(work: UnitOfWork, order: Order) -> bool:
 
 
 def _state(order: Order) -> dict[str, Any]:
-    """What each change of an order changes."""
+    """The values that each change of an order writes."""
     columns = ("id", "status", "reason", "version", "updated_at")
     return {column: getattr(order, column) for column in columns}
 
@@ -176,7 +176,7 @@ def _not_found() -> NotFound:
 
 
 def _too_many_unpaid(limit: int) -> ResourceExhausted:
-    sentence = f"{limit} orders wait for their payment: pay or cancel one, or wait until one expires."
+    sentence = f"You have {limit} unpaid orders, the maximum: pay or cancel one, or wait until one expires."
     violations = [("unpaid_orders", sentence)]
     return ResourceExhausted(
         "TOO_MANY_UNPAID_ORDERS", sentence, metadata={"limit": str(limit)}, violations=violations

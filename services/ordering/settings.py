@@ -1,4 +1,4 @@
-"""What an operator may set for ordering, besides what every service has."""
+"""The settings of ordering, in addition to those of every service."""
 
 from datetime import timedelta
 
@@ -14,13 +14,13 @@ class OrderingSettings(Settings):
         1800,
         ge=1,
         le=30 * 24 * 3600,
-        description="Seconds after which an order that is not paid expires, and its stock goes back.",
+        description="Seconds after which an unpaid order expires and its stock is released.",
     )
     unpaid_orders_per_buyer: int = Field(
-        200, ge=1, description="Orders of one buyer that may wait for their payment at a time."
+        200, ge=1, description="Maximum number of unpaid orders of one buyer at a time."
     )
 
     @property
     def unpaid_order_life(self) -> timedelta:
-        """How long an order waits for its payment."""
+        """How long an order waits for payment."""
         return timedelta(seconds=self.unpaid_order_seconds)

@@ -1,8 +1,8 @@
-"""Stock that was reserved for an order that was never written is given back.
+"""Releases stock that was reserved for an order that was never written.
 
-A process can die between the reservation and the order. The database commits no order that began more than 10 s ago
-(`orders_written_in_time`, in the migrations), so a reservation that is older than that and has no order will never
-have one, unless its call is repeated: then it is reserved anew.
+A process can die between the reservation and the order. The database refuses to commit an order that began more than
+10 s ago (`orders_written_in_time`, in the migrations), so an older reservation without an order never gets one, unless
+its call is repeated, which reserves again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from services.ordering import repository
 if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
     from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceAsyncStub
 
-# Twice the time in which an order is written: a commit may take its time too.
+# Twice the time in which an order is written, because the commit itself can be slow too.
 UNCLAIMED_AFTER = Duration(seconds=20)
 INTERVAL_SECONDS = 2.0
 BATCH = 1000
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnclaimedStock:
-    """Looks once at each reservation that holds stock, as soon as it is old enough; after a start, at all of them."""
+    """Checks each reservation that holds stock once, when it is old enough; after a start, checks all of them."""
 
     def __init__(self, database: Database, inventory: "InventoryServiceAsyncStub") -> None:
         self._database = database
@@ -41,17 +41,20 @@ class UnclaimedStock:
         self._seen: HeldReservation | None = None
 
     async def run(self) -> None:
-        """Looks every few seconds; ends by cancellation."""
+        """Checks reservations every few seconds, until cancelled."""
         while True:
             try:
                 while await self.look() == BATCH:
                     pass
-            except Exception as error:  # noqa: BLE001 (whatever it is, there is a next time)
-                _log.warning("unclaimed stock waits for the next look: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 (any error is retried at the next interval)
+                _log.warning(
+                    "Could not release unclaimed stock; trying again in a few seconds: %s",
+                    type(error).__name__,
+                )
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def look(self) -> int:
-        """Looks at the next reservations, and gives back what no order stands behind; how many it looked at."""
+        """Checks the next reservations and releases those without an order; returns how many it checked."""
         request = FindReservationsRequest(held_for=UNCLAIMED_AFTER, after=self._seen, limit=BATCH)
         found = (await self._inventory.FindReservations(request)).reservations
         if found:
@@ -64,4 +67,4 @@ class UnclaimedStock:
         if unclaimed:
             request = ExpireReservationsRequest(order_ids=map(str, unclaimed), held_for=UNCLAIMED_AFTER)
             expired = (await self._inventory.ExpireReservations(request)).order_ids
-            _log.info("%d reservations had no order; their stock is given back", len(expired))
+            _log.info("%d reservations had no order; their stock was released", len(expired))

@@ -19,7 +19,7 @@ class Role(enum.StrEnum):
 
 
 class Project(Resource):
-    """A project. Its version counts its members' changes too: they are part of it, and its events are in one order."""
+    """A project. Its version also counts changes of members: they are part of it, and share one order of events."""
 
     __tablename__ = "projects"
 
@@ -30,7 +30,7 @@ class Project(Resource):
 
 
 class ProjectMember(Model):
-    """Somebody who takes part in a project."""
+    """A member of a project."""
 
     __tablename__ = "project_members"
 
@@ -41,5 +41,5 @@ class ProjectMember(Model):
 
     @classmethod
     def new(cls, project_id: UUID, user_id: UUID, role: str) -> Self:
-        """Somebody who joins now."""
+        """Returns a member who joins now."""
         return cls(project_id=project_id, user_id=user_id, role=role, joined_at=datetime.now(UTC))

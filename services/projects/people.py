@@ -1,4 +1,4 @@
-"""What projects asks identity: whether a user is there, and what members may see of each other."""
+"""The calls of projects to identity: whether a user exists, and the profiles that members may see of each other."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the stubs' type information knows this name, the module doe
 
 logger = logging.getLogger(__name__)
 
-# A list of members waits no longer for their names.
+# A list of members waits at most this long for their names.
 _PATIENCE_SECONDS = 0.5
 
 
@@ -24,13 +24,14 @@ class People:
         self._users = users
 
     async def includes(self, user_id: str) -> bool:
-        """Whether there is such a user, who can sign in."""
+        """Returns whether the user exists and can sign in."""
         users = (await self._users.BatchGetUsers(BatchGetUsersRequest(user_ids=[user_id]))).users
         return bool(users) and not users[0].disabled
 
     async def profiles(self, user_ids: Sequence[str]) -> Mapping[str, PublicProfile]:
-        """Public profiles by user id, of at most 100 users. None of them when identity does not answer in time: who
-        takes part is worth telling without the names.
+        """Returns public profiles by user id, for at most 100 users.
+
+        Returns none of them when identity does not respond in time: the list of members is useful without names.
         """
         if not user_ids:
             return {}
@@ -38,6 +39,8 @@ class People:
         try:
             answer = await self._users.BatchGetPublicProfiles(request, timeout=_PATIENCE_SECONDS)
         except grpc.aio.AioRpcError as error:
-            logger.warning("Members are listed without their profiles: %s", error.code())
+            logger.warning(
+                "Listing members without their profiles, because identity failed: %s", error.code()
+            )
             return {}
         return {profile.id: profile for profile in answer.profiles}

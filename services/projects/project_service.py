@@ -44,7 +44,7 @@ _member = Mapper(ProjectMemberMessage, ProjectMember, without=("user",))
 
 
 class ProjectService:
-    """Projects and their members: members read, owners change, nobody else learns that there is anything."""
+    """Projects and their members: members read, owners change, and for everybody else a project does not exist."""
 
     def __init__(self, database: Database, people: People) -> None:
         self._database = database
@@ -97,8 +97,10 @@ class ProjectService:
         is_user = await self._people.includes(request.user_id)
         async with self._database.unit_of_work() as work:
             project = await repository.lock_as_owner(work, request.project_id, call.caller.id)
-            if not is_user:  # Said only now: who may not add members learns nothing about users.
-                raise NotFound("MEMBER_USER_NOT_FOUND", "There is no such user.")
+            if (
+                not is_user
+            ):  # Raised only now, so that callers who may not add members learn nothing about users.
+                raise NotFound("MEMBER_USER_NOT_FOUND", "The user does not exist.")
             role = values(request).get("role", Role.MEMBER)
             member = ProjectMember.new(project.id, UUID(request.user_id), role)
             with repository.REFUSALS.told():
@@ -140,7 +142,7 @@ class ProjectService:
 
 
 async def _changed(work: UnitOfWork, project: Project, **values: Any) -> project_pb2.Project:
-    """Changes a project that is held, and tells of it if anything differs."""
+    """Changes a locked project, and publishes an event if anything differs."""
     differs = project.change(**values)
     await work.save(project)
     message = _project(project)
@@ -150,7 +152,7 @@ async def _changed(work: UnitOfWork, project: Project, **values: Any) -> project
 
 
 async def _members_changed(work: UnitOfWork, project: Project, event: Message) -> None:
-    """Tells of a change of members. The project's version moves on, by which its events are in order."""
+    """Publishes a change of members. Increases the project's version, which orders its events."""
     project.touch()
     await work.save(project)
     work.publish(event, version=project.version)

@@ -1,4 +1,4 @@
-"""The only SQL of projects. Whatever is read or held is scoped by the caller's membership."""
+"""The only SQL of projects. Every read and lock is scoped by the caller's membership."""
 
 from uuid import UUID
 
@@ -45,32 +45,32 @@ _OTHER_OWNERS = (
 REFUSALS = Refusals(
     {
         "project_members_pkey": Refusal(
-            AlreadyExists, "MEMBER_EXISTS", "The user is a member of the project already."
+            AlreadyExists, "MEMBER_EXISTS", "The user is already a member of the project."
         )
     }
 )
 
 
 async def lock_as_owner(work: UnitOfWork, project_id: str, caller_id: UUID) -> Project:
-    """A project that the caller owns, held until the unit of work ends: every change of members holds the project.
+    """Returns a project that the caller owns, locked until the unit of work ends: every change of members locks it.
 
-    Whoever owns it not is refused without waiting for it. Raises NotFound PROJECT_NOT_FOUND, PermissionDenied
+    A caller who is not an owner is refused without waiting. Raises NotFound PROJECT_NOT_FOUND, PermissionDenied
     PROJECT_OWNER_REQUIRED.
     """
     project = await _OWN_PROJECTS.find_and_lock(work, project_id, caller_id)
-    # Asked after the lock was there, for which an owner may have waited until they were none.
+    # Read after the lock is held, because a caller may have lost ownership while waiting for it.
     membership = await work.get(ProjectMember, (UUID(project_id), caller_id))
     if membership is None:
         raise PROJECTS.missing()
     if membership.role != Role.OWNER:
         raise PermissionDenied("PROJECT_OWNER_REQUIRED", "Only owners of the project may do this.")
-    if project is None:  # made an owner a moment ago
+    if project is None:  # the caller became an owner a moment ago
         raise errors.conflict()
     return project
 
 
 async def lock_as_member(work: UnitOfWork, project_id: str, caller_id: UUID) -> Project:
-    """A project that the caller is a member of, held until the unit of work ends. Raises NotFound PROJECT_NOT_FOUND."""
+    """Returns a project of the caller, locked until the unit of work ends. Raises NotFound PROJECT_NOT_FOUND."""
     project = await PROJECTS.lock(work, project_id, caller_id)
     if await work.get(ProjectMember, (project.id, caller_id)) is None:
         raise PROJECTS.missing()
@@ -78,15 +78,15 @@ async def lock_as_member(work: UnitOfWork, project_id: str, caller_id: UUID) -> 
 
 
 async def member(work: UnitOfWork, project: Project, user_id: str) -> ProjectMember:
-    """A member of a project that is held. Raises NotFound MEMBER_NOT_FOUND."""
+    """Returns a member of a locked project. Raises NotFound MEMBER_NOT_FOUND."""
     found = await work.get(ProjectMember, (project.id, UUID(user_id)))
     if found is None:
-        raise NotFound("MEMBER_NOT_FOUND", "The project has no such member.")
+        raise NotFound("MEMBER_NOT_FOUND", "The user is not a member of the project.")
     return found
 
 
 async def owner_after(work: UnitOfWork, project: Project, leaving: ProjectMember) -> UUID:
-    """Who answers for a held project once a member is no owner any more: the longest-standing other owner follows.
+    """Returns the owner of a locked project once `leaving` is no longer one: the longest-standing other owner follows.
 
     Raises FailedPrecondition LAST_OWNER.
     """
@@ -95,5 +95,7 @@ async def owner_after(work: UnitOfWork, project: Project, leaving: ProjectMember
     found = await work.execute(_OTHER_OWNERS, {"project_id": project.id, "leaving_id": leaving.user_id})
     successor: UUID | None = found.scalar_one_or_none()
     if successor is None:
-        raise FailedPrecondition("LAST_OWNER", "A project keeps at least one owner.")
+        raise FailedPrecondition(
+            "LAST_OWNER", "A project needs at least one owner; make another member an owner first."
+        )
     return successor if project.owner_id == leaving.user_id else project.owner_id

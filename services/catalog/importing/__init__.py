@@ -1,4 +1,4 @@
-"""Brings files of products into the catalog: a client of the edge, as anybody could write one.
+"""Imports files of products into the catalog, as an ordinary client of the edge.
 
-`python -m services.catalog.importing products FILE` is the command; `meshctl import` starts it for a mesh nearby.
+`python -m services.catalog.importing products FILE` is the command; `meshctl import` starts it for a local mesh.
 """

@@ -1,4 +1,4 @@
-"""`python -m services.catalog.importing`: imports files. Streaming, idempotent, resumable; a bad row stops nothing."""
+"""`python -m services.catalog.importing`: imports files. Streaming, idempotent, resumable; bad rows do not stop it."""
 
 import asyncio
 import contextlib
@@ -33,25 +33,27 @@ def products(
         list[str] | None,
         typer.Option(
             metavar="FIELD=COLUMN",
-            help="Which column brings sku, name, description, price, currency, category, status or stock.",
+            help="Which column holds sku, name, description, price, currency, category, status or stock.",
         ),
     ] = None,
-    currency: Annotated[str, typer.Option(help="The currency of prices that name none, such as GBP.")] = "",
+    currency: Annotated[str, typer.Option(help="The currency of prices without one, such as GBP.")] = "",
     stock_column: Annotated[
         str, typer.Option(help="The column with the units that new products start with.")
     ] = "",
     create_categories: Annotated[bool, typer.Option(help="Create categories that do not exist yet.")] = False,
     restart: Annotated[
-        bool, typer.Option(help="Begin again, though an earlier run was stopped on the way.")
+        bool, typer.Option(help="Start over, even if an earlier run was interrupted.")
     ] = False,
     edge_url: Annotated[str, typer.Option(envvar="EDGE_URL", help="The edge of the mesh.")] = "",
-    email: Annotated[str, typer.Option(envvar="ADMIN_EMAIL", help="Who imports there.")] = "",
+    email: Annotated[
+        str, typer.Option(envvar="ADMIN_EMAIL", help="The email address of the user who imports.")
+    ] = "",
     password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.")] = "",
 ) -> None:
-    """Creates and updates products by their SKU. Running it again changes nothing; a stopped run goes on."""
+    """Creates and updates products by their SKU. Running it again changes nothing; an interrupted run continues."""
     if not edge_url:
         raise ImportFailed(
-            "There is no mesh here: start one with ./scripts/up, or name its edge by --edge-url."
+            "No mesh is running here: start one with ./scripts/up, or name its edge with --edge-url."
         )
     told = dict(_pair(text) for text in map or []) | ({"stock": stock_column} if stock_column else {})
     source = Source(file)
@@ -71,13 +73,13 @@ def products(
         f"{progress.unchanged} unchanged, {progress.rejected} rejected."
     )
     if progress.rejected:
-        print(f"What was rejected, and why: {source.rejects}")
+        print(f"Rejected rows, with reasons: {source.rejects}")
 
 
 def _pair(text: str) -> tuple[str, str]:
     field, equals, column = text.partition("=")
     if not (field and equals and column):
-        raise ImportFailed(f"--map {text!r} is not FIELD=COLUMN.")
+        raise ImportFailed(f"--map {text!r} is not of the form FIELD=COLUMN.")
     return field, column
 
 

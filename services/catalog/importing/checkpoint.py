@@ -1,4 +1,4 @@
-"""How far an import has come: kept beside the file while it runs, so that it can go on after whatever stopped it."""
+"""The progress of an import, kept beside the file while it runs, so that an interrupted import can continue."""
 
 import json
 import sqlite3
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass
 class ImportProgress:
-    """Where the next record begins, how long the reject file is there, and what became of the rows so far."""
+    """Where the next record begins, the length of the reject file there, and the outcomes of the rows so far."""
 
     offset: int = 0
     line: int = 0
@@ -25,10 +25,10 @@ class ImportProgress:
 
 
 class Checkpoint:
-    """A small SQLite file: the progress, and the SKUs that were met, since a set of them would grow with the file."""
+    """A small SQLite file with the progress and the SKUs seen so far, because a set in memory would grow with them."""
 
     def __init__(self, path: Path, import_id: str) -> None:
-        """Opens the checkpoint of the import `import_id`; one of another import, or of another content, is dropped."""
+        """Opens the checkpoint of the import `import_id`; discards one of another import, or of other content."""
         self._path = path
         self._import_id = import_id
         self._database = sqlite3.connect(path)
@@ -60,13 +60,13 @@ class Checkpoint:
         return progress
 
     def first_line(self, sku: str, line: int) -> int:
-        """The line on which a SKU was met first: `line` itself when it is new."""
+        """Returns the line on which a SKU was seen first: `line` itself when the SKU is new."""
         self._database.execute("INSERT OR IGNORE INTO met VALUES (?, ?)", [sku, line])
         found: int = self._database.execute("SELECT line FROM met WHERE sku = ?", [sku]).fetchone()[0]
         return found
 
     def save(self, progress: ImportProgress) -> None:
-        """Makes the progress last."""
+        """Commits the progress."""
         with self._database:
             self._database.execute("DELETE FROM import")
             self._database.execute(
@@ -74,6 +74,6 @@ class Checkpoint:
             )
 
     def finish(self) -> None:
-        """The import is done: the next one of this file starts over."""
+        """Deletes the checkpoint of a finished import: the next import of this file starts over."""
         self._database.close()
         self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The catalog as an import needs it: rows go in, and the categories that they name are made when they are missing."""
+"""The catalog as an import uses it: sends rows, and creates the categories that are missing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +26,7 @@ from services.catalog.importing.failure import ImportFailed
 
 Answer = TypeVar("Answer")
 
-# Passing states of the mesh: a restart, a rush, somebody else's change of the same rows.
+# Transient errors of the mesh: a restart, an overload, a concurrent change of the same rows.
 _PASSING = (Unavailable, Aborted, ResourceExhausted, DeadlineExceeded)
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 
@@ -34,7 +34,7 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 class CatalogClient:
     """Sends rows to the catalog: `async with CatalogClient(edge_url, email, password) as client`.
 
-    ImportFailed when the edge cannot be reached or refuses; a mesh that is in a passing state is waited for.
+    Raises ImportFailed when the edge cannot be reached or refuses a call; waits and retries after transient errors.
     """
 
     def __init__(self, edge_url: str, email: str, password: str) -> None:
@@ -45,7 +45,7 @@ class CatalogClient:
         except ValueError as error:
             raise ImportFailed(str(error)) from None
         self._signing_in = asyncio.Lock()
-        # Counts the sessions, so that of several calls that find theirs ended one signs in.
+        # Counts the sessions, so that of several calls whose session has ended only one signs in.
         self._session = 0
         self._ids: dict[str, str] = {}
 
@@ -56,13 +56,13 @@ class CatalogClient:
         await self._mesh.close()
 
     async def send(self, rows: Sequence[ProductRow]) -> Sequence[ProductRowResult]:
-        """What became of each row."""
+        """Returns the result of each row."""
         request = BatchImportProductsRequest(rows=rows)
         answer = await self._call(lambda: self._mesh.catalog.products.BatchImportProducts(request))
         return answer.results
 
     async def make_category(self, levels: Sequence[tuple[str, str]]) -> None:
-        """Makes the category with these slugs and names from the top, and what is missing above it."""
+        """Creates the category with these slugs and names from the top level, and its missing parents."""
         if not self._ids:
             await self._learn_categories()
         path = parent_id = ""
@@ -96,7 +96,7 @@ class CatalogClient:
             self._learn(node.children)
 
     async def _call(self, rpc: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Makes a call, and again after a pause while the mesh is in a passing state."""
+        """Makes a call, and repeats it after a pause on transient errors."""
         for pause in (*_PAUSES, None):
             try:
                 await self._sign_in(0)
@@ -113,7 +113,7 @@ class CatalogClient:
         raise AssertionError
 
     async def _sign_in(self, ended: int) -> None:
-        """Signs in unless somebody did since that session."""
+        """Signs in, unless another call has done so since that session."""
         async with self._signing_in:
             if self._session == ended:
                 await self._mesh.login(*self._login)
@@ -121,6 +121,8 @@ class CatalogClient:
 
     def _failed(self, error: MeshError) -> ImportFailed:
         if not error.reason:
-            return ImportFailed(f"The edge at {self.edge_url} cannot be reached: is the mesh up?")
+            return ImportFailed(
+                f"The edge at {self.edge_url} cannot be reached. Check that the mesh is running."
+            )
         violations = "".join(f" {each.field}: {each.description}." for each in error.violations)
-        return ImportFailed(f"The mesh refused: {error.message}{violations} ({error.reason})")
+        return ImportFailed(f"The mesh refused the call: {error.message}{violations} ({error.reason})")

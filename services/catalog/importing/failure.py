@@ -1,4 +1,4 @@
-"""Why an import cannot go on."""
+"""The error that ends an import."""
 
 
 class ImportFailed(Exception):

@@ -1,4 +1,4 @@
-"""The reject file: rows that were not taken, as they came, with the line that they stand on and the reason."""
+"""The reject file: the original rows that were not imported, with their line numbers and reasons."""
 
 import csv
 import io
@@ -10,10 +10,10 @@ from services.catalog.importing.source import Record, Source
 
 
 class RejectFile:
-    """Open while an import runs; in the format of the source."""
+    """A reject file, open while an import runs, in the format of the source."""
 
     def __init__(self, source: Source, keep: int) -> None:
-        """Opens the file behind what an earlier run wrote, `keep` bytes; whatever is behind that is dropped."""
+        """Opens the file after the `keep` bytes that an earlier run wrote, and drops everything after them."""
         self._source, path = source, source.rejects
         self._file: IO[bytes] = path.open("r+b" if keep and path.exists() else "w+b")
         self._file.truncate(keep)
@@ -42,7 +42,7 @@ class RejectFile:
             self._write_csv([record.line, reason, message, *row])
 
     def flush(self) -> int:
-        """Hands everything to the system; the length of the file."""
+        """Flushes the file to the operating system; returns its length."""
         self._file.flush()
         return self._file.tell()
 

@@ -32,9 +32,9 @@ async def import_products(
     restart: bool = False,
     watch: Watch = lambda _: None,
 ) -> ImportProgress:
-    """Imports a file of products through the edge, from where an earlier run of it was left unless `restart`.
+    """Imports a file of products through the edge; continues an interrupted run unless `restart` is set.
 
-    `watch` is told how far it has come after each batch. ImportFailed when the mesh refuses.
+    Calls `watch` with the progress after each batch. Raises ImportFailed when the mesh refuses a call.
     """
     products = ProductImport(source, columns, client, create_categories=create_categories)
     with products.checkpoint(client.edge_url, restart=restart) as checkpoint:
@@ -43,7 +43,7 @@ async def import_products(
 
 @dataclass
 class _Entry:
-    """A record on its way: as a row, or with the reason why it is none."""
+    """A record on its way: as a row, or with the reason why it cannot be one."""
 
     record: Record
     row: ProductRow | None = None
@@ -80,7 +80,7 @@ class ProductImport:
         self._create_categories = create_categories
 
     def checkpoint(self, target: str, *, restart: bool = False) -> Checkpoint:
-        """Where an earlier run of the same file, in the same way, to the same mesh, was left."""
+        """Returns the checkpoint of an interrupted import of the same file, with the same options, to the same mesh."""
         path = self._source.path.with_name(f"{self._source.path.name}.import")
         if restart:
             path.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ class ProductImport:
         return Checkpoint(path, how)
 
     async def run(self, checkpoint: Checkpoint, watch: Watch) -> ImportProgress:
-        """Imports what is left of the file; `watch` is told the progress after each batch."""
+        """Imports the rest of the file; calls `watch` with the progress after each batch."""
         progress = checkpoint.progress
         with RejectFile(self._source, progress.reject_bytes) as rejects:
             async for batch, results in self._sent(self._batches(checkpoint)):
@@ -103,7 +103,7 @@ class ProductImport:
     async def _sent(
         self, batches: Iterator[_Batch]
     ) -> AsyncIterator[tuple[_Batch, Sequence[ProductRowResult]]]:
-        """Keeps a few batches in flight, and answers them in the order of the file."""
+        """Keeps a few batches in flight, and yields them in the order of the file."""
         in_flight: deque[tuple[_Batch, asyncio.Task[Sequence[ProductRowResult]]]] = deque()
         try:
             for batch in batches:
@@ -153,7 +153,7 @@ class ProductImport:
             return _Entry(record, reason="ROW_INVALID", message=str(error))
         first = checkpoint.first_line(normal_sku(row.sku), record.line)
         if row.sku and first != record.line:
-            message = f"line {first} has the SKU {normal_sku(row.sku)} already"
+            message = f"line {first} already has the SKU {normal_sku(row.sku)}"
             return _Entry(record, reason="ROW_SKU_REPEATED", message=message)
         return _Entry(record, row)
 
@@ -161,7 +161,7 @@ class ProductImport:
 def _advance(
     progress: ImportProgress, batch: _Batch, results: Sequence[ProductRowResult], rejects: RejectFile
 ) -> ImportProgress:
-    """The progress behind a batch, whose rejected entries are written down."""
+    """Writes the rejected entries of a batch to the reject file; returns the progress after the batch."""
     counts = {name: getattr(progress, name) for name in ("created", "updated", "unchanged", "rejected")}
     answers = iter(results)
     for entry in batch.entries:

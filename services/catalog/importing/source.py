@@ -1,4 +1,4 @@
-"""Reads what is imported, record by record, in constant memory: a CSV file with a header, or JSON lines."""
+"""Reads the file to import, record by record, in constant memory: CSV with a header, or JSON lines."""
 
 import csv
 import hashlib
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from services.catalog.importing.failure import ImportFailed
 
-# A field that is longer is most likely a quote that was never closed, and would swallow the file.
+# A longer field is most likely a quote that was never closed, and would swallow the rest of the file.
 LONGEST_FIELD = 64 * 1024
 _DELIMITERS = ",;\t|"
 _JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
@@ -19,7 +19,7 @@ _JSON_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record, where it stands (lines from 1, `end` in bytes), and what it holds by column; or its problem."""
+    """A record: its position (lines from 1, `end` in bytes), and its values by column or its problem."""
 
     line: int
     last_line: int
@@ -29,7 +29,7 @@ class Record:
 
 
 class Source:
-    """A file to import. `columns` are those of a CSV header, or of the first JSON line."""
+    """A file to import. `columns` come from the CSV header, or from the first JSON line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,16 +44,16 @@ class Source:
 
     @property
     def rejects(self) -> Path:
-        """Where its rejected rows go."""
+        """The path of the reject file."""
         return self.path.with_name(f"{self.path.name}.rejects.{'jsonl' if self.json else 'csv'}")
 
     def digest(self) -> str:
-        """SHA-256 of the content."""
+        """Returns the SHA-256 of the content."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def records(self, offset: int = 0, line: int = 0) -> Iterator[Record]:
-        """The records behind a byte offset at which `line` lines end; from the first record without one."""
+        """Returns the records after a byte offset at which `line` lines end; by default, all records."""
         with self.path.open("rb") as file:
             if not self.json and not offset:
                 offset, line = len(self._header), 1
@@ -68,7 +68,7 @@ class Source:
         columns = next(csv.reader([_text(self._header)], delimiter=self._delimiter), [])
         columns = [column.strip() for column in columns]
         if not any(columns):
-            raise ImportFailed(f"{self.path} has no header line that names its columns.")
+            raise ImportFailed(f"{self.path} has no header line with column names.")
         if repeated := [column for column, times in Counter(columns).items() if times > 1]:
             raise ImportFailed(f"{self.path} names the column {repeated[0]!r} twice.")
         return columns
@@ -98,7 +98,7 @@ class Source:
         values = dict(zip(self.columns, fields, strict=False))
         problem = ""
         if len(fields) != len(self.columns):
-            problem = f"has {len(fields)} fields, and the header {len(self.columns)}"
+            problem = f"has {len(fields)} fields, but the header has {len(self.columns)}"
         elif not _is_utf8(fields):
             problem = "is not UTF-8"
         return values, problem
@@ -111,7 +111,7 @@ class Source:
 
 
 class _Lines:
-    """Lines of text, and how far they reach in the file."""
+    """Lines of text, and their position in the file."""
 
     def __init__(self, file: IO[bytes], offset: int, line: int) -> None:
         self._file = file
@@ -139,7 +139,7 @@ def _json_values(text: str) -> tuple[Mapping[str, Any], str]:
 
 
 def _text(raw: bytes) -> str:
-    # Bytes that are no UTF-8 come through as surrogates, so that only their own record is rejected.
+    # Bytes that are not UTF-8 become surrogates, so that only their record is rejected.
     return raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
 
 

@@ -36,9 +36,9 @@ def test_what_is_told_wins_over_what_is_guessed():
 @pytest.mark.parametrize(
     ("header", "told", "currency", "sentence"),
     [
-        (["a", "b"], {}, "GBP", "No column brings the sku: say which with --map sku=COLUMN."),
-        (["sku", "name", "price"], {}, "", "No column brings the currency"),
-        (["sku", "name", "price"], {"colour": "sku"}, "GBP", "There is no field 'colour'"),
+        (["a", "b"], {}, "GBP", "No column holds the sku: name it with --map sku=COLUMN."),
+        (["sku", "name", "price"], {}, "", "No column holds the currency"),
+        (["sku", "name", "price"], {"colour": "sku"}, "GBP", "'colour' is not a field"),
         (["sku", "name", "price"], {"sku": "code"}, "GBP", "The file has no column 'code'"),
     ],
 )

@@ -20,9 +20,9 @@ def _refusal(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "There is no mesh here"),
+        ([], "No mesh is running here"),
         (["--edge-url", "nowhere"], "Not a URL of the mesh: 'nowhere'"),
-        (["--edge-url", "http://127.0.0.1:1", "--map", "sku"], "--map 'sku' is not FIELD=COLUMN"),
+        (["--edge-url", "http://127.0.0.1:1", "--map", "sku"], "--map 'sku' is not of the form FIELD=COLUMN"),
         (["--edge-url", "http://127.0.0.1:1", "--map", "sku=x"], "The file has no column 'x'"),
     ],
 )
