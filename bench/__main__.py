@@ -29,7 +29,7 @@ def main(
     try:
         _measure(wanted, report, console, seconds)
     finally:
-        # Whatever was measured is told, also when a part failed.
+        # What was measured is reported even when a part failed.
         report.show(console)
         path = save or RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}.json"
         report.save(path)
@@ -54,7 +54,7 @@ def _measure(wanted: list[str], report: Report, console: Console, seconds: float
 
 
 def _echo(report: Report, seconds: float) -> None:
-    # Short rounds in turn: as many as it takes for a steady median.
+    # Short alternating rounds: as many as a steady median takes.
     found = echo.compare(rounds=max(5, round(seconds * 6)), seconds=0.5)
     sides = {
         "bare": BARE_ECHO,

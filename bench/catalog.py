@@ -1,4 +1,4 @@
-"""Rows a second that an import brings in through the edge, and a search that matches a sixth of all products."""
+"""The rate in rows per second of an import through the edge, and a search that matches a sixth of all products."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ PRODUCTS = 200_000
 # As `meshctl import` sends them.
 ROWS_PER_BATCH = 200
 BATCHES_IN_FLIGHT = 4
-# What is in by then is what is searched.
+# The search covers what was imported by then.
 IMPORT_SECONDS = 60.0
 SEARCHES = 30
 ANALYZE_SECONDS = 60.0

@@ -1,21 +1,21 @@
-"""CPU time by process: rates lie on a shared machine, and what a request costs does not."""
+"""CPU time by process: on a shared machine rates are noisy, but the CPU time of a request is not."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 
 import psutil
 
-# What background work costs in passing is not what a request costs.
+# Leaves out what background work uses meanwhile.
 _LEAST_US = 5.0
 
 
 def spent(processes: Mapping[str, int]) -> dict[str, float]:
-    """Seconds of CPU that each of the named processes has used until now, with its children, the ended ones too."""
+    """Returns the CPU seconds that each named process has used, with its children, including those that have ended."""
     return {name: _family(pid) for name, pid in processes.items()}
 
 
 def per_request(before: Mapping[str, float], after: Mapping[str, float], requests: int) -> dict[str, float]:
-    """Microseconds a request by kind of process: `catalog-1` and `catalog-2` count as `catalog`."""
+    """Returns microseconds per request by kind of process: `catalog-1` and `catalog-2` count as `catalog`."""
     kinds: dict[str, float] = {}
     for name, seconds in after.items():
         kind = name.rstrip("0123456789").rstrip("-")
@@ -24,7 +24,7 @@ def per_request(before: Mapping[str, float], after: Mapping[str, float], request
 
 
 def median(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The median over rounds of each kind of process that takes part."""
+    """Returns the median over rounds for each kind of process."""
     kinds = sorted(set().union(*rounds))
     found = {kind: statistics.median(each.get(kind, 0.0) for each in rounds) for kind in kinds}
     return {kind: round(used, 1) for kind, used in found.items() if used >= _LEAST_US}

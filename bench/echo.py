@@ -1,9 +1,9 @@
 """A bare grpc.aio echo against the same echo on the chassis with everything on, in one run.
 
-Each side has a server process of its own; one client calls them all, with the same request, headers and deadline.
+Each side has a separate server process; one client calls them all, with the same request, headers and deadline.
 "Everything": mTLS, a verified ES256 token, validation, a sampled and exported span, metrics, access, deadline, load
 shedding, health. The bare echo is what a newcomer to grpc.aio writes. It is measured once more over the same mTLS, and
-over mTLS in a process that is set up as the chassis's is, which shows what the transport and the set-up have in it.
+over mTLS in a process that is set up as the chassis's is, which shows the share of the transport and of the set-up.
 
 Sides take turns in short rounds, and a ratio is the median over the rounds, so that a noisy neighbour disturbs all
 alike.
@@ -52,7 +52,7 @@ class _Keys:
         return self._key if kid == KEY_ID else None
 
     async def run(self) -> None:
-        """It never changes."""
+        """Returns at once: the key never changes."""
 
 
 class _Echo:
@@ -129,7 +129,7 @@ def serve_bare_tuned(ready: Connection, directory: pathlib.Path) -> None:
 
 
 def collect(ready: Connection) -> None:
-    """Receives spans and drops them, as far away as a collector can be."""
+    """Receives spans and drops them, in a separate process like a real collector."""
 
     async def export(_request: bytes, _context: Any) -> bytes:
         return b""
@@ -147,7 +147,7 @@ def collect(ready: Connection) -> None:
 
 
 async def _load_with(invoke: Callable[[Any], Any], request: Any, seconds: float) -> float:
-    """Calls a second, from a fixed number of callers that each wait for their answer."""
+    """Returns calls per second from a fixed number of callers that each wait for the response."""
     until = time.perf_counter() + seconds
 
     async def caller() -> int:
@@ -212,7 +212,7 @@ def _start(target: Callable[..., None], *arguments: Any) -> tuple[Any, int]:
 
 
 def compare(rounds: int = 20, seconds: float = 0.5) -> dict[str, Any]:
-    """Every side's calls a second, and the chassis's share of the bare echo's, without and with mTLS."""
+    """Returns the calls per second of every side, and the chassis's ratio to the bare echo without and with mTLS."""
     key = ECKey.generate_key("P-256")
     public: Any = key.as_dict(private=False)
     servers = []

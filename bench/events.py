@@ -1,7 +1,7 @@
-"""Events a second through outbox → JetStream → inbox, against JetStream alone with the same broker settings.
+"""Events per second through outbox → JetStream → inbox, against JetStream alone with the same broker settings.
 
 The peer publishes the same payloads with an acknowledgement for each, and takes and acknowledges them one by one: no
-database, no order within an aggregate, no guarantee that an effect happens once. What is left of its rate is the
+database, no order within an aggregate, no guarantee that an effect happens once. The difference to its rate is the
 price of those guarantees. Writers, relay and consumer share one process, as they do in a service.
 """
 
@@ -29,7 +29,7 @@ from tests import parts
 
 EVENTS = 6000
 WRITERS = 8
-# On a machine that is busy with other things, what is handled by then counts.
+# On a busy machine, the events that are handled by then count.
 SECONDS_AT_MOST = 30.0
 
 

@@ -1,4 +1,4 @@
-"""What the figures should reach, printed beside what they did."""
+"""The goals for the figures, printed next to the results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Goal:
         return f"{self.figure} ≥ {self.at_least:,g}" + (f" × {peer}" if peer else "/s")
 
     def value(self, per_second: float, p50_ms: float | None, ratios: Mapping[str, float]) -> float | None:
-        """What of a figure the goal is about."""
+        """Returns the value of a figure to which the goal applies."""
         if self.at_most_ms is not None:
             return p50_ms
         return ratios.get(self.against) if self.against else per_second

@@ -1,4 +1,4 @@
-"""A closed-loop HTTP/1.1 load generator, thin enough to leave the machine to what is measured.
+"""A closed-loop HTTP/1.1 load generator that uses little CPU itself.
 
 Each connection sends its next request when the answer to the last one is complete. Both sides of a comparison are
 loaded by this same code, so its own cost (about 40 µs a request) is in both figures.
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 @dataclass(slots=True)
 class LoadResult:
-    """What a run saw: answers by HTTP status, and the latency in seconds of each success."""
+    """The results of a run: responses by HTTP status, and the latency in seconds of each success."""
 
     seconds: float = 0.0
     statuses: dict[int, int] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class LoadResult:
 
     @property
     def errors(self) -> int:
-        """Answers that are no success."""
+        """The number of responses that are not a success."""
         return sum(count for status, count in self.statuses.items() if not 200 <= status < 300)
 
     @property
@@ -40,7 +40,7 @@ class LoadResult:
 def request_bytes(
     method: str, url: str, *, headers: dict[str, str] | None = None, body: bytes = b""
 ) -> bytes:
-    """One request as it goes over the wire."""
+    """Returns one request as bytes on the wire."""
     parts = urlsplit(url)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     lines = [f"{method} {path} HTTP/1.1", f"host: {parts.netloc}"]
@@ -53,9 +53,9 @@ def request_bytes(
 async def load(
     url: str, requests: Callable[[], bytes], *, connections: int, seconds: float, limit: int | None = None
 ) -> LoadResult:
-    """Loads the server of `url` with what `requests` yields, until the time or the number of requests is reached.
+    """Sends the requests that `requests` yields to the server of `url`, until the time or number is reached.
 
-    On Linux each connection comes from an address of its own, so that what one address may do is not measured.
+    On Linux each connection comes from a different address, so that limits per address do not distort the figures.
     """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class _Client(asyncio.Protocol):
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none of asyncio's classes.
+        # uvloop's transports are not instances of asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
         self._send()
 
@@ -100,7 +100,7 @@ class _Client(asyncio.Protocol):
         status = complete(self._buffer)
         if status is None:
             return
-        if 200 <= status < 300:  # a refusal is quick, and no work done
+        if 200 <= status < 300:  # a refusal is quick, and does no work
             self._result.latencies.append(time.perf_counter() - self._sent)
         self._result.statuses[status] = self._result.statuses.get(status, 0) + 1
         self._buffer.clear()
@@ -121,7 +121,7 @@ class _Client(asyncio.Protocol):
 
 
 def complete(buffer: bytearray) -> int | None:
-    """The status of the answer in the buffer; None while it is not complete."""
+    """Returns the status of the response in the buffer; None while it is incomplete."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
         return None

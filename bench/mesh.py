@@ -1,4 +1,4 @@
-"""A mesh of its own for measuring: in a temporary folder, on a free port, gone afterwards."""
+"""A separate mesh for measuring: in a temporary folder, on a free port, removed afterwards."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ from meshctl.core.ports import Ports
 from meshctl.mesh import control
 
 ROOT = Path(__file__).parents[1]
-# Enough that the limit on one caller's orders is not what is measured.
+# Enough buyers that the limit on one caller's orders does not distort the figures.
 BUYERS = 40
 LOGIN_PATH = "/v1/users/login"
-# All load comes from one address and few buyers here, and what one of them may do is not what is measured either.
+# All load comes from one address and few buyers, and their limits must not distort the figures either.
 UNLIMITED = {
     "PROTOMESH_EDGE_ADDRESS_REQUESTS_PER_SECOND": "100000",
     "PROTOMESH_EDGE_ADDRESS_BURST": "100000",
@@ -43,7 +43,7 @@ class BenchMesh:
     jwks: str
 
     def processes(self) -> dict[str, int]:
-        """The process id of everything that the mesh runs, by name."""
+        """Returns the process id of each process of the mesh, by name."""
         status = control.ask(self.folder.control, {"command": "status"})
         named = {"edge": "Envoy", "postgres": "PostgreSQL", "nats": "NATS", "valkey": "Valkey"}
         return {named.get(state["name"], state["name"]): state["pid"] for state in status}
@@ -51,7 +51,7 @@ class BenchMesh:
 
 @contextlib.contextmanager
 def running(workers: int, products: int = 1000) -> Iterator[BenchMesh]:
-    """Brings a mesh up with `products` of plentiful stock, and takes it down."""
+    """Starts a mesh with `products` of plentiful stock, and stops it."""
     with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
         port = str(Ports().take())
         command = [sys.executable, "-m", "meshctl"]
@@ -100,7 +100,7 @@ def _filled(folder: MeshFolder, products: int) -> BenchMesh:
 
 
 def credentials(number: int) -> dict[str, str]:
-    """What a buyer signs in with."""
+    """Returns the credentials of a buyer."""
     return {"email": f"buyer{number}@example.com", "password": "measure for measure"}
 
 

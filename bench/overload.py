@@ -1,8 +1,7 @@
-"""Overload: what is still done in time when more is asked than the mesh can do, and what the others are told.
+"""Overload: how much of a load beyond its capacity the mesh still serves in time, and how it refuses the rest.
 
-`python -m bench.overload` measures reads and orders: first the most that is done for a crowd that waits for its
-answers, then what is done when as much, twice and three times as much is asked whether or not there were answers, then
-how soon all is well again.
+`python -m bench.overload` measures reads and orders: first the peak rate for clients that wait for their responses,
+then the rate under one, two and three times that load from clients that do not wait, then how soon the mesh recovers.
 """
 
 import asyncio
@@ -26,34 +25,34 @@ from rich.table import Table
 from bench import cpu, http_load, mesh
 
 CROWD, CLIENTS = 48, 800
-# What a rush begins with, until it is as full as it gets, is not counted.
+# The ramp-up of a rush, until it reaches its rate, is not counted.
 FILLING_SECONDS = 2.0
-# An answer that comes later is one that nobody waits for any more.
+# A client no longer waits for a response that comes later.
 PATIENCE = {"reads": 2.0, "orders": 10.0}
 _REASON = re.compile(rb'"reason": ?"(\w+)"')
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a run saw: for each answer when it came, its status, and how long it took."""
+    """The results of a run: for each response its arrival time, its status, and its latency."""
 
     answers: list[tuple[float, int, float]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
     asked: int = 0
 
     def good(self, patience: float, since: float = 0.0) -> list[float]:
-        """How long those took that were answered in time, from that moment on."""
+        """Returns the latencies of responses in time, from that moment on."""
         return [
             took for at, status, took in self.answers if status < 300 and took <= patience and at >= since
         ]
 
     def refused(self) -> list[float]:
-        """How long those took that were told to come back."""
+        """Returns the latencies of refusals."""
         return [took for _, status, took in self.answers if status == 429]
 
 
 class _Client(asyncio.Protocol):
-    """Sends a request each time that it is told to, unless it still waits for an answer."""
+    """A connection that sends a request when told to, unless it still waits for a response."""
 
     def __init__(self, requests: Callable[[], bytes], seen: Seen) -> None:
         self._requests, self._seen = requests, seen
@@ -89,7 +88,7 @@ class _Client(asyncio.Protocol):
 
 
 async def offer(url: str, requests: Callable[[], bytes], *, per_second: float, seconds: float) -> Seen:
-    """Asks at a rate, from many connections, whether or not there are answers."""
+    """Sends requests at a rate from many connections, without waiting for responses."""
     seen, parts, loop = Seen(), urlsplit(url), asyncio.get_running_loop()
     clients = [_Client(requests, seen) for _ in range(CLIENTS)]
     for client in clients:
@@ -114,7 +113,7 @@ def _itself(client: _Client) -> _Client:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of load: what is asked, and how long somebody waits for it."""
+    """One kind of load: its requests, and how long a client waits for a response."""
 
     name: str
     url: str
@@ -145,7 +144,7 @@ def kinds(running: mesh.BenchMesh) -> list[Kind]:
 
 @dataclass
 class Step:
-    """One step of a measurement: what was done in time, and what that cost the mesh in CPU time."""
+    """One step of a measurement: the rate of responses in time, and their cost to the mesh in CPU time."""
 
     asked: str
     good: list[float]
@@ -168,7 +167,7 @@ class Measurement:
     seconds: float
 
     async def crowd(self, connections: int) -> Step:
-        """Clients each of which waits for its answer before it asks again."""
+        """Measures clients that each wait for the response before the next request."""
         before = self._spent()
         seen = await http_load.load(
             self.kind.url, self.kind.requests, connections=connections, seconds=self.seconds
@@ -180,7 +179,7 @@ class Measurement:
         )
 
     async def rush(self, asked: str, per_second: float) -> Step:
-        """A rate that does not care for answers."""
+        """Measures a rate of requests that does not depend on responses."""
         before, full = self._spent(), time.perf_counter() + FILLING_SECONDS
         seen = await offer(
             self.kind.url, self.kind.requests, per_second=per_second, seconds=self.seconds + FILLING_SECONDS
@@ -190,7 +189,7 @@ class Measurement:
         return Step(asked, good, len(good) / self.seconds, cost, seen.refused(), _told(seen.reasons))
 
     async def after(self, per_second: float) -> Step:
-        """A load that is easily borne, right after a rush, and how soon the last answer came that was no good."""
+        """Measures a light load right after a rush, and when the last bad response came."""
         before, began = self._spent(), time.perf_counter()
         seen = await offer(self.kind.url, self.kind.requests, per_second=per_second, seconds=4)
         good = seen.good(self.kind.patience)
@@ -210,7 +209,7 @@ class Measurement:
 
 
 def show(name: str, steps: list[Step]) -> Table:
-    """The steps beside their peak."""
+    """Returns a table of the steps, compared with their peak."""
     table = Table(
         name,
         "in time",
@@ -238,7 +237,7 @@ def show(name: str, steps: list[Step]) -> Table:
 
 
 def _well(seen: Seen, began: float) -> float:
-    """Seconds until the last answer that was no good."""
+    """Returns the seconds until the last bad response."""
     return max((at - began for at, status, _ in seen.answers if status >= 300), default=0.0)
 
 
@@ -261,7 +260,7 @@ def main(
     workers: Annotated[int, typer.Option(help="Workers of each service.")] = 1,
     only: Annotated[str, typer.Option(help="`reads` or `orders`; both unless named.")] = "",
 ) -> None:
-    """Measures, and prints what is done in time as a share of the peak."""
+    """Measures, and prints the rate of responses in time relative to the peak."""
     os.environ["PROTOMESH_RATE_LIMIT_MULTIPLIER"] = "1000"
     with mesh.running(workers) as running:
         for kind in kinds(running):

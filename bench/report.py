@@ -40,16 +40,16 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
 
     def add(self, figure: Figure, *, against: Mapping[str, float] | None = None) -> Figure:
-        """Takes a figure, and its ratios by the names of the figures that it is compared with."""
+        """Adds a figure, with its ratios by the names of the figures that it is compared with."""
         figure.ratios.update(against or {})
         self.figures.append(figure)
         return figure
 
     def show(self, console: Console) -> None:
-        """Prints the figures, what the CPU was spent on, and the goals beside what was reached."""
+        """Prints the figures, the CPU time by process, and the goals with their results."""
         console.print(self._rates())
         if any(figure.cpu_us for figure in self.figures):
-            console.print("\nCPU per request by process, in µs: what a shared machine cannot blur")
+            console.print("\nCPU per request by process, in µs: not affected by other load on the machine")
             console.print(self._cpu())
         console.print("\nGoals")
         console.print(self._goals())
@@ -107,7 +107,7 @@ class Report:
         return table
 
     def _reached(self, goal: Goal) -> float | None:
-        """What this run has for a goal; None when it did not measure it."""
+        """Returns this run's result for a goal; None when it was not measured."""
         for figure in self.figures:
             if figure.name == goal.figure:
                 found = goal.value(figure.per_second, figure.p50_ms, figure.ratios)

@@ -2,7 +2,7 @@
 
 Each side has the whole machine: two workers of what serves, one side after the other, in rounds that alternate, so
 that a noisy neighbor disturbs all alike. A ratio is the median over the rounds. The edge's side carries Envoy, JWT,
-transcoding, mTLS, validation, tracing and the read; what the peers carry, bench/peers says.
+transcoding, mTLS, validation, tracing and the read; bench/peers says what the peers carry.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ Requests = Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What is measured: its name, its requests given a base URL, and the sides that have it."""
+    """An endpoint to measure: its name, its requests for a base URL, and the sides that have it."""
 
     name: str
     requests: Callable[[str], Requests]
@@ -40,7 +40,7 @@ class Endpoint:
 
 @dataclass
 class Side:
-    """Who is measured, the processes that work for it, and what its rounds gave."""
+    """A side of the comparison: its processes, and the results of its rounds."""
 
     name: str
     url: str
@@ -53,7 +53,7 @@ class Side:
         return [result.requests_per_second for result in self.rounds]
 
     async def take_turn(self, requests: Requests, seconds: float) -> None:
-        """One round of load."""
+        """Runs one round of load."""
         before = cpu.spent(self.processes)
         result = await load(self.url, requests, connections=CONNECTIONS, seconds=seconds)
         self.cpu_us.append(cpu.per_request(before, cpu.spent(self.processes), len(result.latencies)))
@@ -112,7 +112,7 @@ def _figure(endpoint: Endpoint, side: Side) -> Figure:
 
 
 def _endpoints(target: BenchMesh) -> list[Endpoint]:
-    # The signed-in forms: on a public RPC the edge would have no token to verify.
+    # The forms for signed-in callers: on a public RPC the edge verifies no token.
     headers = _signed_in(target.admin_token)
     shuffled = random.Random(7).sample(target.product_ids, len(target.product_ids))
 

@@ -7,7 +7,7 @@ import typer
 
 from meshctl.core.failure import OperatorError
 
-# Command → module:function. Only the module of the command that is called is imported, which keeps each of them
+# Command → module:function. Only the module of the called command is imported, which keeps each command
 # quick to start and the supervisor small. A new command is one line here.
 COMMANDS = {
     "up": "meshctl.mesh.up:up",
@@ -27,13 +27,13 @@ COMMANDS = {
     "gen": "meshctl.build.gen.__main__:gen",
     "new": "meshctl.build.new.commands:commands",
 }
-# Commands of services, which read all options but those of `meshctl` themselves, `--help` too.
+# Commands that a service implements: it parses all of their options itself, `--help` too.
 FORWARDED = {"import", "reconcile"}
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def application(wanted: str) -> typer.Typer:
-    """The command line, with the one command that is wanted, or with all of them for the help."""
+    """Returns the command line with the wanted command only, or with all of them for the help."""
     app = typer.Typer(
         no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False
     )

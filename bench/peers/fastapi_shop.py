@@ -2,8 +2,8 @@
 
 FastAPI on uvicorn (uvloop, httptools), SQLAlchemy's async ORM on psycopg, a bearer JWT verified on every request,
 pydantic answers, and OpenTelemetry with a span for the request and one for the database, exported in batches. It
-reads the very tables that catalog reads. Nothing in it is slowed down: it has no mTLS, no gateway and no rate limit,
-which all favours it.
+reads the same tables as catalog. Nothing in it is slowed down: it has no mTLS, no gateway and no rate limit, all of
+which favors it.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
-        # One worker after the other: two that make a table at once collide.
+        # One worker at a time: two that create a table at once collide.
         await connection.execute(select(func.pg_advisory_xact_lock(1)))
         await connection.run_sync(Table.metadata.create_all)
     yield

@@ -24,7 +24,7 @@ _INSTALL_SECONDS = 180
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer that listens."""
+    """A running peer."""
 
     name: str
     url: str
@@ -58,7 +58,7 @@ async def fastify(mesh: BenchMesh) -> AsyncIterator[Peer]:
 
 
 def why_no_fastify() -> str:
-    """Installs the peer's packages, as its lock file pins them; a sentence when that is not possible, else "" ."""
+    """Installs the peer's packages from its lock file; returns why that is not possible, or ""."""
     if not shutil.which("node") or not shutil.which("npm"):
         return "Fastify is left out: Node.js is not installed."
     version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,1 +1,1 @@
-"""What is derived from the contracts, and the static checks."""
+"""Builds everything that is derived from the contracts, scaffolds services, and runs the static checks."""

@@ -1,4 +1,4 @@
-"""`python -m meshctl.lint` runs every static check and ends with what failed."""
+"""`python -m meshctl.build.lint`: runs every static check, and lists at the end those that failed."""
 
 import subprocess
 import sys
@@ -16,12 +16,12 @@ TYPED = ["chassis", "services", "meshctl", "tests", "sdk/python/src"]
 
 
 def checks(sql: Path) -> Iterator[tuple[str, list[str]]]:
-    """The checks: a name, and the command that fails when the check does. `sql` holds the migrations as SQL."""
+    """Returns each check's name and the command that fails when it does. `sql` is a folder of migrations as SQL."""
     yield "ruff check", ["ruff", "check", "--quiet", "--output-format=concise", "."]
     yield "ruff format", ["ruff", "format", "--check", "--output-format=concise", "."]
     yield "mypy", ["mypy", "--no-error-summary", *(name for name in TYPED if (ROOT / name).exists())]
     yield "import-linter", ["lint-imports"]
-    # Before what reads the image: a stale image would be checked in place of the contracts.
+    # Comes before the checks that read the image, which would else check a stale one.
     yield "generated code is up to date", ["python", "-m", "meshctl.build.gen", "--check"]
     yield "buf format", ["buf", "format", "--diff", "--exit-code", "proto"]
     yield "buf lint", ["buf", "lint", IMAGE]
@@ -32,7 +32,7 @@ def checks(sql: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def passes(name: str, command: list[str]) -> bool:
-    """Runs one check and says so; shows what it wrote only when it fails."""
+    """Runs one check and prints its result; prints its output only when it fails."""
     program = [str(BIN / command[0]), *command[1:]]
     result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode == 0:

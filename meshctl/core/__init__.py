@@ -1,1 +1,1 @@
-"""What all of meshctl stands on: the data folder, deployables, files, ports, failures, the terminal."""
+"""What the rest of meshctl builds on: the data folder, deployables, files, ports, failures, the terminal."""

@@ -1,4 +1,4 @@
-"""The deployables of the mesh, as the folders of services/ say."""
+"""The deployables of the mesh, read from the folders of services/."""
 
 from pathlib import Path
 

@@ -1,11 +1,11 @@
-"""Files that are seen whole or not at all."""
+"""Files that readers see complete or not at all."""
 
 import os
 from pathlib import Path
 
 
 def write_private(path: Path, text: str | bytes) -> None:
-    """Replaces `path` at once by a file that only its owner may read."""
+    """Replaces `path` atomically with a file that only its owner may read."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

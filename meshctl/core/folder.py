@@ -1,4 +1,4 @@
-"""The data folder of a mesh, `.mesh` unless told: what lies where."""
+"""The data folder of a mesh (`.mesh` by default) and the paths in it."""
 
 import fcntl
 import json
@@ -60,7 +60,7 @@ class MeshFolder:
         return self.root / "dev.env"
 
     def prepare(self) -> None:
-        """Makes the folder; raises OperatorError when it cannot be written to or its disk is nearly full."""
+        """Creates the folder; raises OperatorError when it is not writable or its disk is nearly full."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             # Others may pass through, since PostgreSQL may run as another account; every secret is 0600.
@@ -68,7 +68,9 @@ class MeshFolder:
             self.logs.mkdir(mode=0o700, exist_ok=True)
             write_private(self.root / ".writable", "")
         except PermissionError:
-            raise OperatorError(f"{self.root} may not be written to by this user: choose --data.") from None
+            raise OperatorError(
+                f"{self.root} is not writable by this user: choose another folder with --data."
+            ) from None
         except (FileExistsError, NotADirectoryError):
             raise OperatorError(f"{self.root} is not a folder: choose another --data.") from None
         free = os.statvfs(self.root)
@@ -78,7 +80,7 @@ class MeshFolder:
             )
 
     def lock(self) -> IO[bytes]:
-        """Holds the folder for this process until the file is closed; raises OperatorError when it is taken."""
+        """Locks the folder for this process until the file is closed; raises OperatorError when it is taken."""
         file = (self.root / "lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,7 +95,7 @@ class MeshFolder:
 
 
 class Secrets:
-    """Named random secrets in a file that only its owner may read; each is made when first asked for."""
+    """Named random secrets in a file that only its owner may read; each is created when first requested."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,7 +103,7 @@ class Secrets:
 
     def get(self, name: str) -> str:
         if name not in self._known:
-            # Another process on this folder may have made more of them.
+            # Another process on this folder may have created more of them.
             self._known = {**self._known, **self._read()}
         if name not in self._known:
             self._known[name] = secrets.token_hex(24)

@@ -1,4 +1,4 @@
-"""Waiting for what does not announce itself: another program's state."""
+"""Polling for state that sends no event, such as that of another program."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -5,7 +5,7 @@ import socket
 
 from meshctl.core.failure import OperatorError
 
-# Below the range of outgoing connections, so that a process which restarts finds its port free.
+# Below the range of outgoing connections, so that a process that restarts finds its port free.
 LOWEST, HIGHEST = 15000, 32000
 
 
@@ -36,8 +36,10 @@ def require_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except PermissionError:
-            raise OperatorError(f"Port {port} needs more rights than this user has: choose --port.") from None
+            raise OperatorError(
+                f"Port {port} needs more rights than this user has: choose a --port above 1023."
+            ) from None
         except OverflowError:
-            raise OperatorError(f"{port} is no port: choose --port between 1 and 65535.") from None
+            raise OperatorError(f"{port} is not a valid port: choose --port between 1 and 65535.") from None
         except OSError:
             raise OperatorError(f"Port {port} is taken: choose another with --port.") from None

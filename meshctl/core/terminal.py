@@ -1,4 +1,4 @@
-"""Where commands write what is wider than a line of prose."""
+"""The console on which commands print tables and trees."""
 
 from rich.console import Console
 

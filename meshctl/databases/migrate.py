@@ -14,10 +14,10 @@ from meshctl.databases import provisioning
 def migrate(
     data: Annotated[Path, typer.Option(help="Data folder with the roles' passwords.")] = DEFAULT_FOLDER,
     postgres_url: Annotated[
-        str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="URL of a role that may make databases.")
+        str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="URL of a role that may create databases.")
     ] = "",
 ) -> None:
-    """Makes a database and a role for each service, and brings all databases to their newest revision.
+    """Creates a database and a role for each service, and migrates all databases to their newest revision.
 
     The passwords are those of the data folder, or PROTOMESH_DATABASE_PASSWORD for all roles.
     """

@@ -1,4 +1,4 @@
-"""Migrations as the SQL that they run, for a linter to read."""
+"""The SQL of all migrations, for a linter to read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`python -m meshctl.edge DIRECTORY` writes what Envoy reads, where no supervisor does: in a container."""
+"""`python -m meshctl.edge DIRECTORY`: writes what Envoy reads in a container, where there is no supervisor."""
 
 import sys
 from pathlib import Path

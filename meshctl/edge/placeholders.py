@@ -1,4 +1,4 @@
-"""Fills placeholders in configuration that is written by hand."""
+"""Fills placeholders in hand-written configuration."""
 
 import re
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ PLACEHOLDER = re.compile(r"\$\{([a-z0-9_.]+)\}")
 
 
 def fill(node: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of a YAML tree in which every `${name}` that `values` holds is replaced; others stay.
+    """Returns a copy of a YAML tree with every `${name}` that `values` holds replaced; others stay.
 
-    A scalar that is one placeholder becomes the value, whatever its type; within a longer text it becomes its text.
+    A scalar that is one placeholder becomes the value, whatever its type; within a longer text, its text does.
     """
     match node:
         case dict():
@@ -23,7 +23,7 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
 
 
 def unfilled(node: Any) -> set[str]:
-    """The names of all placeholders that a YAML tree still holds."""
+    """Returns the names of all placeholders that a YAML tree still holds."""
     match node:
         case dict():
             return {name for value in node.values() for name in unfilled(value)}

@@ -24,7 +24,7 @@ from meshctl.edge import placeholders
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_UPSTREAM_PORT = 9000
 
-# To one service, for short requests: what envoy/cluster.yaml has as `max_connections`.
+# Connections to one service for short requests: `max_connections` in envoy/cluster.yaml.
 CONNECTIONS = 4
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -97,7 +97,7 @@ class EdgeSettings(BaseSettings):
 
 
 def write(settings: EdgeSettings, directory: Path) -> Path:
-    """Writes all of the edge's configuration into `directory` and answers the path of the file to start Envoy with."""
+    """Writes all of the edge's configuration into `directory` and returns the path of the file to start Envoy with."""
     directory = directory.resolve()
     tree = yaml.load((ROOT / "gen/envoy/edge.yaml").read_text(), Loader=_Loader)  # noqa: S506 - the safe loader, in C where there is one
     for secret in _secrets(settings):
@@ -107,7 +107,7 @@ def write(settings: EdgeSettings, directory: Path) -> Path:
 
 
 def write_targets(settings: EdgeSettings, directory: Path, targets: Mapping[str, str]) -> None:
-    """Tells a running edge where the services are now, without a restart.
+    """Updates the addresses of the services in a running edge, without a restart.
 
     `targets` maps deployables to gRPC targets: `ipv4:` (or `ipv6:`) with a list of addresses, which may change at any
     time without a connection lost, or `dns:///name:port`, which Envoy resolves to all its addresses.
@@ -123,7 +123,7 @@ def write_targets(settings: EdgeSettings, directory: Path, targets: Mapping[str,
 
 
 def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
-    """The command line that runs Envoy. Raises FileNotFoundError when there is no Envoy."""
+    """Returns the command line that runs Envoy. Raises FileNotFoundError when Envoy is not installed."""
     beside_python = Path(sys.executable).parent / "envoy"
     program = str(beside_python) if beside_python.exists() else shutil.which("envoy")
     if program is None:
@@ -154,7 +154,7 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
 
 
 def _socket(directory: Path) -> str:
-    """A socket for this directory's Envoy: on Linux a mere name, so that the directory may be read-only to Envoy."""
+    """Returns the socket of this directory's Envoy: on Linux an abstract name, so that Envoy may have it read-only."""
     name = f"protomesh-edge-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
     return f"@{name}" if sys.platform == "linux" else str(Path(tempfile.gettempdir(), f"{name}.sock"))
 
@@ -197,7 +197,7 @@ def _endpoints(target: str) -> list[dict[str, Any]]:
 
 
 def _is_dns(target: str) -> bool:
-    """Whether a target is a name; addresses with no scheme count as addresses."""
+    """Whether a target is a name; a target with no scheme counts as an address."""
     if target.startswith(("ipv4:", "ipv6:")):
         return False
     host = target.removeprefix("dns:///").partition(",")[0].rpartition(":")[0].strip("[]")
@@ -247,7 +247,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _put(path: Path, tree: Any) -> Path:
-    """Replaces a file at once, and only when its content changes: each move wakes whoever watches the directory."""
+    """Replaces a file atomically, and only when its content changes: each move wakes all watchers of the directory."""
     missing = placeholders.unfilled(tree)
     if missing:
         raise ValueError(f"{path.name}: no value for {', '.join(sorted(missing))}")

@@ -1,1 +1,1 @@
-"""Looking into a mesh that runs: calls, traces, events."""
+"""Inspects a running mesh: calls, traces, events, audit records."""

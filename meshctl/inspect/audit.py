@@ -21,9 +21,9 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 def audit(
     principal: Annotated[
-        str, typer.Option(help="Only what this user (an id) or workload:NAME did or tried.")
+        str, typer.Option(help="Only actions of this user (an id) or of workload:NAME, failed attempts too.")
     ] = "",
-    rpc: Annotated[str, typer.Option(help="Only RPCs whose full name holds this text.")] = "",
+    rpc: Annotated[str, typer.Option(help="Only RPCs whose full name contains this text.")] = "",
     service: Annotated[str, typer.Option(help="Only records of this service.")] = "",
     since: Annotated[str, typer.Option(help="How far back: 30m, 24h or 7d.")] = "24h",
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Records at the most.")] = 100,
@@ -49,7 +49,7 @@ def audit(
 def _moment(ago: str) -> datetime:
     parsed = re.fullmatch(r"(\d{1,5})([mhd])", ago)
     if parsed is None:
-        raise OperatorError(f"{ago!r} is not a length of time: write 30m, 24h or 7d.")
+        raise OperatorError(f"{ago!r} is not a duration: write 30m, 24h or 7d.")
     return datetime.now(UTC) - timedelta(**{_UNITS[parsed[2]]: int(parsed[1])})
 
 

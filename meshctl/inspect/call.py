@@ -1,4 +1,4 @@
-"""`meshctl call`: any RPC by its name, with JSON, over mTLS: past the edge, as a workload of the mesh."""
+"""`meshctl call`: calls any RPC by its name, with JSON over mTLS, directly at its service as a workload of the mesh."""
 
 import asyncio
 import json
@@ -35,15 +35,17 @@ def call(
     request: Annotated[
         str, typer.Argument(help="The request as JSON; - reads it from standard input, several for a stream.")
     ] = "{}",
-    as_: Annotated[str, typer.Option("--as", help="The workload whose certificate is shown.")] = "developer",
-    admin: Annotated[bool, typer.Option("--admin", help="Call in the administrator's name.")] = False,
+    as_: Annotated[str, typer.Option("--as", help="The workload whose certificate is used.")] = "developer",
+    admin: Annotated[bool, typer.Option("--admin", help="Call as the administrator.")] = False,
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar=HEADER_FORM, help="Metadata of the call.")
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List the RPCs, or those that hold METHOD.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the RPCs, or those whose names contain METHOD.")
+    ] = False,
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Call an RPC of the running mesh. Exit code 1 when it answers an error."""
+    """Call an RPC of the running mesh. The exit code is 1 when it fails."""
     if list_ or not method:
         print("\n".join(line for line in _listed() if method.lower() in line.lower()))
         return
@@ -80,7 +82,7 @@ def _find(name: str) -> MethodContract:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon:
-        raise OperatorError(f"{text!r} is no header: write it as {HEADER_FORM!r}.")
+        raise OperatorError(f"{text!r} is not a header: write it as {HEADER_FORM!r}.")
     return name.strip().lower(), value.strip()
 
 
@@ -107,7 +109,7 @@ async def _call(
 
 
 def _as_json(message: Message) -> str:
-    """As REST shows it: with its own field names, and empty fields too."""
+    """Returns a message as REST shows it: with proto field names, and with empty fields."""
     return json_format.MessageToJson(
         message,
         preserving_proto_field_name=True,
@@ -118,7 +120,7 @@ def _as_json(message: Message) -> str:
 
 @contextmanager
 def _traced(mesh: RunningMesh, workload: str) -> Iterator[None]:
-    """Has the call begin a trace, in which it is the first hop."""
+    """Starts a trace in which the call is the first hop."""
     settings = mesh.settings(workload)
     recorder = exporter.set_up(settings, Certificates.of(settings))
     try:
@@ -149,14 +151,16 @@ def _word(streaming: bool) -> str:
 
 
 def _messages(method: MethodContract, text: str) -> list[Message]:
-    """The request, or each of several JSON values one after the other for a stream."""
+    """Returns the request or, for a stream, each of several JSON values in order."""
     text = sys.stdin.read() if text == "-" else text
     try:
         values = list(_values(text))
         messages = [json_format.ParseDict(_object(value), method.request_class()) for value in values]
     except (ValueError, TypeError, json_format.ParseError) as error:
         reason = " ".join(str(error).split())
-        raise OperatorError(f"This is no {method.descriptor.input_type.name}: {reason}") from None
+        raise OperatorError(
+            f"The request is not a valid {method.descriptor.input_type.name}: {reason}"
+        ) from None
     if len(messages) != 1 and not method.client_streaming:
         raise OperatorError(f"{method.name} takes one request, not {len(messages)}.")
     return messages
@@ -164,7 +168,7 @@ def _messages(method: MethodContract, text: str) -> list[Message]:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"{json.dumps(value)} is no JSON object.")
+        raise TypeError(f"{json.dumps(value)} is not a JSON object.")
     return value
 
 

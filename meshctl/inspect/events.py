@@ -1,4 +1,4 @@
-"""`meshctl events`: the dead letters, which wait for a person, and streams that have to be filled again."""
+"""`meshctl events`: handles dead letters, and refills streams from the outbox."""
 
 import asyncio
 import sys
@@ -22,7 +22,7 @@ from meshctl.mesh import control
 from meshctl.mesh.operate import Data
 from meshctl.mesh.session import CALL_SECONDS
 
-commands = typer.Typer(no_args_is_help=True, help="Dead letters, and streams that lost what they had.")
+commands = typer.Typer(no_args_is_help=True, help="Handle dead letters, and refill streams that lost events.")
 
 Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers from `list`.")]
 Consumer = Annotated[str, typer.Option(help="Only letters of this consumer, such as catalog.release_stock.")]
@@ -65,14 +65,14 @@ def show(
 
 
 def _readable(letter: dead_letters.DeadLetter) -> str:
-    """The event as JSON; its bytes when they are none that a contract knows, which may be why it died."""
+    """Returns the event as JSON, or its bytes when no contract can read them, which may be why it died."""
     kind = all_event_types().get(letter.event_type)
     if kind is None:
-        return f"No contract knows {letter.event_type or 'an event without a type'}: {letter.payload.hex()}"
+        return f"No contract has {letter.event_type or 'an event without a type'}: {letter.payload.hex()}"
     try:
         event = kind.message_class.FromString(letter.payload)
     except DecodeError:
-        return f"This is no {letter.event_type}: {letter.payload.hex()}"
+        return f"The payload is not a valid {letter.event_type}: {letter.payload.hex()}"
     return json_format.MessageToJson(event, preserving_proto_field_name=True, ensure_ascii=False)
 
 
@@ -88,19 +88,21 @@ def replay(
 def drop(
     numbers: Numbers = None, everything: All = False, consumer: Consumer = "", data: Data = DEFAULT_FOLDER
 ) -> None:
-    """Remove dead letters for good: what they tell of will not be handled."""
+    """Remove dead letters permanently: their events will not be handled."""
     asyncio.run(_each("dropped", dead_letters.drop, numbers, consumer, data, everything=everything))
 
 
 @commands.command()
 def rebuild(
-    stream: Annotated[str, typer.Argument(help="Such as ORDERING; it belongs to the service of this name.")],
+    stream: Annotated[
+        str, typer.Argument(help="The stream, such as ORDERING; it belongs to the service of that name.")
+    ],
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Send a stream's events of the last 7 days again, out of its owner's outbox.
+    """Send a stream's events of the last 7 days again, from its owner's outbox.
 
-    Consumers drop what they have handled. A stream that is gone needs no command: its owner makes it and sends all of
-    it again. This is for one that lost a part, by a purge or an old backup.
+    Consumers skip the events that they have handled. A stream that is gone needs no command: its owner creates it and
+    sends all events again. This command is for a stream that lost some of them, by a purge or an old backup.
     """
     owner = stream.lower()
     urls = control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"})["database_urls"]
@@ -112,7 +114,7 @@ def rebuild(
         async with Database(urls[owner], name="meshctl", pool_size=1) as database:
             return await maintenance.republish(database, stream.upper())
 
-    print(f"{asyncio.run(send())} events of {stream.upper()} are sent again.")
+    print(f"{asyncio.run(send())} events of {stream.upper()} were sent again.")
 
 
 async def _each(
@@ -125,7 +127,7 @@ async def _each(
     everything: bool,
 ) -> None:
     if not numbers and not everything:
-        raise OperatorError("Name the letters by their numbers, or take --all.")
+        raise OperatorError("Give the numbers of the letters, or --all.")
     async with _broker(data) as broker:
         for number in numbers or await _all(broker, consumer):
             await act(broker, number)
@@ -133,7 +135,7 @@ async def _each(
 
 
 async def _all(broker: Broker, consumer: str) -> list[int]:
-    """The numbers as they are now: a letter that comes back is not taken again."""
+    """Returns the numbers as they are now, so that a letter that comes back is not taken again."""
     return [letter.sequence async for letter in dead_letters.listed(broker, consumer, sys.maxsize)]
 
 

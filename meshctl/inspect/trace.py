@@ -20,14 +20,14 @@ from meshctl.mesh.session import CALL_SECONDS, EdgeSession
 if TYPE_CHECKING:
     from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceAsyncStub
 
-# The operator's own sign-in, which comes before every look; customers sign in over REST.
+# The operator's own sign-in, which precedes every request for traces; customers sign in over REST.
 _OWN = "/protomesh.identity.v1.AuthService/LoginUser"
 _LOOK_BACK = 100
 
 
 def trace(
     trace_id: Annotated[str, typer.Argument(help="A trace id; the latest trace when not given.")] = "",
-    search: Annotated[str, typer.Option(help="The latest trace whose name holds this text.")] = "",
+    search: Annotated[str, typer.Option(help="The latest trace whose name contains this text.")] = "",
     service: Annotated[str, typer.Option(help="The latest trace in which this service took part.")] = "",
     errors: Annotated[bool, typer.Option("--errors", help="The latest trace with an error.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List recent traces instead.")] = False,
@@ -58,13 +58,13 @@ async def _recent(
     found = await session.call(
         lambda metadata: observer.ListTraces(query, timeout=CALL_SECONDS, metadata=metadata)
     )
-    # Without a name, the span that began it has not arrived.
+    # A trace without a name: its root span has not arrived.
     return [trace for trace in found.data if trace.name not in ("", _OWN)]
 
 
 def _latest(traces: list[TraceSummary]) -> str:
     if not traces:
-        raise OperatorError("No such trace is kept: send a request, and ask again a second later.")
+        raise OperatorError("No such trace is kept: send a request, and try again a second later.")
     return traces[0].trace_id
 
 

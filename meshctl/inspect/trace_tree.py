@@ -1,4 +1,4 @@
-"""A trace as a tree for the terminal: one line a hop, with where it stands in time."""
+"""A trace as a tree for the terminal: one line for each hop, with a bar that shows when it ran."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright
 
 
 def draw(trace: Trace) -> Tree:
-    """Draws spans below their parents; a span whose parent is not kept stands at the top."""
+    """Draws spans below their parents; a span whose parent is not kept is drawn at the top."""
     origin = min((_start(span) for span in trace.spans), default=0.0)
     length = max((_start(span) + span.duration_ms for span in trace.spans), default=0.0) - origin
     services = sorted({span.service for span in trace.spans})
@@ -50,7 +50,7 @@ def _start(span: Span) -> float:
 
 
 def _bar(offset: float, duration: float, length: float) -> str:
-    """Where the span lies within the whole trace; at least one cell, so that a short hop is seen."""
+    """Returns the bar of a span within the whole trace: at least one cell, so that a short hop is visible."""
     scale = _BAR_WIDTH / length if length else 0.0
     before = min(int(offset * scale), _BAR_WIDTH - 1)
     filled = max(1, min(round(duration * scale), _BAR_WIDTH - before))
@@ -58,7 +58,7 @@ def _bar(offset: float, duration: float, length: float) -> str:
 
 
 def _work(span: Span) -> str:
-    """What was done, as a person reads it: a statement by its text, a message with its subject."""
+    """Returns what was done, for a person to read: a statement by its text, a message with its subject."""
     statement = " ".join(span.attributes.get("db.query.text", "").split())
     if statement:
         return f"SQL [dim]{escape(_short(statement))}[/]"

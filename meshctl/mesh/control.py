@@ -1,4 +1,4 @@
-"""The supervisor's control socket: one JSON request a connection, answered by JSON lines.
+"""The supervisor's control socket: one JSON request per connection, answered with JSON lines.
 
 Requests: {"command": "status"}, {"command": "wiring"}, {"command": "stop"}, {"command": "restart", "service":
 "catalog"}. Each answer is one line with "say" (progress), "error" (one sentence), or "result", which is the last.
@@ -51,9 +51,9 @@ async def serving(path: Path, answer: Answer) -> AsyncIterator[None]:
 
 
 def ask(path: Path, request: dict[str, Any], say: Say = print) -> Any:
-    """Sends a request to the supervisor behind `path`; gives its result, and its progress to `say`.
+    """Sends a request to the supervisor behind `path`, passes its progress to `say`, and returns its result.
 
-    Raises OperatorError when no supervisor listens, or with the sentence that it answers.
+    Raises OperatorError when no supervisor listens, or with the error that it returns.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -69,12 +69,12 @@ def ask(path: Path, request: dict[str, Any], say: Say = print) -> Any:
             if "result" in reply:
                 return reply["result"]
             say(reply["say"])
-    raise OperatorError("The mesh ended before it answered.")
+    raise OperatorError("The mesh ended before it answered: see mesh.log in its logs folder.")
 
 
 @contextlib.contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Another name for `path` that fits the 108 bytes which the kernel gives to a socket's address."""
+    """Returns another name for `path` that fits the 108 bytes of a socket's address."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         below_proc = Path(f"/proc/self/fd/{folder}")

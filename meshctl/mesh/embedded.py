@@ -31,7 +31,7 @@ class Parts:
         self.objects_url = options.objects_url or folder.objects.as_uri()
 
     async def programs(self) -> list[Program]:
-        """The embedded parts, which are those that no URL was given for."""
+        """The embedded parts: those for which no URL was given."""
         programs = []
         if not self._given["PostgreSQL"]:
             programs.append(await postgres.program(self._folder.postgres, *self._own("PostgreSQL")))
@@ -42,7 +42,7 @@ class Parts:
         return programs
 
     async def reachable(self) -> None:
-        """Raises OperatorError when a part that was given by its URL does not answer."""
+        """Raises OperatorError when a part that was given as a URL does not answer."""
         for name, url in self._given.items():
             if url:
                 await _require_answer(name, url)

@@ -32,7 +32,7 @@ class Gateway:
         )
 
     def program(self) -> Program:
-        """Writes the configuration, and says how Envoy is started with it."""
+        """Writes the configuration, and returns the program that runs Envoy with it."""
         configuration = rendering.write(self._settings, self._folder.edge)
         return Program(
             name="edge",
@@ -44,7 +44,7 @@ class Gateway:
         )
 
     def route_to(self, targets: Mapping[str, str]) -> None:
-        """Sends requests to these workers from now on; connections to workers that stay are kept."""
+        """Sends requests to these workers from now on; connections to workers that remain are kept."""
         rendering.write_targets(self._settings, self._folder.edge, targets)
 
     async def reaches(self, ports: Mapping[str, list[int]]) -> bool:
@@ -57,7 +57,7 @@ class Gateway:
         return (await self._admin("GET", "/ready"))[0] == 200
 
     async def _drain(self) -> None:
-        """Takes no new connection, and waits for running requests."""
+        """Stops accepting connections, and waits for running requests."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._admin("POST", "/drain_listeners")

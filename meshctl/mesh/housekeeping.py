@@ -1,4 +1,4 @@
-"""Small duties of the supervisor: orphans, memory figures, logs that do not grow for ever."""
+"""Housekeeping of the supervisor: orphans, memory figures, logs of limited size."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ LOG_CHECK_SECONDS = 10.0
 
 
 def end_orphans(mark: str, value: str) -> None:
-    """Ends what an earlier supervisor left behind: processes whose environment says `mark=value`."""
+    """Ends processes that an earlier supervisor left behind: those with `mark=value` in their environment."""
     orphans = [process for process in psutil.process_iter() if _belongs(process, mark, value)]
     for process in orphans:
         _end(process)
@@ -23,7 +23,7 @@ def end_orphans(mark: str, value: str) -> None:
 
 
 def memory_of(pid: int | None) -> int:
-    """Bytes of memory of a process and its children; pages that several share are counted in shares."""
+    """Returns the bytes of memory of a process and its children; shared pages are counted proportionally."""
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] if pid else []
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Becomes a program, after giving up what it must not keep: run as a script, never imported.
+"""Turns into a program after dropping the rights that it must not keep: run as a script, never imported.
 
 `python -I -S launch.py PARENT_PID UID GID CAPABILITY PROGRAM ARGUMENT…`; UID -1 keeps the account,
 CAPABILITY -1 passes none. It is a script of its own, since code between fork and exec in a process with
@@ -20,7 +20,7 @@ def check(result: int) -> None:
 
 
 def become(uid: int, gid: int, capability: int) -> None:
-    """Takes another account; the one capability stays with it across exec."""
+    """Switches to another account; the one capability is kept across exec."""
     libc = ctypes.CDLL(None, use_errno=True)
     if capability >= 0:
         check(libc.prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
@@ -36,7 +36,7 @@ def become(uid: int, gid: int, capability: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """The kernel ends this process when its parent is gone, so that a killed supervisor orphans nothing."""
+    """Has the kernel end this process when its parent is gone, so that a killed supervisor leaves no orphans."""
     if not sys.platform.startswith("linux"):
         return
     check(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""Commands for a mesh that runs: down, status, restart; and the certificates on their own."""
+"""Commands for a running mesh: down, status and restart; and the command that issues certificates."""
 
 import time
 from pathlib import Path
@@ -23,18 +23,20 @@ def down(data: Data = DEFAULT_FOLDER) -> None:
     """Drains and stops the mesh, and returns when it is down."""
     folder = MeshFolder(data.resolve())
     if not folder.root.exists():
-        raise OperatorError(f"No mesh runs on {folder.root}.")
+        raise OperatorError(f"No mesh runs on {folder.root}: name its data folder with --data.")
     try:
         control.ask(folder.control, {"command": "stop"})
     except OperatorError:
-        # Its supervisor may have been killed: then nothing holds the folder, and what is left is ended below.
+        # Its supervisor may have been killed: then the folder is not locked, and leftover processes are ended below.
         folder.lock().close()
         housekeeping.end_orphans("PROTOMESH_DATA", str(folder.root))
         raise
     deadline = time.monotonic() + DOWN_SECONDS
     while not _free(folder):
         if time.monotonic() > deadline:
-            raise OperatorError(f"The mesh on {folder.root} is still up after {DOWN_SECONDS:.0f} s.")
+            raise OperatorError(
+                f"The mesh on {folder.root} is still up after {DOWN_SECONDS:.0f} s: see {folder.logs / 'mesh.log'}."
+            )
         time.sleep(0.1)
     print("The mesh is down.")
 
@@ -66,8 +68,8 @@ def restart(service: str, data: Data = DEFAULT_FOLDER) -> None:
     control.ask(MeshFolder(data.resolve()).control, {"command": "restart", "service": service})
 
 
-def issue_certificates(folder: Annotated[Path, typer.Argument(help="Where the files go.")]) -> None:
-    """Issues, or renews when it is time, the certificates of all workloads."""
+def issue_certificates(folder: Annotated[Path, typer.Argument(help="Folder for the files.")]) -> None:
+    """Issues the certificates of all workloads, or renews those that are due."""
     for name in certificates.issue(folder, deployables.workloads()):
         print(f"{name}: issued")
 

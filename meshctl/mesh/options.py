@@ -1,4 +1,4 @@
-"""What a person may choose when a mesh is brought up."""
+"""The options of `meshctl up`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ VARIABLES = frozenset(
 
 @dataclass(frozen=True)
 class Options:
-    """An empty URL takes the embedded part."""
+    """The options of one mesh; an empty URL means the embedded part."""
 
     data: Path = DEFAULT_FOLDER
     port: int = DEFAULT_PORT
     workers: int = 1
-    # Of each service with a database, apart from its servers; 0: background work runs beside the servers.
+    # Processes of each service with a database, separate from its servers; 0: background work runs in the servers.
     background_workers: int = 0
     sample_data: bool = True
     postgres_url: str = ""

@@ -12,7 +12,7 @@ Say = Callable[[str], None]
 
 READY_INTERVAL = 0.05
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0
-# A process that lived this long had recovered: its next death starts the back-off anew.
+# A process that ran this long had recovered: its next death restarts the back-off.
 SETTLED_SECONDS = 60.0
 
 
@@ -48,7 +48,7 @@ class Process:
         self._watch = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> None:
-        """Asks the program to end, waits for its drain, and ends it by force when that takes too long."""
+        """Sends the program its stop signal, waits for it to drain, and kills it when that takes too long."""
         if self._watch:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -56,7 +56,7 @@ class Process:
         await self._end()
 
     async def restart(self, within: float = 30.0) -> None:
-        """Drains the program and starts it again: not counted as a failure."""
+        """Drains the program and starts it again, which does not count as a failure."""
         await self.stop()
         await self.start(within)
 
@@ -77,7 +77,7 @@ class Process:
                 *launch_command(program.command, program.account),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 env=dict(program.environment) or None,
-                # The terminal's Ctrl-C is for the supervisor, which then drains in the right order.
+                # Only the supervisor receives the terminal's Ctrl-C; it then drains in the right order.
                 start_new_session=True,
             )  # fmt: skip
         self.started_at = time.time()
@@ -140,7 +140,7 @@ def _how(code: int) -> str:
 
 
 def reason(words: str) -> str:
-    """The sentence for a program that failed with these last words."""
+    """Returns the sentence for a program that failed with these last lines in its log."""
     if "No space left on device" in words:
         return "the disk is full."
     return words or "it wrote nothing to its log."

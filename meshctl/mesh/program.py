@@ -16,7 +16,7 @@ CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 
 @dataclass(frozen=True)
 class Account:
-    """Whom a program runs as; `capability` is a Linux capability number that it keeps, or -1."""
+    """The account that a program runs as; `capability` is a Linux capability number that it keeps, or -1."""
 
     uid: int = -1
     gid: int = -1
@@ -29,28 +29,28 @@ class Program:
     command: tuple[str, ...]
     port: int
     ready: Callable[[], Awaitable[bool]]
-    # Where Prometheus finds its metrics, on loopback; empty for a program that has none of its own.
+    # Where Prometheus finds its metrics, on loopback; empty for a program without metrics.
     metrics_url: str = ""
     # The whole environment; empty means that of the supervisor.
     environment: Mapping[str, str] = field(default_factory=dict)
     account: Account = Account()
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 20.0
-    # Run before the stop signal, so that what is under way can end.
+    # Runs before the stop signal, so that requests under way can finish.
     drain: Callable[[], Awaitable[None]] | None = None
 
 
 def launch_command(command: tuple[str, ...], account: Account = Account()) -> list[str]:
-    """The command line that starts `command` as `account` and ends it when this process ends."""
+    """Returns the command line that starts `command` as `account` and ends it when this process ends."""
     identity = (os.getpid(), account.uid, account.gid, account.capability)
     return [sys.executable, "-I", "-S", str(LAUNCH), *(str(number) for number in identity), *command]
 
 
 def unprivileged(*reached: Path) -> Account:
-    """The account for a program that refuses to run as root, able to reach the given folders.
+    """Returns the account for a program that refuses to run as root but must reach the given folders.
 
-    As an ordinary user it is that user. As root it is `nobody`, with the right to pass through folders
-    that are closed to it when one lies on the way.
+    For an ordinary user it is that user. For root it is `nobody`, with the capability to traverse folders
+    when one on the path is closed to it.
     """
     if os.geteuid() != 0:
         _require_name(os.geteuid())

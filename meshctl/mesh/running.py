@@ -1,4 +1,4 @@
-"""A mesh that runs, for whoever wants to talk to it: commands, tests, benchmarks."""
+"""Access to a running mesh, for commands, tests and benchmarks."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from meshctl.mesh import control
 
 @dataclass(frozen=True)
 class RunningMesh:
-    """Where everything is. The URLs hold passwords."""
+    """The addresses of a mesh. The URLs contain passwords."""
 
     edge_url: str
     # Deployable → gRPC target.
@@ -28,11 +28,11 @@ class RunningMesh:
 
     @classmethod
     def on(cls, data: Path = DEFAULT_FOLDER) -> "RunningMesh":
-        """The mesh on a data folder. Raises OperatorError when none runs there."""
+        """Returns the mesh on a data folder. Raises OperatorError when none runs there."""
         return cls(**control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"}))
 
     def settings(self, workload: str = "developer") -> Settings:
-        """Where everything is, as a service of that name would be told."""
+        """Returns the addresses as the settings of a service of that name."""
         return Settings(
             service=workload,
             tls_directory=Path(self.certificates),
@@ -41,7 +41,7 @@ class RunningMesh:
         )
 
     def variables(self, workload: str) -> dict[str, str]:
-        """The same as environment variables, with the workload's own database."""
+        """Returns the same as environment variables, with the workload's own database."""
         return {
             "PROTOMESH_DATABASE_URL": self.database_urls[workload],
             "PROTOMESH_TLS_DIRECTORY": self.certificates,
@@ -49,5 +49,5 @@ class RunningMesh:
         }
 
     def channel(self, workload: str = "developer") -> grpc.aio.Channel:
-        """A channel to all services over mTLS, with the certificate of that workload; close it after use."""
+        """Returns a channel to all services over mTLS, with the certificate of that workload; close it after use."""
         return MeshChannel(self.settings(workload))

@@ -23,9 +23,9 @@ ACCOUNTS = (Account.staff, Account.customer)
 
 
 def seed(
-    data: Annotated[Path, typer.Option(help="Data folder of a mesh that runs.")] = DEFAULT_FOLDER,
+    data: Annotated[Path, typer.Option(help="Data folder of a running mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Loads the sample data through the edge. What is there already stays as it is."""
+    """Loads the sample data through the edge. Existing data stays as it is."""
     folder = MeshFolder(data.resolve())
     asyncio.run(_accounts(folder))
     _products(folder)
@@ -38,7 +38,7 @@ async def _accounts(folder: MeshFolder) -> None:
 
 
 async def _account(session: EdgeSession, role: Account.Role.ValueType, password: str) -> None:
-    """An account named after its role, unless there is one."""
+    """Creates an account named after its role, unless it exists."""
     name = Account.Role.Name(role)
     request = RegisterUserRequest(username=name, email=f"{name}@protomesh.local", password=password)
     auth, roles = AuthServiceStub(session.channel), RoleServiceStub(session.channel)
@@ -52,7 +52,7 @@ async def _account(session: EdgeSession, role: Account.Role.ValueType, password:
             return None
 
     account = await session.call(register)
-    # Whoever registers is a customer.
+    # A user who registers becomes a customer.
     if account is not None and role != Account.customer:
         assignment = AssignRoleRequest(id=account.id, role=role)
         await session.call(
@@ -61,11 +61,11 @@ async def _account(session: EdgeSession, role: Account.Role.ValueType, password:
 
 
 def _products(folder: MeshFolder) -> None:
-    # An import keeps its progress and its rejects beside the file, which may lie where nothing can be written.
+    # An import writes its progress and its rejects next to the file, whose own folder may be read-only.
     file = folder.root / SAMPLES.name
     file.write_bytes(SAMPLES.read_bytes())
     arguments = ("products", str(file), "--create-categories")
     tools.run_quietly(tools.IMPORTING, arguments, tools.edge_of(folder.root))
     file.unlink()
     if rejects := list(folder.root.glob(f"{SAMPLES.name}.rejects.*")):
-        raise OperatorError(f"The catalog rejected sample products: see {rejects[0]}.")
+        raise OperatorError(f"The catalog rejected sample products: the reasons are in {rejects[0]}.")

@@ -1,4 +1,4 @@
-"""How each deployable is started: its workers, their ports, and the settings that they get."""
+"""How each deployable is started: its workers, their ports and their settings."""
 
 import json
 import sys
@@ -20,9 +20,9 @@ from meshctl.mesh.program import Program
 from meshctl.pki.certificates import TRUST_DOMAIN
 
 ADMIN_EMAIL = "admin@protomesh.local"
-# The observer keeps its window of traces in memory, so there can be but one.
+# The observer keeps its window of traces in memory, so there can be only one.
 ALONE = ("observer",)
-# The connections of all workers together stay below what the embedded PostgreSQL takes.
+# The connections of all workers together stay below the limit of the embedded PostgreSQL.
 CONNECTIONS = 160
 
 
@@ -43,24 +43,24 @@ class Worker:
 
     @property
     def serves(self) -> bool:
-        """Whether calls are sent to it."""
+        """Whether calls are sent to this process."""
         return self.role != "worker"
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """What every service is told about the mesh around it."""
+    """The settings by which every service finds the rest of the mesh."""
 
     folder: MeshFolder
     parts: Parts
     # Deployable → the URL of its own database.
     database_urls: Mapping[str, str]
     workers: tuple[Worker, ...]
-    # Deployable → settings that it alone gets.
+    # Deployable → settings for this deployable only.
     own: Mapping[str, Mapping[str, str]]
 
     def targets(self, without: Worker | None = None) -> dict[str, str]:
-        """Deployable → gRPC target with all its workers, less one that is about to stop."""
+        """Returns deployable → gRPC target with all its workers, without one that is about to stop."""
         ports: dict[str, list[int]] = {}
         for worker in self.workers:
             if worker.serves and worker != without:
@@ -101,9 +101,10 @@ class Wiring:
 
 
 def workers(names: Iterable[str], count: int, ports: Ports, background: int = 0) -> tuple[Worker, ...]:
-    """`count` workers of each deployable, on ports of their own.
+    """Returns `count` workers of each deployable, each on separate ports.
 
-    With `background`, so many more of those with a database do the background work, and the others only serve.
+    With `background`, that many more processes of each deployable with a database do the background work, and the
+    others only serve.
     """
     found: list[Worker] = []
 
@@ -133,7 +134,7 @@ def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wirin
 
 
 class Health:
-    """Asks a worker for its health as the workload `developer`, over mTLS."""
+    """Checks a worker's health as the workload `developer`, over mTLS."""
 
     def __init__(self, certificates: Path, worker: Worker) -> None:
         self._certificates, self._worker = certificates, worker
@@ -157,7 +158,7 @@ class Health:
         options = (
             ("grpc.ssl_target_name_override", self._worker.service),
             ("grpc.enable_http_proxy", 0),
-            # A worker that starts is asked again soon.
+            # A worker that is starting is asked again soon.
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 500),

@@ -30,9 +30,9 @@ _PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 
 
 class EdgeSession:
-    """Calls at the edge in an operator's name: `async with EdgeSession(url, email, password) as session`.
+    """An operator's signed-in session at the edge: `async with EdgeSession(url, email, password) as session`.
 
-    Stubs stand on `session.channel`, and their calls go through `session.call`, which signs in when it must.
+    Stubs use `session.channel`, and their calls go through `session.call`, which signs in when necessary.
     """
 
     def __init__(self, edge_url: str, email: str, password: str) -> None:
@@ -45,7 +45,7 @@ class EdgeSession:
 
     @classmethod
     def of(cls, data: Path) -> Self:
-        """The administrator's session at the mesh of a data folder."""
+        """Returns the administrator's session at the mesh of a data folder."""
         known = dotenv.dotenv_values(MeshFolder(data).dev_env)
         try:
             return cls(*(str(known[name]) for name in ("EDGE_URL", "ADMIN_EMAIL", "ADMIN_PASSWORD")))
@@ -59,9 +59,9 @@ class EdgeSession:
         await self.channel.close()
 
     async def call(self, rpc: Callable[[Metadata], Awaitable[Answer]]) -> Answer:
-        """Makes a call with the session's token, and again after a pause while the mesh is in a passing state.
+        """Makes a call with the session's token, and repeats it after a pause while the mesh is in a passing state.
 
-        OperatorError when the edge cannot be reached or the mesh refuses.
+        Raises OperatorError when the edge cannot be reached or the mesh refuses.
         """
         for pause in (*_PAUSES, None):
             token = await self.token()
@@ -77,11 +77,11 @@ class EdgeSession:
         raise AssertionError
 
     async def token(self) -> str:
-        """The session's access token, for calls that go elsewhere than to the edge."""
+        """Returns the session's access token, for calls that do not go to the edge."""
         return self._token or await self._sign_in("")
 
     async def _sign_in(self, stale: str) -> str:
-        """A token that is not the stale one; of several calls that find theirs expired, one signs in."""
+        """Returns a token other than the stale one; of several calls whose token has expired, one signs in."""
         async with self._signing_in:
             if self._token == stale:
                 try:
@@ -94,15 +94,17 @@ class EdgeSession:
     def _refused(self, error: grpc.aio.AioRpcError) -> OperatorError:
         failure = from_rpc(error)
         if not failure.reason:
-            return OperatorError(f"The edge at {self.edge_url} cannot be reached: is the mesh up?")
+            return OperatorError(f"The edge at {self.edge_url} cannot be reached: see `meshctl status`.")
         violations = "".join(f" {field}: {description}." for field, description in failure.violations)
-        return OperatorError(f"The mesh refused: {failure.message}{violations} ({failure.reason})")
+        return OperatorError(f"The mesh refused the call: {failure.message}{violations} ({failure.reason})")
 
 
 def _channel(edge_url: str) -> grpc.aio.Channel:
     url = urlsplit(edge_url)
     if not url.hostname or url.scheme not in ("http", "https"):
-        raise OperatorError(f"{edge_url!r} is no URL of an edge, such as http://127.0.0.1:8080.")
+        raise OperatorError(
+            f"{edge_url!r} is not the URL of an edge: give one such as http://127.0.0.1:8080."
+        )
     target = f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
     if url.scheme == "https":
         return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials())

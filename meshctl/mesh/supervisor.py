@@ -22,10 +22,10 @@ from meshctl.mesh.program import Program, launch_command
 from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
-# Names every process that belongs to a data folder, whoever its parent is.
+# Marks every process that belongs to a data folder, whatever its parent is.
 MARK = "PROTOMESH_DATA"
 REACHED_SECONDS = 30.0
-# Options of `up` are no settings of a service; and from cached bytecode a service starts in half the time.
+# Options of `up` are not settings of a service; and with cached bytecode a service starts in half the time.
 NOT_PASSED_ON = VARIABLES | {"PYTHONDONTWRITEBYTECODE"}
 # The longest pause of another service's channel before it connects again to a worker that is back, and a little.
 RECONNECT_SECONDS = 2.5
@@ -50,9 +50,9 @@ class Supervisor:
         return f"http://127.0.0.1:{self.options.port}"
 
     async def start(self) -> None:
-        """Brings everything up; returns when the edge finds every worker healthy.
+        """Starts everything, and returns when the edge finds every worker healthy.
 
-        The folder must be prepared and locked. Raises OperatorError; what runs by then is left to `stop`.
+        The folder must be prepared and locked. After an OperatorError, call `stop` to end what was started.
         """
         ports.require_free(self.options.port)
         housekeeping.end_orphans(MARK, str(self.folder.root))
@@ -85,11 +85,11 @@ class Supervisor:
             await asyncio.gather(*(process.stop() for process in group))
 
     async def status(self) -> list[dict[str, Any]]:
-        """Each process with its health, port, metrics, memory in bytes, uptime in seconds, and restarts."""
+        """Returns each process with its health, port, metrics, memory in bytes, uptime in seconds, and restarts."""
         return await asyncio.gather(*(_state(process) for process in list(self._processes.values())))
 
     def wiring(self) -> dict[str, Any]:
-        """Where everything is, for those who go past the edge: the fields of meshctl.running.RunningMesh."""
+        """Returns the addresses for callers that bypass the edge: the fields of meshctl.mesh.running.RunningMesh."""
         wiring, _ = self._started()
         parts = wiring.parts
         return {
@@ -165,7 +165,7 @@ class Supervisor:
         await self._run("migrate", PROTOMESH_POSTGRES_URL=parts.postgres_url)
 
     async def _run(self, command: str, **environment: str) -> None:
-        """Runs a command of meshctl on this folder to its end: a process of its own leaves no memory behind."""
+        """Runs a command of meshctl on this folder to its end, in a separate process, which leaves no memory behind."""
         line = (sys.executable, "-P", "-m", "meshctl", command, "--data", str(self.folder.root))
         log = self.folder.logs / f"{command}.log"
         with log.open("wb") as output:
@@ -188,9 +188,9 @@ class Supervisor:
         await process.start()
 
     def _environment(self, own: Mapping[str, str]) -> dict[str, str]:
-        """The child's whole environment. Settings of services pass on from ours; the options of `up` do not."""
+        """Returns the child's whole environment. It inherits settings of services, but not the options of `up`."""
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
-        # Calls within the mesh never take the way of a proxy.
+        # Calls within the mesh never go through a proxy.
         direct = {"no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))}
         return {**ENVIRONMENT, **inherited, **direct, MARK: str(self.folder.root), **own}
 
@@ -201,7 +201,7 @@ class Supervisor:
 
 
 async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs all; the first failure cancels the others and is raised once they have ended."""
+    """Runs all tasks; the first failure cancels the others and is raised once they have ended."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.gather(*tasks)

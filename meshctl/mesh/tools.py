@@ -1,4 +1,4 @@
-"""Commands that a service brings itself: started as programs of their own, and told where the mesh is."""
+"""Commands that a service implements: each is started as a separate program with the addresses of the mesh."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def import_files(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Import files into the mesh; see `import --help`. The catalog's own command, signed in as the administrator."""
+    """Import files into the mesh as the administrator, with the catalog's own command; see `import --help`."""
     raise typer.Exit(run(IMPORTING, context.args, edge_of(data)))
 
 
@@ -32,25 +32,25 @@ def reconcile(
         Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")
     ] = DEFAULT_FOLDER,
 ) -> None:
-    """Compare what ordering and catalog say about each order. Ordering's own command, as ordering."""
+    """Compare the records of ordering and catalog, with ordering's own command."""
     mesh = RunningMesh.on(data)
     raise typer.Exit(run(RECONCILING, context.args, mesh.variables("ordering")))
 
 
 def edge_of(data: Path) -> dict[str, str]:
-    """Where the edge of a mesh is and how its administrator signs in, as variables; none when there is no mesh."""
+    """Returns the variables with the edge's URL and its administrator's credentials; none when there is no mesh."""
     known = dotenv.dotenv_values(MeshFolder(data.resolve()).dev_env)
     names = ("EDGE_URL", "ADMIN_EMAIL", "ADMIN_PASSWORD")
     return {name: value for name in names if (value := known.get(name))}
 
 
 def run(module: str, arguments: Sequence[str], told: Mapping[str, str]) -> int:
-    """Runs `python -m module` and returns its exit code. What the environment says already holds."""
+    """Runs `python -m module` and returns its exit code. Variables that are set already take precedence."""
     return subprocess.run(_command(module, arguments), env={**told, **os.environ}, check=False).returncode
 
 
 def run_quietly(module: str, arguments: Sequence[str], told: Mapping[str, str]) -> None:
-    """Runs `python -m module` as the mesh says, whatever the environment says. OperatorError with its last words."""
+    """Runs `python -m module` as the mesh says, over the environment. Raises OperatorError with its last line."""
     command = _command(module, arguments)
     ended = subprocess.run(command, env={**os.environ, **told}, check=False, capture_output=True, text=True)
     if ended.returncode:

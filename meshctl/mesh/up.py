@@ -1,4 +1,4 @@
-"""`meshctl up`: brings the mesh up, says how to use it, and keeps it up."""
+"""`meshctl up`: starts the mesh, prints how to use it, and keeps it running."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ from meshctl.mesh.supervisor import Supervisor
 from meshctl.pki import certificates
 
 RENEWAL_SECONDS = 12 * 3600.0
-# The last line of a mesh that goes on in the background.
+# The last line from a mesh that continues in the background.
 DETACHED = b"\x04\n"
 
 
 def up(
     data: Annotated[
-        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept from start to start.")
+        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept between starts.")
     ] = DEFAULT_FOLDER,
     port: Annotated[int, typer.Option(envvar="PROTOMESH_PORT", help="Port of the edge.")] = DEFAULT_PORT,
     workers: Annotated[
@@ -78,7 +78,7 @@ def up(
 
 
 def _detached() -> int:
-    """Starts this command again in a session of its own, and shows what it says until the mesh is healthy."""
+    """Starts this command again in a separate session, and shows its output until the mesh is healthy."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     command = [sys.executable, "-P", "-m", "meshctl", *arguments, "--background"]
     with subprocess.Popen(
@@ -92,7 +92,7 @@ def _detached() -> int:
         try:
             for line in child.stdout:
                 if line == DETACHED:
-                    # Past the end of the block, which would wait for the child.
+                    # Skips the end of the block, which would wait for the child.
                     os._exit(0)
                 sys.stdout.buffer.write(line)
                 sys.stdout.flush()
@@ -144,7 +144,7 @@ async def _keep(supervisor: Supervisor, stop: asyncio.Event) -> None:
 
 
 async def _renew_certificates(supervisor: Supervisor) -> None:
-    """Services and Envoy follow the files."""
+    """Renews certificates on time; services and Envoy read the files again when they change."""
     while True:
         await asyncio.sleep(RENEWAL_SECONDS)
         certificates.issue(supervisor.folder.certificates, deployables.workloads())
@@ -188,7 +188,7 @@ def _answering(supervisor: Supervisor, stop: asyncio.Event) -> control.Answer:
                 return supervisor.wiring()
             case {"command": "restart", "service": str(service)}:
                 return await supervisor.restart(service, say)
-        raise OperatorError("The supervisor knows no such command.")
+        raise OperatorError("The running mesh does not support this command: restart it with this version.")
 
     return answer
 
@@ -198,7 +198,7 @@ def _say(line: str) -> None:
 
 
 def _leave_terminal(log: Path) -> None:
-    """From here on this process writes to its log; whoever started it is told so, and may go."""
+    """Redirects this process to its log, and tells the process that started it that it may exit."""
     sys.stdout.flush()
     os.write(1, DETACHED)
     with log.open("ab") as file:
@@ -212,8 +212,10 @@ def _as_sentence(failure: OSError, options: Options) -> OperatorError:
             f"The disk of {options.data.resolve()} is full: free some space, or choose --data."
         )
     if failure.errno in (errno.EACCES, errno.EPERM):
-        return OperatorError(f"{failure.filename} may not be written to by this user: choose --data.")
-    return OperatorError(f"The system refused: {failure}.")
+        return OperatorError(
+            f"{failure.filename} is not writable by this user: choose another folder with --data."
+        )
+    return OperatorError(f"The system refused an operation: {failure}.")
 
 
 def _welcome(url: str, password: str, dev_env: Path) -> None:

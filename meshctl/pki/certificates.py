@@ -1,4 +1,4 @@
-"""The mesh's own certificate authority, and one certificate for each workload: development's stand-in for SPIRE."""
+"""The mesh's own certificate authority and a certificate for each workload: replaces SPIRE in development."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,10 +18,10 @@ BACKDATED = timedelta(minutes=5)
 
 
 def issue(folder: Path, workloads: Iterable[str]) -> list[str]:
-    """Leaves `ca.pem`, and `NAME.pem` and `NAME.key` for each workload, in `folder`; gives the names it renewed.
+    """Writes `ca.pem`, and `NAME.pem` and `NAME.key` for each workload, into `folder`; returns the names it renewed.
 
-    What is valid for another 30 days stays as it is. Keys, the authority's `ca.key` too, are readable by their
-    owner alone. A certificate names `spiffe://protomesh.local/NAME`, and the DNS names NAME and localhost.
+    A certificate that is valid for another 30 days is kept. Keys, the authority's `ca.key` too, are readable only by
+    their owner. A certificate names `spiffe://protomesh.local/NAME`, and the DNS names NAME and localhost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new_authority = not _lasts(folder / "ca.pem")

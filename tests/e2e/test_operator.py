@@ -198,9 +198,9 @@ async def test_rpcs_are_listed_with_what_they_take_and_give(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ("{", "This is no GetProductRequest: "),
-        ("[]", "This is no GetProductRequest: "),
-        ('{"id": 1}', "This is no GetProductRequest: "),
+        ("{", "The request is not a valid GetProductRequest: "),
+        ("[]", "The request is not a valid GetProductRequest: "),
+        ('{"id": 1}', "The request is not a valid GetProductRequest: "),
         ('{"ident": ""}', 'has no field named "ident"'),
         ("{} {}", "GetProduct takes one request, not 2."),
         ("", "GetProduct takes one request, not 0."),
@@ -251,7 +251,7 @@ async def test_a_failed_call_says_its_reason_its_fields_and_its_trace(mesh: Mesh
 
 async def test_what_is_no_header_is_refused(mesh: Mesh) -> None:
     refusal = (await meshctl(mesh, "call", "ListProducts", "-H", "authorization")).refusal
-    assert refusal == "'authorization' is no header: write it as 'NAME: VALUE'."
+    assert refusal == "'authorization' is not a header: write it as 'NAME: VALUE'."
 
 
 async def test_a_stream_is_written_as_it_comes(mesh: Mesh, shop: Shop, anna: User) -> None:
@@ -309,7 +309,9 @@ async def test_an_event_that_nobody_can_read_is_listed_shown_replayed_and_droppe
     assert shown.code == 0, shown
     assert f"ce-subject: {order_id}" in shown.out
     assert "mesh-error: The payload is no protomesh.ordering.v1.OrderCancelled." in shown.out
-    assert shown.out.splitlines()[-1] == "This is no protomesh.ordering.v1.OrderCancelled: ffff"
+    assert (
+        shown.out.splitlines()[-1] == "The payload is not a valid protomesh.ordering.v1.OrderCancelled: ffff"
+    )
 
     replayed = await meshctl(mesh, "events", "replay", str(number))
     assert replayed.out == f"{number}: replayed\n"
@@ -326,7 +328,7 @@ async def test_a_stream_that_lost_what_it_had_is_filled_again(mesh: Mesh) -> Non
         before = (await jetstream.stream_info("IDENTITY")).state.messages
         await jetstream.purge_stream("IDENTITY")
         done = await meshctl(mesh, "events", "rebuild", "IDENTITY")
-        assert done.out == f"{before} events of IDENTITY are sent again.\n"
+        assert done.out == f"{before} events of IDENTITY were sent again.\n"
 
         async def filled() -> bool:
             return (await jetstream.stream_info("IDENTITY")).state.messages >= before
@@ -350,7 +352,7 @@ async def test_a_letter_that_is_not_there_is_a_sentence(mesh: Mesh) -> None:
 @pytest.mark.parametrize("command", ["replay", "drop"])
 async def test_letters_must_be_named(mesh: Mesh, command: str) -> None:
     refusal = (await meshctl(mesh, "events", command)).refusal
-    assert refusal == "Name the letters by their numbers, or take --all."
+    assert refusal == "Give the numbers of the letters, or --all."
 
 
 async def test_an_event_whose_handler_failed_takes_effect_when_it_is_replayed(fragile: Mesh) -> None:
@@ -438,7 +440,7 @@ async def test_who_did_what_is_shown(mesh: Mesh) -> None:
     wrong = await meshctl(mesh, "audit", "--since", "yesterday")
     assert (wrong.code, wrong.err.strip()) == (
         1,
-        "'yesterday' is not a length of time: write 30m, 24h or 7d.",
+        "'yesterday' is not a duration: write 30m, 24h or 7d.",
     )
 
 

@@ -1,4 +1,4 @@
-// What goes in and out, as JSON schemas: Fastify validates by them and writes answers by them.
+// Requests and responses as JSON schemas, with which Fastify validates and serializes.
 const uuid = { type: "string", format: "uuid" };
 const moment = { type: "string" };
 

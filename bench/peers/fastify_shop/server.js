@@ -1,7 +1,7 @@
 // The peer of the edge as a plain Node.js service, as its users would write it today: Fastify, Drizzle on postgres.js
 // with prepared statements, a bearer JWT verified on every request (verified ones are cached), Argon2id, JSON schemas.
-// It reads the very tables that catalog reads, on two workers. No TLS, gateway, rate limit, tracing, idempotency key,
-// saga or event, which all favors it.
+// It reads the same tables as catalog, on two workers. No TLS, gateway, rate limit, tracing, idempotency key,
+// saga or event, all of which favors it.
 import cluster from "node:cluster";
 import { createPublicKey, generateKeyPairSync } from "node:crypto";
 

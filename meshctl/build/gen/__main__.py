@@ -1,4 +1,4 @@
-"""`python -m meshctl.build.gen` generates; with `--check` it only says what is out of date."""
+"""`python -m meshctl.build.gen` generates files; with `--check` it only lists those that are out of date."""
 
 import json
 import shutil
@@ -12,24 +12,24 @@ import typer
 from meshctl.build.gen import files, protoc
 
 ROOT = Path(__file__).resolve().parents[3]
-# Directories that the generator owns wholly: what it does not write there, it removes.
+# Directories that the generator owns entirely: it removes every file there that it does not write.
 OWNED = ["gen", "docs/reference", "sdk/python/src/protomesh_sdk/reasons"]
 RELEASED = "gen/descriptors/released.binpb"
 
 
 def generate(root: Path, fresh: Path) -> None:
-    """Writes all that is derived from `root`/proto below `fresh`, laid out as in the repository."""
+    """Writes everything that is derived from `root`/proto below `fresh`, laid out as in the repository."""
     python, image = fresh / "gen/python", fresh / "gen/descriptors/protomesh.binpb"
     protoc.compile_contracts(root / "proto", python, image)
-    if (root / RELEASED).exists():  # Moved at a release only, never generated.
+    if (root / RELEASED).exists():  # Replaced only at a release, never generated.
         shutil.copy(root / RELEASED, fresh / RELEASED)
-    # What follows reads the contracts through the modules that were just written, not those of the run before.
+    # The next steps read the contracts through the modules that were just written, not those of the previous run.
     sys.path.insert(0, str(python))
     derive(image, fresh)
 
 
 def derive(image: Path, fresh: Path) -> None:
-    """Writes what the compiled contracts say: the edge, OpenAPI, client configuration, reference pages."""
+    """Writes what follows from the compiled contracts: the edge, OpenAPI, client configuration, reference pages."""
     from chassis import contract
     from meshctl.build.gen import envoy, openapi, reasons, reference, sdk_errors, settings_page
     from meshctl.build.gen.comments import Comments

@@ -1,4 +1,4 @@
-"""What a contract says of a field besides its rules: who sets it, whether it may be left out, and an example of it."""
+"""What a contract says about a field besides its rules: who sets it, whether it may be left out, an example."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ _FRACTIONS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
 def behaviors(field: FieldDescriptor) -> frozenset[int]:
-    """The values of google.api.FieldBehavior that a field has."""
+    """Returns the values of google.api.FieldBehavior that a field has."""
     extension: Any = field_behavior_pb2.field_behavior
     return frozenset(field.GetOptions().Extensions[extension])
 
@@ -26,18 +26,18 @@ def is_required(field: FieldDescriptor) -> bool:
 
 
 def keywords(field: FieldDescriptor) -> Schema:
-    """The keywords of JSON Schema for the field as a whole."""
+    """Returns the keywords of JSON Schema for the field as a whole."""
     return {"readOnly": True} if behaviors(field) & _BY_THE_SERVER else {}
 
 
 def examples(field: FieldDescriptor) -> Schema:
-    """The keywords for a value of the field; of a list for one of its items."""
+    """Returns the keywords for a value of the field; for a list, those of an item."""
     text = example(field)
     return {"examples": [_as_json(field, text)]} if text else {}
 
 
 def example(field: FieldDescriptor) -> str:
-    """The example of a field, or that of the house rule that it has; "" when there is none."""
+    """Returns the example of a field or else of its house rule; "" when there is none."""
     texts = (each.GetOptions().Extensions[options_pb2.example] for each in (field, *_house_rules(field)))
     return next((text for text in texts if text), "")
 
@@ -51,7 +51,7 @@ def _house_rules(field: FieldDescriptor) -> Iterator[FieldDescriptor]:
 
 
 def _as_json(field: FieldDescriptor, text: str) -> Any:
-    """As the edge writes it: a 64-bit number is text."""
+    """Returns an example as the edge writes it: a 64-bit number is a string."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return text == "true"
     if field.cpp_type in _INTEGERS:

@@ -1,4 +1,4 @@
-"""The bounds of a field, from its validation rules to the keywords of JSON Schema."""
+"""The bounds of a field: turns its validation rules into keywords of JSON Schema."""
 
 import math
 import re
@@ -34,7 +34,7 @@ _FORMATS = {
     "ipv6": "ipv6",
 }
 
-# What the expression of a house rule says of the value, and the keyword for it.
+# The keyword for each bound that the expression of a house rule can contain.
 _IN_EXPRESSIONS = {
     "pattern": r"this\.matches\(r'(.*?)'\)",
     "minLength": r"this\.size\(\) >= (\d+)",
@@ -45,13 +45,13 @@ _IN_EXPRESSIONS = {
 
 
 def rules_of(field: FieldDescriptor) -> validate_pb2.FieldRules:
-    """The rules of a field; empty when it has none."""
+    """Returns the rules of a field; empty when it has none."""
     rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
     return rules
 
 
 def bounds(rules: validate_pb2.FieldRules) -> Schema:
-    """The keywords for a value; those of a list's items and a map's values are asked for one by one.
+    """Returns the keywords for a value; call it separately for a list's items and a map's values.
 
     Rules that JSON Schema cannot say (CEL, times) are left to the field's comment.
     """
@@ -78,21 +78,21 @@ def bounds(rules: validate_pb2.FieldRules) -> Schema:
 
 
 def _of_house_rule(rule: FieldDescriptor, value: Any) -> Schema:
-    """The keywords of a rule of ours, such as those of protomesh/options/v1/rules.proto, as its expression says them."""
+    """Returns the keywords of a house rule, such as those of protomesh/options/v1/rules.proto, from its expression."""
     expression = rule.GetOptions().Extensions[validate_pb2.predefined].cel[0].expression
     found = ((keyword, re.search(form, expression)) for keyword, form in _IN_EXPRESSIONS.items())
     schema: Schema = {keyword: match[1] if keyword == "pattern" else int(match[1]) for keyword, match in found if match}
     if "uint(this.size()) <= rule" in expression:
         schema["maxLength"] = value
     if not schema:
-        raise ValueError(f"Nothing that JSON Schema can say is found in the expression of {rule.full_name}.")
+        raise ValueError(f"The expression of {rule.full_name} has no bound that JSON Schema can state: use matches, size, >= or <=.")
     if "pattern" in schema:
         schema["pattern"] = _portable(schema["pattern"])
     return schema | ({"format": "uuid"} if rule.name == "id" else {})
 
 
 def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> list[str]:
-    """The names of the enum values that a field with these rules takes."""
+    """Returns the names of the enum values that a field with these rules accepts."""
     enum = rules.enum
     values = (value for value in enum_type.values if value.number not in enum.not_in)
     return [value.name for value in values if not getattr(enum, "in") or value.number in getattr(enum, "in")]
@@ -100,6 +100,6 @@ def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> 
 
 def _portable(value: Any) -> Any:
     if isinstance(value, str):
-        # JSON Schema has the regular expressions of JavaScript, which write a character of four digits otherwise.
+        # JSON Schema uses JavaScript's regular expressions, which write a four-digit character differently.
         return re.sub(r"\\x\{([0-9A-F]{4})\}", r"\\u\1", value)
     return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value

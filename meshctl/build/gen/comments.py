@@ -1,4 +1,4 @@
-"""The comments of the contracts. Modules in memory have none: they are read from the descriptor image."""
+"""The comments of the contracts, read from the descriptor image, since imported modules have none."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-# Field numbers on a source location's path, from descriptor.proto.
+# Field numbers in the path of a source location, from descriptor.proto.
 _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE, _FILE_EXTENSION = 4, 5, 6, 7
 _MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM = 2, 3, 4
 _ENUM_VALUE = _SERVICE_METHOD = 2
@@ -15,7 +15,7 @@ Path_ = tuple[int, ...]
 
 
 class Comments:
-    """Leading comments by full name. A value of an enum has the name `package.Enum.VALUE`, unlike in protobuf."""
+    """Leading comments by full name. The name of an enum value is `package.Enum.VALUE`, unlike in protobuf."""
 
     def __init__(self, image: Path) -> None:
         self._texts: dict[str, str] = {}
@@ -25,15 +25,15 @@ class Comments:
                 self._texts[name] = _prose(locations.get(path, ""))
 
     def of(self, full_name: str) -> str:
-        """The comment, its lines joined into paragraphs; empty when there is none."""
+        """Returns the comment, its lines joined into paragraphs; empty when there is none."""
         return self._texts.get(full_name, "")
 
     def description(self, full_name: str) -> str:
-        """The comment without its `Errors:` paragraph."""
+        """Returns the comment without its `Errors:` paragraph."""
         return re.split(r"(?:^|\s)Errors: ", self.of(full_name), maxsplit=1)[0].strip()
 
     def errors(self, method: str) -> str:
-        """What follows `Errors:` in an RPC's comment; empty when it says nothing, or none of its own."""
+        """Returns the text after `Errors:` in an RPC's comment; empty when it is missing or says "none of its own"."""
         _, _, errors = self.of(method).partition("Errors: ")
         return "" if errors.startswith("none of its own") else errors.strip()
 

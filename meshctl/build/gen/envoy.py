@@ -1,4 +1,4 @@
-"""The edge's configuration, from `envoy/` and the contracts: what gen/envoy/edge.yaml holds."""
+"""The edge's configuration (gen/envoy/edge.yaml), derived from `envoy/` and the contracts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +11,13 @@ from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_routes
 from meshctl.edge import placeholders
 
 BASE = Path(__file__).resolve().parents[3] / "envoy"
-HEADER = "# Generated from envoy/ and the contracts; do not edit. `meshctl edge` fills in the settings.\n"
+HEADER = "# Generated from envoy/ and the contracts; do not edit. `python -m meshctl.edge` fills in the settings.\n"
 
 
 def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
-    """The edge's configuration as YAML, in which only the settings of the place where it runs are left open.
+    """Returns the edge's configuration as YAML, with placeholders only for the settings of a deployment.
 
-    Internal RPCs get no route: what has none cannot be reached.
+    Internal RPCs get no route, so the edge cannot reach them.
     """
     exposed = [method for method in methods if method.access is not None and method.access.kind != "internal"]
     errors = envoy_errors.load(base / "errors.yaml")
@@ -37,7 +37,7 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
 
 
 def dump(tree: Any) -> str:
-    """YAML as people read it: in the order that it was written, text blocks as blocks, nothing by reference."""
+    """Returns readable YAML: keys in the order in which they were written, text blocks as blocks, no references."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=110)
 
 

@@ -1,4 +1,4 @@
-"""The fields of every message that a JSON body can hold, as the Lua table that envoy/json_body.lua walks along."""
+"""The fields of every message that a JSON body can hold, as the Lua table that envoy/json_body.lua reads."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,12 +7,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from chassis.contract import HttpBinding, MethodContract, reachable
 
-# JSON has forms of its own for these, which are the transcoder's to read.
+# JSON has special forms for these, which the transcoder checks.
 _OPAQUE = ("google.protobuf.", "google.api.")
 
 
 def message_of(method: MethodContract, binding: HttpBinding) -> Descriptor | None:
-    """The message that the JSON body of a binding holds; None when it has no body, or one that is not looked into."""
+    """Returns the message in the JSON body of a binding; None when there is no body or it is not checked."""
     if not binding.body or method.client_streaming:
         return None
     request = method.descriptor.input_type
@@ -21,7 +21,7 @@ def message_of(method: MethodContract, binding: HttpBinding) -> Descriptor | Non
 
 
 def table(methods: Iterable[MethodContract]) -> str:
-    """`local MESSAGES = {…}`: by message, then by both JSON names of a field, what the field holds."""
+    """Returns `local MESSAGES = {…}`: by message, then by both JSON names of a field, the type of the field."""
     roots = (message_of(method, binding) for method in methods for binding in method.http)
     found = (part for root in roots if root is not None for part in reachable(root))
     messages = {part.full_name: part for part in found if not part.full_name.startswith(_OPAQUE)}

@@ -1,4 +1,4 @@
-"""The errors that Envoy raises itself, in the one envelope: for JSON a body, for gRPC a status with its details."""
+"""The errors that Envoy raises itself, as google.rpc.Status: for JSON a body, for gRPC a status with details."""
 
 import base64
 from pathlib import Path
@@ -10,12 +10,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "protomesh"
 TYPE = "type.googleapis.com/"
-# A transcoded request looks like gRPC by now, but Envoy answers by what the client sent; the transcoder leaves a mark.
+# A transcoded request looks like gRPC here, but Envoy responds in the client's form; the transcoder leaves a mark.
 _NATIVE_GRPC = [
     {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
     {"header_filter": {"header": {"name": "x-envoy-original-method", "present_match": False}}},
 ]
-# Envoy's own translation, which the details must agree with; the filters make of 429 RESOURCE_EXHAUSTED.
+# Envoy's own translation, with which the details must agree; the filters turn 429 into RESOURCE_EXHAUSTED.
 _GRPC_CODES: dict[int | str, int] = {
     400: code_pb2.INTERNAL,
     401: code_pb2.UNAUTHENTICATED,
@@ -42,20 +42,20 @@ class LocalError(TypedDict):
 
 
 def load(path: Path) -> list[LocalError]:
-    """The table, in the order in which it is searched."""
+    """Returns the table, in the order in which it is searched."""
     entries: list[LocalError] = yaml.safe_load(path.read_text())
     return entries
 
 
 def mappers(errors: list[LocalError]) -> list[dict[str, Any]]:
-    """Envoy's `local_reply_config.mappers`: of each error its gRPC form, then its JSON form."""
+    """Returns Envoy's `local_reply_config.mappers`: for each error its gRPC form, then its JSON form."""
     return [mapper for error in errors for mapper in (_grpc_mapper(error), _json_mapper(error))]
 
 
 def _grpc_mapper(error: LocalError) -> dict[str, Any]:
     headers = {"grpc-status-details-bin": _status_header(error), **_retry_header(error)}
     if "retry_after" in error:
-        # Envoy would make UNAVAILABLE of it, which clients send again at once.
+        # Envoy would turn it into UNAVAILABLE, which clients retry at once.
         headers["grpc-status"] = str(code_pb2.Code.Value(error["code"]))
     return {
         "filter": {"and_filter": {"filters": [*_NATIVE_GRPC, *_conditions(error)]}},
@@ -127,7 +127,7 @@ def _json_body(error: LocalError) -> dict[str, Any]:
 
 
 def _fixed_message(error: LocalError) -> str:
-    # The details are a fixed header, and their message must be that of the status.
+    # The details are a fixed header, and their message must equal that of the status.
     return error["message"].removesuffix(": %LOCAL_REPLY_BODY%")
 
 

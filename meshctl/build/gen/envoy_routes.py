@@ -1,4 +1,4 @@
-"""Routes from contracts: for each RPC its exact gRPC path and its REST bindings, and for the rest a clear refusal."""
+"""Routes from contracts: the exact gRPC path and the REST bindings of each RPC, and refusals for the rest."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_TIMEOUT, HttpBin
 from meshctl.build.gen import envoy_bodies
 
 TYPE = "type.googleapis.com/envoy.extensions.filters.http."
-# How much longer than the server the edge waits, so that the server's own answer about its deadline arrives.
+# How much longer than the server the edge waits, so that the server's own DEADLINE_EXCEEDED arrives.
 GRACE_SECONDS = 0.25
 _PREVIOUS_HOSTS = {
     "name": "envoy.retry_host_predicates.previous_hosts",
@@ -19,7 +19,7 @@ _PREVIOUS_HOSTS = {
 _NO_TOKEN = {
     "envoy.filters.http.jwt_authn": {"@type": f"{TYPE}jwt_authn.v3.PerRouteConfig", "disabled": True}
 }
-# Nor would the transcoder let pass what no contract names, for the router to answer.
+# The transcoder would not pass on a path that no contract names, to which the router must respond.
 _UNCHECKED = {
     **_NO_TOKEN,
     "envoy.filters.http.grpc_json_transcoder": {
@@ -45,7 +45,7 @@ RETRY_READ = _retry("connect-failure,refused-stream,reset-before-request,reset")
 
 
 def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
-    """Envoy's routes in the order in which they are tried; the last one refuses what no contract names."""
+    """Returns Envoy's routes in the order in which they are tried; the last one refuses what no contract names."""
     bindings = sorted(
         ((binding, method) for method in methods for binding in method.http),
         key=lambda pair: (_is_pattern(pair[0].path), pair[0].path, pair[0].verb),
@@ -85,11 +85,11 @@ def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
 def _route(
     method: MethodContract, operation: str, match: dict[str, Any], *, whole_life: bool
 ) -> dict[str, Any]:
-    """`whole_life`: whether the contract's time counts from the first byte, as gRPC and streams have it; else it counts
-    from the end of the request, so that a slow upload of JSON has its own 30 s.
+    """Returns a route. With `whole_life`, the contract's time counts from the first byte, as for gRPC and streams; else
+    from the end of the request, so that a slow upload of JSON has a separate 30 s.
     """
     public = method.access is not None and method.access.kind == "public"
-    # A public RPC is the same for everybody: a token is not looked at, so that a stale one is in nobody's way.
+    # A public RPC is the same for all callers: it ignores tokens, so that a stale one does no harm.
     removed = {"request_headers_to_remove": ["authorization"]} if public else {}
     return {
         "name": method.full_name,
@@ -107,7 +107,7 @@ def _upstream(method: MethodContract, *, whole_life: bool) -> dict[str, Any]:
     life = {"max_stream_duration": patience, "grpc_timeout_header_max": patience}
     return {
         "cluster": method.deployable,
-        # Priorities only tell the two budgets of a cluster apart: short calls, and what may take long.
+        # The priority only selects one of the two budgets of a cluster: for short calls, or for long ones.
         **({"priority": "HIGH"} if _takes_long(method) else {}),
         "timeout": "0s" if whole_life else patience,
         **({"max_stream_duration": life} if whole_life else {}),
@@ -137,7 +137,7 @@ def _buffer(method: MethodContract) -> dict[str, Any]:
 
 
 def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
-    """Stage 0 counts addresses before the token is looked at; stage 1 counts callers by the token's subject."""
+    """Returns the rate limits: stage 0 counts addresses before the token is verified, stage 1 callers by its subject."""
     limit = method.rate_limit
     named = {"generic_key": {"descriptor_key": "method", "descriptor_value": method.path}}
     address = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
@@ -152,7 +152,7 @@ def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
 
 
 def _rest_marks(binding: HttpBinding, method: MethodContract) -> dict[str, str]:
-    """What the Lua filter does to a request and its answer."""
+    """Returns what the Lua filter does to a request and its response."""
     marks = {}
     if (body := envoy_bodies.message_of(method, binding)) is not None:
         marks["body"] = body.full_name
@@ -164,7 +164,7 @@ def _rest_marks(binding: HttpBinding, method: MethodContract) -> dict[str, str]:
 
 
 def _other_verbs(bindings: Iterable[tuple[HttpBinding, MethodContract]]) -> list[dict[str, Any]]:
-    """For each path: OPTIONS answers the methods, and any other method is refused by name."""
+    """Returns two routes for each path: OPTIONS lists the methods, and any other method fails with 405."""
     verbs: dict[str, set[str]] = {}
     for binding, method in bindings:
         head = {"HEAD"} if _takes_head(binding, method) else set()
@@ -190,10 +190,10 @@ def _refusal(name: str, match: dict[str, Any], status: int, allow: str = "") -> 
 
 
 def _size_refusal(binding: HttpBinding, method: MethodContract) -> list[dict[str, Any]]:
-    """Refuses by its length what an RPC with a small limit does not take.
+    """Returns a route that refuses, by its content length, a request beyond an RPC's small limit.
 
-    The buffer filter would come too late: what arrives while the rate limiter is asked may be more than it takes, and
-    then Envoy reads no further and answers nothing until the time is up.
+    The buffer filter would be too late: more than its limit may arrive while the rate limiter is asked, and then
+    Envoy stops reading and does not respond until the timeout.
     """
     if method.client_streaming or method.max_request_bytes >= DEFAULT_MAX_REQUEST_BYTES:
         return []
@@ -208,7 +208,7 @@ def _health_route() -> dict[str, Any]:
 
 
 def _preflight_route() -> dict[str, Any]:
-    """Where a browser asks first: the CORS filter answers, if only the route leads to some cluster."""
+    """Returns the route of a browser's preflight: the CORS filter responds, provided that the route names a cluster."""
     asks = [{"name": name, "present_match": True} for name in ("origin", "access-control-request-method")]
     return {
         "name": "preflight",
@@ -223,7 +223,7 @@ def _verb(verb: str) -> dict[str, Any]:
 
 
 def _takes_head(binding: HttpBinding, method: MethodContract) -> bool:
-    # A stream has no length to tell, and its headers come with its first message.
+    # A stream has no length, and its headers come with its first message.
     return binding.verb == "GET" and not method.server_streaming
 
 
@@ -246,8 +246,8 @@ def _path_match(path: str) -> dict[str, Any]:
 
 
 def _regex(template: str) -> str:
-    """The paths of a template such as `/v1/orders/{id}:watch`. A variable is one segment and holds no colon, since
-    a colon begins a verb; `{name=articles/**}` spells its segments out, and `**` is any number of them.
+    """Returns the regular expression of a path template such as `/v1/orders/{id}:watch`. A variable is one segment
+    without a colon, since a colon begins a verb; in `{name=articles/**}`, `**` is any number of segments.
     """
     spelled = re.sub(r"\{[^}=]+=([^}]+)\}", r"\1", template)
     spelled = re.sub(r"\{[^}]+\}", "*", spelled)

@@ -1,4 +1,4 @@
-"""Puts generated files where they belong, without a moment in which a reader finds half of them."""
+"""Puts generated files in place, each atomically, so that no reader sees a partial file."""
 
 import fcntl
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Waits until no other generator runs."""
+    """Waits until no other generator is running."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -16,13 +16,13 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def drift(fresh: Path, committed: Path) -> list[str]:
-    """Names the files, relative to both directories, that differ, are missing or should not be there."""
+    """Returns the files, relative to both directories, that differ, are missing or should not exist."""
     names = _names(fresh) | _names(committed)
     return sorted(name for name in names if _content(fresh / name) != _content(committed / name))
 
 
 def publish(fresh: Path, target: Path) -> list[str]:
-    """Makes `target` equal to `fresh`, file by file, each by a rename. Answers the names that changed."""
+    """Makes `target` equal to `fresh`, file by file, each by a rename. Returns the names that changed."""
     changed = drift(fresh, target)
     for name in changed:
         if (fresh / name).exists():

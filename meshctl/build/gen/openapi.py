@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what the edge takes and gives."""
+"""The OpenAPI 3.1 document of the edge's REST API."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from meshctl.build.gen.schemas import Schemas
 
 
 def document(methods: Sequence[MethodContract], comments: Comments, reasons: Mapping[str, Reason]) -> str:
-    """The document as YAML: every RPC that has a REST binding, in order of its path."""
+    """Returns the document as YAML: every RPC with a REST binding, ordered by path."""
     exposed = [method for method in methods if method.http]
     schemas = Schemas(comments, (method.descriptor.input_type for method in exposed))
     paths: dict[str, dict[str, Any]] = {}
@@ -51,7 +51,7 @@ _INTRODUCTION = (
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice twice, for readers who do not speak YAML's anchors."""
+    """Repeats what occurs twice, for readers that do not support YAML's anchors."""
 
     def ignore_aliases(self, data: object) -> bool:
         del data
@@ -127,7 +127,7 @@ def _parameters(method: MethodContract, binding: HttpBinding, schemas: Schemas) 
 
 
 def _lifted(schema: Schema) -> Schema:
-    """A parameter's comment stands beside its schema, where documentation shows it."""
+    """Moves a parameter's comment next to its schema, where documentation shows it."""
     description = schema.pop("description", "")
     return {**({"description": description} if description else {}), "schema": schema}
 
@@ -182,7 +182,7 @@ def _responses(
         statuses.add(409)
     responses: Schema = {str(method.success_status): _success(method, binding, schemas)}
     if _shows_etag(method):
-        responses["304"] = {"description": "What the client holds still holds."}
+        responses["304"] = {"description": "The client's copy is current."}
     for status in sorted(statuses):
         responses[str(status)] = openapi_errors.response(status, reasons)
     return responses | {"default": {"$ref": "#/components/responses/default"}}
@@ -196,9 +196,9 @@ def _success(method: MethodContract, binding: HttpBinding, schemas: Schemas) -> 
     if method.server_streaming:
         item = {"type": "string", "contentMediaType": "application/json", "contentSchema": answer}
         content = {"text/event-stream": {"schema": item}}
-        return {"description": "Server-sent events, each with a message.", "content": content}
+        return {"description": "Server-sent events, one for each message.", "content": content}
     media = "*/*" if answer.get("format") == "binary" else "application/json"
-    success: Schema = {"description": "The answer.", "content": {media: {"schema": answer}}}
+    success: Schema = {"description": "The response.", "content": {media: {"schema": answer}}}
     headers = {
         **({"ETag": {"schema": {"type": "string"}}} if method.cache is not None or _has_etag(method) else {}),
         **({"Cache-Control": {"schema": {"type": "string"}}} if method.cache is not None else {}),
@@ -211,13 +211,13 @@ def _has_etag(method: MethodContract) -> bool:
 
 
 def _shows_etag(method: MethodContract) -> bool:
-    """Whether a client that holds the answer can ask for it again without getting it."""
+    """Whether a client with a copy of the response can make a conditional request."""
     reads = method.idempotency_level == "no_side_effects" and not method.server_streaming
     return reads and (method.cache is not None or _has_etag(method))
 
 
 def _plain(path: str) -> str:
-    """A path template as OpenAPI writes it: `{name=shelves/*}` is `{name}`."""
+    """Returns a path template as OpenAPI writes it: `{name=shelves/*}` is `{name}`."""
     return re.sub(r"\{([^}=]+)=[^}]*\}", r"{\1}", path)
 
 

@@ -1,4 +1,4 @@
-"""How calls fail, as OpenAPI says it: one shape, google.rpc.Status, whoever raised the error."""
+"""The error responses of the OpenAPI document: all of them have one shape, google.rpc.Status."""
 
 from collections.abc import Iterable
 
@@ -20,24 +20,24 @@ _CODE_STATUS = {
     "RESOURCE_EXHAUSTED": 429,
 }
 _ERRORS = {
-    400: "The request breaks its contract, or the state of things does not allow it; see `reason`.",
-    401: "There is no valid access token.",
+    400: "The request breaks its contract, or the current state does not allow it; see `reason`.",
+    401: "The access token is missing or not valid.",
     403: "The caller may not do this.",
-    404: "There is no such thing, or the caller may not see it.",
-    409: "Something that is there already, or a change at the same time, gets in the way.",
-    413: "The request is larger than the RPC takes.",
-    429: "Too many requests; `Retry-After` says when to come back.",
+    404: "The resource does not exist, or the caller may not see it.",
+    409: "The request conflicts with an existing resource or with a concurrent change.",
+    413: "The request is larger than the RPC accepts.",
+    429: "Too many requests; `Retry-After` says when to try again.",
 }
 _DETAILS = ("ErrorInfo", "BadRequest", "RetryInfo", "QuotaFailure")
 
 
 def statuses(codes: Iterable[str]) -> set[int]:
-    """The HTTP statuses that canonical codes such as `NOT_FOUND` arrive with, as far as they are documented apart."""
+    """Returns the HTTP statuses of canonical codes such as `NOT_FOUND` that have a response in the document."""
     return {_CODE_STATUS[code] for code in codes if code in _CODE_STATUS}
 
 
 def response(status: int, reasons: Iterable[Reason]) -> Schema:
-    """How an operation refers to an error response: with the reasons of its own that arrive with this status."""
+    """Returns an operation's reference to an error response, with the operation's own reasons for this status."""
     own = [reason for reason in reasons if _CODE_STATUS.get(reason.code) == status]
     reference: Schema = {"$ref": f"#/components/responses/{status}"}
     if own:
@@ -46,9 +46,9 @@ def response(status: int, reasons: Iterable[Reason]) -> Schema:
 
 
 def responses() -> dict[str, Schema]:
-    """The error responses that operations refer to, by HTTP status, and `default` for the rest."""
+    """Returns the error responses that operations refer to, by HTTP status, and `default` for the rest."""
     documented = {str(status): _error(status, text) for status, text in _ERRORS.items()}
-    return documented | {"default": _error(0, "Whatever else goes wrong, in the one shape of every error.")}
+    return documented | {"default": _error(0, "Any other error, in the shape that all errors have.")}
 
 
 def _error(status: int, description: str) -> Schema:
@@ -64,7 +64,7 @@ def _error(status: int, description: str) -> Schema:
 
 
 def status(schemas: Schemas) -> Schema:
-    """google.rpc.Status as JSON shows it: each detail says its type in `@type`."""
+    """Returns google.rpc.Status in its JSON form: each detail has its type in `@type`."""
     known = error_details_pb2.DESCRIPTOR.message_types_by_name
     details = [_detail(known[name], schemas) for name in _DETAILS]
     return {

@@ -1,4 +1,4 @@
-"""Compiles the contracts: Python modules with their types, and the descriptor image that all else is derived from."""
+"""Compiles the contracts into typed Python modules and the descriptor image from which the rest is derived."""
 
 import subprocess
 import sys
@@ -11,12 +11,12 @@ from google.rpc import status_pb2
 from protovalidate._gen.buf.validate import validate_pb
 
 VALIDATE_PROTO = "buf/validate/validate.proto"
-# Errors travel as these, inside `Any`: Envoy can only write them as JSON when the image holds their types.
+# Error details travel inside `Any`: Envoy can write them as JSON only when the image holds their types.
 ERROR_PROTOS = ["google/rpc/error_details.proto", "google/rpc/status.proto"]
 
 
 class ContractError(Exception):
-    """A contract does not compile. The message names file, line and fault, as protoc does."""
+    """A contract that does not compile. The message is protoc's, with file, line and error."""
 
 
 def compile_contracts(proto: Path, python: Path, image: Path) -> None:
@@ -58,7 +58,7 @@ def _foreign_sources() -> list[str]:
 
 
 def _validate_descriptors() -> descriptor_pb2.FileDescriptorSet:
-    """No package ships validate.proto as a source, but protovalidate holds its descriptor."""
+    """Writes validate.proto from its descriptor in protovalidate, since no package ships the source."""
     imports = [
         descriptor_pb2.DESCRIPTOR,
         duration_pb2.DESCRIPTOR,
@@ -73,12 +73,12 @@ def _validate_descriptors() -> descriptor_pb2.FileDescriptorSet:
 
 
 def _with_services(proto: Path, contracts: Sequence[str]) -> list[str]:
-    # A stub module without stubs would only be noise.
+    # Modules for files without services hold no stubs.
     return [name for name in contracts if "\nservice " in (proto / name).read_text()]
 
 
 def _make_packages(python: Path) -> None:
-    """Makes `protomesh` a typed package. `buf` stays a namespace, since other wheels may put modules into it."""
+    """Makes `protomesh` a typed package. `buf` stays a namespace package, since other wheels may add modules to it."""
     root = python / "protomesh"
     for directory in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         (directory / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""The error reasons of the platform, with what their contracts say of them: canonical code and meaning."""
+"""The error reasons of the platform, with the canonical code and the meaning from their contracts."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from google.rpc import code_pb2
 
 from meshctl.build.gen.comments import Comments
 
-# The reasons that the chassis and the edge give, for any RPC.
+# The reasons with which the chassis and the edge can fail any RPC.
 COMMON = "protomesh.type.v1"
 _CODES = frozenset(code_pb2.Code.keys())
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A value of an ErrorReason; `code` is "" for one that no call fails with, such as that of an import's row."""
+    """A value of an ErrorReason; `code` is "" for one with which no call fails, such as that of an import's row."""
 
     name: str
     package: str
@@ -25,12 +25,12 @@ class Reason:
 
     @property
     def meaning(self) -> str:
-        """What it means, without its code and its metadata."""
+        """The meaning, without the code and the metadata."""
         return self.comment.removeprefix(f"{self.code}: ").partition(" Metadata: ")[0]
 
 
 def all_reasons(files: Iterable[FileDescriptor], comments: Comments) -> dict[str, Reason]:
-    """Every reason by its name. A comment begins with the code: `NOT_FOUND: there is no such …`."""
+    """Returns every reason by its name. A comment begins with the code: `NOT_FOUND: there is no such …`."""
     return {reason.name: reason for file in files for reason in _in_file(file, comments)}
 
 

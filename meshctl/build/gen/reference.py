@@ -20,7 +20,7 @@ _NOTE = "<!-- Generated from proto/ by scripts/gen; not edited by hand. -->"
 
 
 def rpcs(methods: Sequence[MethodContract], comments: Comments) -> str:
-    """Every RPC, by service: what it does, who may call it, how it is bound and bounded, how it fails."""
+    """Returns the page of RPCs, by service: purpose, access, REST binding, limits, errors."""
     lines = [_NOTE, "# RPCs", ""]
     for service, group in groupby(methods, key=attrgetter("service")):
         own = list(group)
@@ -56,14 +56,14 @@ def _access(method: MethodContract) -> str:
         case "public":
             return "everybody"
         case "authenticated":
-            return "everybody who is signed in"
+            return "every signed-in user"
         case "permission":
             return f"permission `{access.permission}`" if access else ""
         case "self":
-            return f"the caller whom `{access.owner_field}` names, or permission `{access.permission}`" if access else ""
+            return f"the user in `{access.owner_field}`, or permission `{access.permission}`" if access else ""
         case "internal":
             return f"internal, for {_codes(access.callers)}" if access else ""
-    return "nobody: the contract does not say"
+    return "nobody: the contract has no access rule"
 
 
 def _repeating(method: MethodContract) -> str:
@@ -73,7 +73,7 @@ def _repeating(method: MethodContract) -> str:
         case "optional_header":
             return "harmless with the same `idempotency-key` header"
         case "request_field":
-            return "harmless: the request names what it is about"
+            return "harmless: the request names its resource"
     if method.idempotency_level == "no_side_effects":
         return "harmless: it changes nothing"
     return "harmless" if method.idempotency_level == "idempotent" else "is a second call"
@@ -86,7 +86,7 @@ def _quotas(limit: options_pb2.RateLimit) -> Iterator[str]:
 
 
 def permissions(methods: Sequence[MethodContract]) -> str:
-    """Who may call what: RPC, permission, roles."""
+    """Returns the page of permissions: RPC, permission, roles."""
     lines = [
         _NOTE,
         "# Permissions",
@@ -107,7 +107,7 @@ def permissions(methods: Sequence[MethodContract]) -> str:
 
 
 def permission_constants(methods: Sequence[MethodContract]) -> str:
-    """A Python module with a name for each permission, so that a handler that misspells one does not start."""
+    """Returns a Python module with a constant for each permission, so that a misspelled one fails at import."""
     names = sorted({method.access.permission for method in methods if method.access and method.access.permission})
     lines = ['"""The permissions of the platform. Generated from proto/ by scripts/gen; not edited by hand."""', ""]
     lines += ["from typing import Final", ""]
@@ -119,7 +119,7 @@ def _constant(permission: str) -> str:
 
 
 def events(files: Sequence[FileDescriptor], comments: Comments) -> str:
-    """The facts that services publish, by stream."""
+    """Returns the page of events, by stream."""
     streams = defaultdict(list)
     for message in (message for file in files for message in file.message_types_by_name.values()):
         event = message.GetOptions().Extensions[options_pb2.event]
@@ -146,7 +146,7 @@ def events(files: Sequence[FileDescriptor], comments: Comments) -> str:
 
 
 def reasons(files: Sequence[FileDescriptor], comments: Comments) -> str:
-    """Every `ErrorInfo.reason`, by domain."""
+    """Returns the page of every `ErrorInfo.reason`, by domain."""
     lines = [
         _NOTE,
         "# Error reasons",
@@ -169,7 +169,7 @@ def reasons(files: Sequence[FileDescriptor], comments: Comments) -> str:
 
 
 def options(files: Sequence[FileDescriptor], comments: Comments) -> str:
-    """The house options: what each means, and on what it stands."""
+    """Returns the page of the house options: the meaning of each, and where it applies."""
     lines = [_NOTE, "# Options", "", "What a contract can say, in `protomesh.options.v1`.", ""]
     for extension in options_pb2.DESCRIPTOR.extensions_by_name.values():
         holder = extension.containing_type

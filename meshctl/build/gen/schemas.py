@@ -38,7 +38,7 @@ _SCALARS: dict[int, Schema] = {
 
 
 class Schemas:
-    """The schemas of one document. `components` grows with each message that is referred to."""
+    """The schemas of one document. `components` gains each message that is referred to."""
 
     def __init__(self, comments: Comments, requests: Iterable[Descriptor]) -> None:
         self.components: dict[str, Schema] = {}
@@ -46,17 +46,17 @@ class Schemas:
         self._inputs = {part.full_name for request in requests for part in reachable(request)}
 
     def reference(self, message: Descriptor) -> Schema:
-        """A `$ref` to the component of a message, or the schema itself where JSON has a form of its own for it."""
+        """Returns a `$ref` to the component of a message, or the schema itself where JSON has a special form for it."""
         if message.full_name in _WELL_KNOWN:
             return dict(_WELL_KNOWN[message.full_name])
         name = message.full_name.removeprefix("protomesh.")
         if name not in self.components:
-            self.components[name] = {}  # Holds the place, since a message may hold itself.
+            self.components[name] = {}  # A placeholder, since a message may contain itself.
             self.components[name] = self.inline(message)
         return {"$ref": f"#/components/schemas/{name}"}
 
     def inline(self, message: Descriptor, without: Collection[str] = ()) -> Schema:
-        """The schema of a message, without some of its fields."""
+        """Returns the schema of a message, without some of its fields."""
         schema: Schema = {"type": "object"}
         if comment := self._comments.of(message.full_name):
             schema["description"] = comment
@@ -66,17 +66,17 @@ class Schemas:
             schema["required"] = names
         schema["properties"] = {field.name: self.field(field) for field in fields}
         if message.full_name in self._inputs:
-            schema["additionalProperties"] = False  # The edge refuses them.
+            schema["additionalProperties"] = False  # The edge refuses unknown fields.
         return schema
 
     def required(self, message: Descriptor) -> set[str]:
-        """Of what a client sends: the fields without which it is not valid. Of what it gets: those always shown."""
+        """Returns the required fields: in a request those without which it is not valid, in a response those always shown."""
         if message.full_name in self._inputs:
             return {field.name for field in message.fields if is_required(field)}
         return {field.name for field in message.fields if field.is_repeated or not field.has_presence}
 
     def field(self, field: FieldDescriptor) -> Schema:
-        """The schema of a field, with its bounds and its comment."""
+        """Returns the schema of a field, with its bounds and its comment."""
         described = keywords(field) | (
             {"description": text} if (text := self._comments.of(field.full_name)) else {}
         )
@@ -102,7 +102,7 @@ class Schemas:
             return {"type": "string", "contentEncoding": "base64"}
         schema = _SCALARS[field.cpp_type] | bounds(rules)
         if field.cpp_type in _LARGE and len(schema) > len(_SCALARS[field.cpp_type]):
-            # A number is taken as well as a string, and only of a number can JSON Schema say the bounds.
+            # A number is accepted as well as a string, and JSON Schema can state bounds only for a number.
             schema["type"] = ["string", "integer"]
         return schema | examples(field)
 

@@ -1,4 +1,4 @@
-"""The reference page of settings, from the settings classes themselves: what is not described cannot be generated."""
+"""The reference page of settings, generated from the settings classes; a setting without a description is an error."""
 
 import importlib
 import json
@@ -15,14 +15,14 @@ from meshctl.edge.rendering import EdgeSettings
 _NOTE = "<!-- Generated from the settings classes by scripts/gen; not edited by hand. -->"
 _INTRODUCTION = """# Settings
 
-A process reads its settings from environment variables, once, when it starts; one that is not valid makes it refuse
-to start, with a sentence that names the variable. Lists and mappings are JSON. `./scripts/up` sets what a mesh on one
-machine needs, and passes on what stands in its own environment.
+A process reads its settings from environment variables once, when it starts. If one is not valid, the process does not
+start, and a message names the variable. Lists and mappings are JSON. `./scripts/up` sets what a mesh on one
+machine needs, and passes on settings from its own environment.
 """
 
 
 def page(services: Path) -> str:
-    """Settings of every service, of each service that has its own, and of the edge."""
+    """Returns the page: settings of every service, of each service that has its own, and of the edge."""
     sections = [_NOTE, _INTRODUCTION, *_section("Every service", Settings, Settings.model_fields)]
     for found in sorted(services.glob("*/settings.py")):
         name = found.parent.name
@@ -47,7 +47,7 @@ def _section(title: str, settings: type[BaseSettings], names: Iterable[str]) -> 
     for name in names:
         field = settings.model_fields[name]
         if not field.description:
-            raise ValueError(f"The setting {settings.__name__}.{name} has no description.")
+            raise ValueError(f"The setting {settings.__name__}.{name} has no description: give its Field one.")
         meaning = field.description.replace("|", "\\|")
         yield f"| `{prefix}{name.upper()}` | {_default(field)} | {meaning} |"
     yield ""
@@ -55,7 +55,7 @@ def _section(title: str, settings: type[BaseSettings], names: Iterable[str]) -> 
 
 def _default(field: Any) -> str:
     if field.default is PydanticUndefined:
-        # A value that is made at start, such as a secret, is another one each time.
+        # A default that is computed at start, such as a secret, differs each time.
         return "required" if field.default_factory is None else "made at start"
     if field.default in ("", None):
         return "unset"

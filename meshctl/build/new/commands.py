@@ -1,4 +1,4 @@
-"""`meshctl new`: writes the beginning of something, and derives what follows from its contract."""
+"""The commands of `meshctl new`: each writes its files, and generates what is derived from the contract."""
 
 import subprocess
 import sys
@@ -20,10 +20,10 @@ Service = Annotated[str, typer.Argument(help="The service, such as `notes`.")]
 def service(
     name: Annotated[str, typer.Argument(help="One word in lower case, such as `notes`.")],
     resource: Annotated[
-        str, typer.Option(help="What it keeps first; without it, the singular of the name.")
+        str, typer.Option(help="The first resource; by default, the singular of the name.")
     ] = "",
 ) -> None:
-    """A service with a first resource: contract, code, migration, tests, a page of docs and a container."""
+    """Add a service with a first resource: contract, code, migration, tests, a page of docs and a container."""
     names.check_domain(name)
     tree = Tree()
     named = Names(name, names.check_noun(resource or names.singular_of(name)))
@@ -36,7 +36,7 @@ def service(
 def resource(
     service: Service, name: Annotated[str, typer.Argument(help="A noun in lower case, such as `note`.")]
 ) -> None:
-    """Another resource of a service: contract, model, servicer, migration and tests."""
+    """Add a resource to a service: contract, model, servicer, migration and tests."""
     tree = Tree()
     _check_service(tree, service)
     named = Names(service, names.check_noun(name))
@@ -49,7 +49,7 @@ def resource(
 def rpc(
     service: Service, name: Annotated[str, typer.Argument(help="Verb and resource, such as `ArchiveNote`.")]
 ) -> None:
-    """An RPC that changes a resource: in the contract, and in the servicer, where its business step is to come."""
+    """Add an RPC that changes a resource: to the contract, and to the servicer, without its business step."""
     tree = Tree()
     _check_service(tree, service)
     names.check_pascal(name, "ArchiveNote")
@@ -62,7 +62,7 @@ def rpc(
 def event(
     service: Service, name: Annotated[str, typer.Argument(help="What happened, such as `NoteShared`.")]
 ) -> None:
-    """A fact that a service publishes about a resource: its contract."""
+    """Add an event that a service publishes about a resource, to the contract."""
     tree = Tree()
     _check_service(tree, service)
     names.check_pascal(name, "NoteShared")
@@ -75,7 +75,7 @@ def event(
 def migration(
     service: Service, name: Annotated[str, typer.Argument(help="What it does, such as `add_colour`.")]
 ) -> None:
-    """The next revision of a service's database."""
+    """Add the next revision of a service's database."""
     tree = Tree()
     _check_service(tree, service)
     slug = names.check_slug(name)
@@ -84,9 +84,9 @@ def migration(
 
 
 def _check_service(tree: Tree, name: str) -> None:
-    # A name that is none must not become a path.
+    # Text that is not a name must not become a path.
     if not name.isidentifier() or not tree.has(f"services/{name}/__main__.py"):
-        raise OperatorError(f"There is no service {name!r}: `meshctl new service` makes one.")
+        raise OperatorError(f"There is no service {name!r}: create it with `meshctl new service`.")
 
 
 def _finish(tree: Tree, *, contracts: bool) -> None:

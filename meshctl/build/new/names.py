@@ -1,4 +1,4 @@
-"""Names: which are taken, which are reserved, and how one is spelt in each place."""
+"""Names: which are reserved, and how each is spelled in each place."""
 
 import builtins
 import keyword
@@ -17,17 +17,17 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What protoc, and its Python modules, take for something of their own.
+# Words with a meaning of their own in protoc or its Python modules.
 _PROTO = _words(
     "syntax edition import weak public package option message enum service rpc returns stream oneof map extend "
     "extensions reserved group optional required repeated double float int32 int64 uint32 uint64 sint32 sint64 "
     "fixed32 fixed64 sfixed32 sfixed64 bool string bytes true false to max inf nan google buf protomesh"
 )
-# Workloads, parts of the mesh, subjects and databases that are there already.
+# Workloads, parts of the mesh, subjects and databases that exist already.
 _DOMAINS = _words(
     "chassis dead developer edge envoy gen meshctl nats options postgres template0 template1 tests valkey"
 )
-# Names that the written code uses for something else.
+# Names that the templates use for something else.
 _NOUNS = _words(
     "call caller data database empty etag mapped mapper mesh message meta model own owner page request "
     "resource scoped self service test user uuid version work"
@@ -37,13 +37,13 @@ _PYTHON = frozenset((*keyword.kwlist, *keyword.softkwlist, *dir(builtins)))
 
 @dataclass(frozen=True)
 class Names:
-    """A resource of a service in all spellings that templates ask for."""
+    """A resource of a service in all spellings that templates use."""
 
     domain: str
     noun: str
 
     def values(self) -> dict[str, str]:
-        """For `string.Template`."""
+        """Returns the values for `string.Template`."""
         words, plural = self.noun.split("_"), self.plural
         article = "an" if self.noun[0] in "aeiou" else "a"
         return {
@@ -79,7 +79,7 @@ def pascal(text: str) -> str:
 
 
 def snake(text: str) -> str:
-    """`ArchiveNote` as `archive_note`."""
+    """Returns `ArchiveNote` as `archive_note`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", text).lower()
 
 
@@ -90,7 +90,7 @@ def plural_of(noun: str) -> str:
 
 
 def singular_of(name: str) -> str:
-    """What a service of this name keeps: `notes` keeps a `note`, `content` a `content`."""
+    """Returns the resource of a service with this name: `note` for `notes`, `content` for `content`."""
     if name.endswith("ies"):
         return f"{name[:-3]}y"
     if name.endswith(("sses", "xes", "ches", "shes")):
@@ -99,7 +99,7 @@ def singular_of(name: str) -> str:
 
 
 def check_domain(name: str) -> str:
-    """The name of a new service."""
+    """Checks the name of a new service."""
     _check(name, _WORD, "a service is named by one word in lower case, such as `notes`")
     if name in _PROTO | _DOMAINS | _PYTHON:
         raise OperatorError(f"{name!r} is reserved: choose another name for the service.")
@@ -107,7 +107,7 @@ def check_domain(name: str) -> str:
 
 
 def check_noun(noun: str) -> str:
-    """The name of a new resource."""
+    """Checks the name of a new resource."""
     _check(noun, _WORDS, "a resource is named by a noun in lower case, such as `note` or `order_line`")
     if noun in _PROTO | _NOUNS | _PYTHON:
         raise OperatorError(f"{noun!r} is reserved: choose another name for the resource.")
@@ -115,13 +115,13 @@ def check_noun(noun: str) -> str:
 
 
 def check_slug(slug: str) -> str:
-    """What a new migration does."""
+    """Checks the name of a new migration."""
     _check(slug, _WORDS, "a migration is named by what it does, in lower case, such as `add_colour`")
     return slug
 
 
 def check_pascal(name: str, example: str) -> str:
-    """The name of a new RPC or event."""
+    """Checks the name of a new RPC or event."""
     _check(name, _PASCAL, f"its name is several words, such as `{example}`")
     return name
 

@@ -1,4 +1,4 @@
-"""What each part of a service is written as, and where."""
+"""The files that each part of a service consists of."""
 
 import re
 from pathlib import Path
@@ -17,12 +17,12 @@ _PATHS = re.compile(r'(?:get|put|post|delete|patch): "(/v1/[^"/{:]+)')
 
 
 def add_service(tree: Tree, names: Names) -> None:
-    """A deployable that serves its first resource, which `add_resource` writes."""
+    """Adds a deployable that serves its first resource, which `add_resource` writes."""
     domain, values = names.domain, names.values()
     proto = f"proto/protomesh/{domain}"
     for folder in (proto, f"services/{domain}"):
         if tree.has(folder):
-            raise OperatorError(f"{folder} is there already: choose another name for the service.")
+            raise OperatorError(f"{folder} exists already: choose another name for the service.")
     tree.create(f"services/{domain}/__init__.py", "init.py", values)
     tree.create(f"services/{domain}/__main__.py", "main.py", values)
     tree.create(f"services/{domain}/model.py", "model.py", values)
@@ -36,7 +36,7 @@ def add_service(tree: Tree, names: Names) -> None:
 
 
 def add_resource(tree: Tree, names: Names) -> None:
-    """A resource that belongs to its owner: its contract, its table, its servicer and its tests."""
+    """Adds a resource that belongs to its owner: its contract, its table, its servicer and its tests."""
     domain, noun, values = names.domain, names.noun, names.values()
     proto, service = f"proto/protomesh/{domain}/v1", f"services/{domain}"
     _check_path(tree, names)
@@ -59,7 +59,7 @@ def add_resource(tree: Tree, names: Names) -> None:
 
 
 def _offer(tree: Tree, names: Names) -> None:
-    """Has both clients of the SDK offer the resource's service, under the name of its collection."""
+    """Adds the resource's service to both clients of the SDK, under the name of its collection."""
     stub = f"{names.message}ServiceStub"
     line = f"from protomesh.{names.domain}.v1.{names.noun}_service_pb2_grpc import {stub}"
     for path, channel in _CLIENTS.items():
@@ -85,7 +85,7 @@ def _add_reason(tree: Tree, path: str, values: dict[str, str]) -> None:
 
 
 def serve(tree: Tree, names: Names) -> None:
-    """Has a service that is there serve another resource."""
+    """Has an existing service serve another resource."""
     main, servicer = f"services/{names.domain}/__main__.py", f"{names.message}Service"
     tree.import_in(main, f"from services.{names.domain}.{names.noun}_service import {servicer}")
     served = f'"protomesh.{names.domain}.v1.{servicer}"'
@@ -93,7 +93,7 @@ def serve(tree: Tree, names: Names) -> None:
 
 
 def add_migration(tree: Tree, domain: str, slug: str, template: str, values: dict[str, str]) -> str:
-    """The next revision of a service; returns its path."""
+    """Adds the next revision of a service; returns its path."""
     folder = f"services/{domain}/migrations"
     numbers = [int(found[1]) for found in map(_NUMBER.fullmatch, _names_in(tree.root / folder)) if found]
     before = max(numbers, default=0)
@@ -108,7 +108,7 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def resource_of(tree: Tree, domain: str, name: str, example: str) -> Names:
-    """The resource that the name of an RPC ends in, or that of an event begins with."""
+    """Returns the resource with which the name of an RPC ends, or that of an event begins."""
     services = tree.root / f"proto/protomesh/{domain}/v1"
     nouns = sorted(
         (path.name.removesuffix("_service.proto") for path in services.glob("*_service.proto")), key=len
@@ -121,7 +121,7 @@ def resource_of(tree: Tree, domain: str, name: str, example: str) -> Names:
 
 
 def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
-    """An RPC that changes a resource in another way than `Update` does, and the event that tells of it."""
+    """Adds an RPC that changes a resource in another way than `Update` does, and its event."""
     verb = snake(rpc.removesuffix(names.message))
     contract = f"proto/protomesh/{names.domain}/v1/{names.noun}_service.proto"
     servicer = f"services/{names.domain}/{names.noun}_service.py"
@@ -132,7 +132,7 @@ def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
     code = tree.read(servicer)
     if "_OWN = Scoped(" not in code or "_message = Mapper(" not in code:
         raise OperatorError(
-            f"{servicer} is laid out in a way of its own: write {rpc} by hand, as docs/add-an-rpc.md tells."
+            f"{servicer} is not laid out as expected: write {rpc} by hand, as docs/add-an-rpc.md describes."
         )
     event = names.message + pascal(participle(verb))
     values = {**names.values(), "Rpc": rpc, "Event": event, "verb": verb, "Verb_text": third_person(verb)}
@@ -147,12 +147,12 @@ def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
 
 
 def third_person(verb: str) -> str:
-    """`archive` as the comment of an RPC begins: `Archives`."""
+    """Returns the verb that begins an RPC's comment: `Archives` for `archive`."""
     return plural_of(verb).capitalize()
 
 
 def participle(verb: str) -> str:
-    """`archive` as the name of an event ends: `archived`."""
+    """Returns the verb that ends an event's name: `archived` for `archive`."""
     return f"{verb}d" if verb.endswith("e") else f"{verb}ed"
 
 
@@ -165,7 +165,7 @@ def _has_event(tree: Tree, names: Names, event: str) -> bool:
 
 
 def add_event(tree: Tree, names: Names, event: str) -> None:
-    """A fact about a resource."""
+    """Adds an event about a resource."""
     verb = snake(event.removeprefix(names.message))
     if _has_event(tree, names, event):
         raise OperatorError(f"{_events(names)} has {event} already.")

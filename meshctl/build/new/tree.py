@@ -1,4 +1,4 @@
-"""What a command is about to write: all of it, or nothing."""
+"""The files that a command is about to write, all or none."""
 
 import ast
 import subprocess
@@ -15,7 +15,7 @@ _BIN = Path(sys.executable).parent
 
 
 class Tree:
-    """Files of the repository as they will be."""
+    """Files of the repository with pending changes."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self.root = root
@@ -25,22 +25,22 @@ class Tree:
         return path in self._files or (self.root / path).exists()
 
     def read(self, path: str) -> str:
-        """A file as it will be. OperatorError when there is none."""
+        """Returns a file with its pending changes. Raises OperatorError when it does not exist."""
         if not self.has(path):
             raise OperatorError(f"There is no {path}.")
         return self._files.get(path) or (self.root / path).read_text()
 
     def create(self, path: str, template: str, values: Mapping[str, str]) -> None:
-        """A new file. OperatorError when there is one."""
+        """Adds a file. Raises OperatorError when it exists."""
         if self.has(path):
-            raise OperatorError(f"{path} is there already: nothing was written.")
+            raise OperatorError(f"{path} exists already, so nothing was written: choose another name.")
         self._files[path] = render(template, values)
 
     def append(self, path: str, template: str, values: Mapping[str, str]) -> None:
         self._files[path] = self.read(path) + render(template, values)
 
     def insert(self, path: str, before: str, text: str, *, after: str = "") -> None:
-        """Puts text before the first `before` that follows `after`. OperatorError when there is none."""
+        """Inserts text before the first `before` that follows `after`. Raises OperatorError when there is none."""
         old = self.read(path)
         start = old.find(after)
         found = old.find(before, max(start, 0))
@@ -49,7 +49,7 @@ class Tree:
         self._files[path] = old[:found] + text + old[found:]
 
     def import_in(self, path: str, line: str) -> None:
-        """Adds an import behind a module's docstring; the formatter finds its place and its neighbours."""
+        """Adds an import after a module's docstring; the formatter sorts it."""
         lines = self.read(path).splitlines(keepends=True)
         first = ast.parse("".join(lines)).body[0]
         self._files[path] = "".join((*lines[: first.end_lineno], f"\n{line}\n", *lines[first.end_lineno :]))
@@ -64,7 +64,7 @@ class Tree:
         raise OperatorError(f"{path} has no {name!r}.")
 
     def write(self) -> list[str]:
-        """Writes all files, in the repository's format; returns their names."""
+        """Writes all files, formatted; returns their names."""
         for path, text in self._files.items():
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).write_text(text)

@@ -12,7 +12,7 @@ BINARY = Path(sys.executable).parent / "nats-server"
 
 
 def program(folder: Path, port: int, password: str) -> Program:
-    """NATS whose streams live in `folder`; every message is on the disk before it is acknowledged."""
+    """NATS with its streams in `folder`; every message is on disk before it is acknowledged."""
     configuration = folder / "nats.json"
     folder.mkdir(parents=True, exist_ok=True)
     write_private(configuration, json.dumps(_configuration(folder, port, password), indent=2))
@@ -38,7 +38,7 @@ def _configuration(folder: Path, port: int, password: str) -> dict[str, object]:
 
 
 async def _greets(port: int) -> bool:
-    """NATS opens its port only after JetStream has recovered, and greets whoever connects."""
+    """Whether NATS greets a connection: it opens its port only after JetStream has recovered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         return (await reader.read(5)).startswith(b"INFO")

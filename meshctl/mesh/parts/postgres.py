@@ -12,7 +12,7 @@ from meshctl.core.failure import OperatorError
 from meshctl.mesh.parts.wheels import wheel_folder
 from meshctl.mesh.program import Account, Program, launch_command, unprivileged
 
-# The start of a session, protocol 3.0: answered by R (authenticate) or, while the server recovers, by E (error).
+# The start of a session, protocol 3.0: the server replies R (authenticate) or, while it recovers, E (error).
 PARAMETERS = b"user\0postgres\0database\0postgres\0\0"
 START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
 SETTINGS = {
@@ -28,13 +28,13 @@ SETTINGS = {
     # A large import has its statistics a few seconds later.
     "autovacuum_naptime": "5s",
     "log_min_messages": "warning",
-    # The details of an error are the row that it is about.
+    # The details of an error contain the row that it concerns, which may hold personal data.
     "log_error_verbosity": "terse",
 }
 
 
 async def program(folder: Path, port: int, password: str) -> Program:
-    """PostgreSQL on `folder`, which is initialised first when it is new; `password` is the superuser's."""
+    """PostgreSQL on `folder`, which is initialized first when it is new; `password` is the superuser's."""
     binary = _binary("postgres")
     account = unprivileged(folder, binary)
     if not (folder / "PG_VERSION").exists():
@@ -60,7 +60,7 @@ def _binary(name: str) -> Path:
 
 
 async def _initialise(folder: Path, password: str, account: Account) -> None:
-    # Beside its place, and moved there when it is whole: a set-up that is cut short leaves nothing to trip over.
+    # Created next to its place and moved there when complete, so that an interrupted set-up leaves nothing behind.
     draft = _empty(folder.with_name(f"{folder.name}.new"), account)
     with tempfile.NamedTemporaryFile("w", dir=draft.parent) as secret:
         secret.write(password)
@@ -98,7 +98,7 @@ async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
     if initdb.returncode != 0:
         words = output.decode(errors="replace").strip()
         reason = "the disk is full." if "No space left on device" in words else words[-400:]
-        raise OperatorError(f"PostgreSQL could not be initialised in {folder}: {reason}")
+        raise OperatorError(f"PostgreSQL could not be initialized in {folder}: {reason}")
 
 
 async def _accepts(port: int) -> bool:

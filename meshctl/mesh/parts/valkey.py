@@ -10,7 +10,7 @@ from meshctl.mesh.program import Program
 
 
 def program(folder: Path, port: int, password: str) -> Program:
-    """Valkey as a cache: bounded memory, the least used keys go first, nothing is written to the disk."""
+    """Valkey as a cache: bounded memory, least recently used keys evicted first, nothing written to disk."""
     configuration = folder / "valkey.conf"
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
@@ -37,7 +37,7 @@ def url(port: int, password: str) -> str:
 
 
 async def _answers(port: int) -> bool:
-    """Any answer to PING will do: without the password it is NOAUTH, and the server is up all the same."""
+    """Whether PING gets any reply: without the password it is NOAUTH, which also shows that the server is up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"PING\r\n")

@@ -7,7 +7,7 @@ from meshctl.core.failure import OperatorError
 
 
 def wheel_folder(package: str) -> Path:
-    """The folder of an installed package, which is not imported: its Python side is of no use here."""
+    """Returns the folder of an installed package without importing it: its Python code is not needed here."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise OperatorError(f"The package {package} is not installed: run ./scripts/setup.")

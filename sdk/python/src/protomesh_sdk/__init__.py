@@ -1,4 +1,4 @@
-"""A client of Protomesh: `Mesh`, or `AsyncMesh`, is the door; everything else is a stub, a message or an error."""
+"""A client of Protomesh. Start with `Mesh` or `AsyncMesh`; everything else is a stub, a message or an error."""
 
 from protomesh_sdk import reasons
 from protomesh_sdk.aio import AsyncMesh

@@ -1,4 +1,4 @@
-"""The same client for asyncio: calls are awaited, streams are read by `async for`."""
+"""The client for asyncio: await calls, and read streams with `async for`."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ Token = Callable[[], Awaitable[str]]
 
 
 class AsyncMesh:
-    """A connection to the mesh's edge for one event loop; `Mesh` says what both do."""
+    """A connection to the mesh's edge for one event loop; see `Mesh` for what both do."""
 
     def __init__(self, url: str, *, root_certificates: bytes | None = None) -> None:
         """Opens a channel to `url`; `root_certificates` (PEM) replaces the system's, for https."""
@@ -107,7 +107,7 @@ class AsyncCatalog:
 
 
 class _Prepared:
-    """Gives a call what its contract says of it: a token, an idempotency key, a timeout."""
+    """Adds to a call what its contract requires: a token, an idempotency key, a timeout."""
 
     def __init__(self, token: Token) -> None:
         self._token = token

@@ -1,4 +1,4 @@
-"""What the contracts tell a client: how calls are retried and timed out, and which take an idempotency key."""
+"""What a client reads from the contracts: retries, timeouts, and which calls take an idempotency key."""
 
 import functools
 import json
@@ -10,9 +10,9 @@ from protomesh.options.v1 import options_pb2
 
 
 def service_config() -> str:
-    """One gRPC service config for all services, since the edge is the one server that a client sees.
+    """Returns one gRPC service config for all services, since the edge is the only server that a client sees.
 
-    Without its timeouts, since every call brings its own: gRPC's core counts those of the config from a coarse clock,
+    It has no timeouts, since every call sets its own: gRPC's core counts those of the config from a coarse clock,
     and ends a call up to a second early.
     """
     methods = [{key: value for key, value in one.items() if key != "timeout"} for one in _methods()]
@@ -20,7 +20,7 @@ def service_config() -> str:
 
 
 def timeout(path: str) -> float | None:
-    """Seconds that the RPC at a path such as `/protomesh.ordering.v1.OrderService/PlaceOrder` may take."""
+    """Returns the seconds that the RPC at a path such as `/protomesh.ordering.v1.OrderService/PlaceOrder` may take."""
     return _timeouts().get(path)
 
 
@@ -33,7 +33,7 @@ def takes_key(path: str) -> bool:
 
 @functools.cache
 def is_public(path: str) -> bool:
-    """Whether the RPC at a path is the same for everybody, so that a token has no part in it."""
+    """Whether the RPC at a path is public, so that it needs no token."""
     access: options_pb2.Access = _options(path).Extensions[options_pb2.access]
     return access.public
 

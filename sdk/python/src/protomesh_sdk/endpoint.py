@@ -11,14 +11,14 @@ from protomesh_sdk import contract
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A target of gRPC, and the credentials to speak with it; None in plain text."""
+    """A gRPC target and its credentials; None for plain text."""
 
     target: str
     credentials: grpc.ChannelCredentials | None
 
 
 def at(url: str, root_certificates: bytes | None) -> Endpoint:
-    """The endpoint behind a URL such as `https://api.example.com`. Raises ValueError when it is none."""
+    """Returns the endpoint of a URL such as `https://api.example.com`. Raises ValueError when it is not such a URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"Not a URL of the mesh: {url!r}. Give one such as https://api.example.com.")
@@ -28,7 +28,7 @@ def at(url: str, root_certificates: bytes | None) -> Endpoint:
 
 
 def options() -> list[tuple[str, Any]]:
-    """Channel options: the contracts' retries, and pings that find a dead connection."""
+    """Returns channel options: the contracts' retries, and pings that find a dead connection."""
     return [
         ("grpc.service_config", contract.service_config()),
         ("grpc.keepalive_time_ms", 60_000),

@@ -1,16 +1,16 @@
-"""What can go wrong, one class for each canonical code that the mesh gives.
+"""The errors of a call: one class for each canonical code that the mesh uses.
 
 MeshError
 ├── InvalidArgument     the request breaks its contract
-├── NotFound            there is no such thing, or you may not see it
-├── AlreadyExists       something with that name is there already
+├── NotFound            the resource does not exist, or you may not see it
+├── AlreadyExists       a resource with that name exists already
 ├── PermissionDenied    you may not do this
 ├── Unauthenticated     sign in first, or again
-├── FailedPrecondition  the state of things does not allow it
-├── Aborted             somebody else was faster; read again and repeat
+├── FailedPrecondition  the current state does not allow it
+├── Aborted             a concurrent change came first; read again and repeat
 ├── ResourceExhausted   too many requests; wait `retry_after` seconds
-├── Unavailable         the mesh cannot be reached now; repeating later is right
-└── DeadlineExceeded    the answer did not come in time; what became of the call is unknown
+├── Unavailable         the mesh cannot be reached now; try again later
+└── DeadlineExceeded    no response in time; the call may have taken effect
 
 Below them, `protomesh_sdk.reasons` has a class for each reason of the contracts: `except OutOfStock`.
 """
@@ -35,7 +35,7 @@ class Violation:
 
 
 class MeshError(Exception):
-    """A call failed. `reason` names why, for programs; see the reference of error reasons."""
+    """A call that failed. Programs branch on `reason`; see the reference of error reasons."""
 
     by_reason: ClassVar[dict[str, type["MeshError"]]] = {}
 
@@ -67,11 +67,11 @@ class InvalidArgument(MeshError):
 
 
 class NotFound(MeshError):
-    """There is no such thing, or you may not see it."""
+    """The resource does not exist, or you may not see it."""
 
 
 class AlreadyExists(MeshError):
-    """Something with that name is there already."""
+    """A resource with that name exists already."""
 
 
 class PermissionDenied(MeshError):
@@ -83,11 +83,11 @@ class Unauthenticated(MeshError):
 
 
 class FailedPrecondition(MeshError):
-    """The state of things does not allow it."""
+    """The current state does not allow it."""
 
 
 class Aborted(MeshError):
-    """Somebody else was faster, or the same call is still running; after `retry_after` seconds repeat it."""
+    """A concurrent change came first, or the same call is still running; repeat it after `retry_after` seconds."""
 
 
 class ResourceExhausted(MeshError):
@@ -95,11 +95,11 @@ class ResourceExhausted(MeshError):
 
 
 class Unavailable(MeshError):
-    """The mesh cannot be reached now; repeating later is right."""
+    """The mesh cannot be reached now; try again later."""
 
 
 class DeadlineExceeded(MeshError):
-    """The answer did not come in time; what became of the call is unknown."""
+    """No response in time; the call may have taken effect."""
 
 
 _BY_CODE: Mapping[grpc.StatusCode, type[MeshError]] = {
@@ -117,7 +117,7 @@ _BY_CODE: Mapping[grpc.StatusCode, type[MeshError]] = {
 
 
 def from_call(call: grpc.Call | grpc.aio.AioRpcError) -> MeshError:
-    """The error that a failed call ended with, details included."""
+    """Returns the error of a failed call, with its details."""
     code = call.code()
     trailers = dict(call.trailing_metadata() or ())
     status = status_pb2.Status()
@@ -136,7 +136,7 @@ def from_call(call: grpc.Call | grpc.aio.AioRpcError) -> MeshError:
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     kind = MeshError.by_reason.get(info.reason, MeshError)
     of_code = _BY_CODE.get(code, MeshError)
-    # A newer server may give a known reason with another code; then the code is what callers rely on.
+    # A newer server may use a known reason with another code; then callers rely on the code.
     return (kind if issubclass(kind, of_code) else of_code)(
         code,
         call.details() or "",

@@ -14,7 +14,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Details(NamedTuple):
-    """What grpc calls ClientCallDetails, with other metadata."""
+    """grpc's ClientCallDetails, with other metadata."""
 
     method: str
     timeout: float | None
@@ -30,7 +30,7 @@ class _Intercepted(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Treats the four shapes of a call alike."""
+    """Handles the four shapes of a call in the same way."""
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
         raise NotImplementedError
@@ -53,38 +53,38 @@ class _Intercepted(
 
 
 def wants_token(details: grpc.ClientCallDetails) -> bool:
-    """Whether the contract wants a token, and the call brings none of its own."""
+    """Whether the contract requires a token and the call has none."""
     return not contract.is_public(_text(details.method)) and not _has(details, "authorization")
 
 
 def with_timeout(details: grpc.ClientCallDetails) -> Any:
-    """The details with the contract's timeout, unless the call brings its own."""
+    """Returns the details with the contract's timeout, unless the call has one."""
     if details.timeout is not None:
         return details
     return _with(details, timeout=contract.timeout(_text(details.method)))
 
 
 def with_key(details: grpc.ClientCallDetails) -> Any:
-    """The details with a fresh idempotency key, where the contract takes one and the call brings none of its own."""
+    """Returns the details with a fresh idempotency key, where the contract takes one and the call has none."""
     if not contract.takes_key(_text(details.method)) or _has(details, "idempotency-key"):
         return details
     return _with(details, ("idempotency-key", str(uuid.uuid4())))
 
 
 def with_token(details: grpc.ClientCallDetails, token: str) -> Any:
-    """The details with an access token; as they are without one."""
+    """Returns the details with the access token, or unchanged when it is empty."""
     return _with(details, ("authorization", f"Bearer {token}")) if token else details
 
 
 class Timeouts(_Intercepted):
-    """Gives a call the time that its contract allows, unless it brings its own."""
+    """Sets the timeout of the contract, unless the call has one."""
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
         return continuation(with_timeout(details), request)
 
 
 class Credentials(_Intercepted):
-    """Adds the access token where the contract wants one, unless the call brings its own."""
+    """Adds the access token where the contract requires one, unless the call has one."""
 
     def __init__(self, access_token: Callable[[], str]) -> None:
         self._access_token = access_token
@@ -96,7 +96,7 @@ class Credentials(_Intercepted):
 
 
 class IdempotencyKeys(_Intercepted):
-    """Adds a fresh key where the contract takes one, unless the call brings its own; retries of the call keep it."""
+    """Adds a fresh key where the contract takes one, unless the call has one; retries of the call keep it."""
 
     def intercept(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> Any:
         return continuation(with_key(details), request)

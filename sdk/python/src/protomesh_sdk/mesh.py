@@ -1,4 +1,4 @@
-"""The door: one channel to the edge, and every service that the edge exposes, by domain."""
+"""The client: one channel to the edge, and every service that the edge exposes, by domain."""
 
 from types import TracebackType
 from typing import Self
@@ -40,8 +40,8 @@ class Catalog:
 class Mesh:
     """A connection to the mesh's edge, safe to share between threads.
 
-    Every RPC of a stub takes its request message and gives its answer, or raises a MeshError:
-    `mesh.catalog.products.GetProduct(GetProductRequest(id=…), timeout=1.5)`. Without `timeout` the contract's holds.
+    Every RPC of a stub takes its request message and returns its response, or raises a MeshError:
+    `mesh.catalog.products.GetProduct(GetProductRequest(id=…), timeout=1.5)`. `timeout` defaults to the contract's.
     """
 
     def __init__(self, url: str, *, root_certificates: bytes | None = None) -> None:

@@ -12,7 +12,7 @@ Row_co = TypeVar("Row_co", covariant=True)
 
 
 class Page(Protocol[Row_co]):
-    """The answer of every list."""
+    """The response of every list."""
 
     @property
     def data(self) -> Sequence[Row_co]:
@@ -20,13 +20,13 @@ class Page(Protocol[Row_co]):
 
     @property
     def meta(self) -> page_pb2.PageMeta:
-        """Where the page stands."""
+        """The position of the page."""
 
 
 def rows(call: Callable[[Request], Page[Row]], request: Request) -> Iterator[Row]:
-    """Every row of a list, in its order, page after page: `rows(mesh.orders.ListOrders, ListOrdersRequest())`.
+    """Yields every row of a list, in order, page after page: `rows(mesh.orders.ListOrders, ListOrdersRequest())`.
 
-    `limit` in the request is the size of a page. What is inserted meanwhile shifts no row.
+    `limit` in the request is the size of a page. Rows that are inserted meanwhile do not shift others.
     """
     following = type(request)()
     following.CopyFrom(request)

@@ -1,4 +1,4 @@
-"""Who the client is: the tokens of a signed-in user, renewed before they run out."""
+"""The client's session: the tokens of a signed-in user, renewed before they expire."""
 
 import threading
 import time
@@ -13,12 +13,12 @@ from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from protomesh_sdk.errors import Unauthenticated
 
-# Before its end a token is not used any more: a call that starts now must still arrive with a valid one.
+# A token is renewed this long before it expires, so that a call that starts now arrives with a valid one.
 MARGIN_SECONDS = 30
 
 
 class Session:
-    """The tokens of one user. Threads may share it: one of them renews, the others wait."""
+    """The tokens of one user. Threads may share it: one renews the tokens, the others wait."""
 
     def __init__(self, auth: AuthServiceStub) -> None:
         self._auth = auth
@@ -33,14 +33,14 @@ class Session:
             self._keep(grant)
 
     def logout(self) -> None:
-        """Signs out; the tokens are refused everywhere within seconds. Without a session nothing happens."""
+        """Signs out; the tokens are refused everywhere within seconds. Does nothing without a session."""
         if token := self.access_token():
             self._auth.LogoutUser(LogoutUserRequest(), metadata=(("authorization", f"Bearer {token}"),))
         with self._lock:
             self._grant = None
 
     def access_token(self) -> str:
-        """A token that is valid for some time yet; empty without a session. Raises Unauthenticated when it ended."""
+        """Returns a token that is not about to expire; "" without a session. Raises Unauthenticated when it ended."""
         with self._lock:
             if self._grant is not None and time.monotonic() > self._valid_until:
                 self._renew(self._grant.refresh_token)
