@@ -1,13 +1,13 @@
--- The transcoder drops a field of a JSON body that the message does not have, and cannot be told to refuse it. So this
--- walks the body along its message, and says what does not belong. MESSAGES (generated from the contracts) holds each
--- message's fields by both of their JSON names: the message that a field holds, or `true` for what is not looked into.
--- The fields of a map are whatever they are called: they stand under `*`.
+-- The transcoder drops unknown fields of a JSON body, and has no option to refuse them. So this walks the body along
+-- its message, and reports unknown fields. MESSAGES (generated from the contracts) maps each message's fields, by both
+-- of their JSON names, to the message that a field holds, or to `true` for a value that is not checked. A map accepts
+-- any key: its entry is `*`.
 
 local QUOTE, COLON, COMMA, BACKSLASH = 0x22, 0x3A, 0x2C, 0x5C
 local OPEN_OBJECT, CLOSE_OBJECT, OPEN_LIST, CLOSE_LIST = 0x7B, 0x7D, 0x5B, 0x5D
 local NOT_JSON = "the body is not JSON"
 
--- The byte at or after `at` that is no blank, and its position.
+-- Returns the first byte at or after `at` that is not whitespace, and its position.
 local function token(text, at)
   local position = string.find(text, "[^ \t\r\n]", at)
   if position == nil then
@@ -16,8 +16,8 @@ local function token(text, at)
   return string.byte(text, position), position
 end
 
--- The position of the quote that ends the string that begins at `at`. Quotes are searched as plain bytes, since a pattern
--- would take ten times as long over a large text.
+-- Returns the position of the quote that ends the string that begins at `at`. Searches for quotes as plain bytes,
+-- because a pattern takes ten times as long on a large text.
 local function end_of_string(text, at)
   local position = at
   local before
@@ -34,7 +34,8 @@ local function end_of_string(text, at)
   return position
 end
 
--- The position after a value of no interest. Brackets are counted, so that no depth can exhaust the stack.
+-- Returns the position after a value that is not checked. Counts brackets instead of recursing, so that no depth can
+-- exhaust the stack.
 local function after_value(text, at)
   local depth = 0
   repeat
@@ -62,7 +63,7 @@ end
 
 local walk
 
--- Walks what stands between the brackets, separated by commas: `item` takes a position and returns the one after it.
+-- Walks the comma-separated items between brackets: `item` takes a position and returns the position after the item.
 local function walk_items(text, at, closing, item)
   local byte, position = token(text, at)
   if byte == closing then
@@ -99,7 +100,7 @@ local function walk_object(text, at, message)
   end)
 end
 
--- The position after the value at `at`, all of whose fields are fields of `message`.
+-- Returns the position after the value at `at`; raises an error for a field that `message` does not have.
 walk = function(text, at, message)
   local byte, position = token(text, at)
   if message == true then
@@ -108,7 +109,7 @@ walk = function(text, at, message)
     return walk_object(text, position + 1, message)
   elseif byte == OPEN_LIST then
     return walk_items(text, position + 1, CLOSE_LIST, function(item)
-      -- No contract has one, but the transcoder would take its items.
+      -- No contract has a list in a list, but the transcoder would accept its items.
       if string.byte(text, item) == OPEN_LIST then
         error("there is a list in a list", 0)
       end
@@ -118,7 +119,7 @@ walk = function(text, at, message)
   return after_value(text, position)
 end
 
--- What is wrong with a body that should be this message; nil when nothing is.
+-- Returns what is wrong with a body of this message; nil when it is valid.
 local function what_does_not_belong(text, message)
   if not string.find(text, "[^ \t\r\n]") then
     return nil

@@ -1,11 +1,11 @@
--- REST calls only: what the transcoder leaves undone. Native gRPC and gRPC-Web pass untouched.
+-- Completes what the transcoder does, for REST calls only. Native gRPC and gRPC-Web pass unchanged.
 
 local function is_grpc(headers)
   local content_type = headers:get("content-type")
   return content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc"
 end
 
--- An empty query parameter (`?status=&page=`) means the same as none, but is no valid enum or number.
+-- An empty query parameter (`?status=&page=`) means the same as none, but is not a valid enum or number.
 local function without_empty_parameters(path)
   local mark = string.find(path, "?", 1, true)
   if mark == nil then
@@ -21,7 +21,7 @@ local function without_empty_parameters(path)
   return #kept == 0 and bare or bare .. "?" .. table.concat(kept, "&")
 end
 
--- Whether `if-none-match` (a list of etags, or `*`) names this etag; weak and strong count as the same.
+-- Returns whether `if-none-match` (a list of etags, or `*`) contains this etag; weak and strong etags count as equal.
 local function matches(if_none_match, etag)
   if if_none_match == "*" then
     return true
@@ -35,12 +35,12 @@ local function matches(if_none_match, etag)
   return false
 end
 
--- What the answer must know of the request, since its headers are out of sight by then.
+-- Stores what the response needs to know about the request, because the request's headers are not available then.
 local function remember(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("rest", key, value)
 end
 
--- Reads the whole answer and sends none of it. Its length stays: that is what HEAD asks for.
+-- Reads the whole response and sends an empty body. Keeps `content-length`, because HEAD asks for it.
 local function drop_body(handle)
   local body = handle:body()
   if body ~= nil then
@@ -50,8 +50,9 @@ local function drop_body(handle)
   end
 end
 
--- What a server's gRPC says by itself when a deadline passes has no details; ours arrives a moment earlier, as a rule.
-local LATE = '{"code":4,"message":"The deadline passed before the answer was there.","details":[{"@type":' ..
+-- The error that a server's gRPC library sends when a deadline passes has no details; usually ours arrives a moment
+-- earlier.
+local LATE = '{"code":4,"message":"The deadline passed before the response was ready.","details":[{"@type":' ..
   '"type.googleapis.com/google.rpc.ErrorInfo","reason":"DEADLINE_EXCEEDED","domain":"protomesh","metadata":{}}]}'
 
 local function tell_in_full(handle)
@@ -72,7 +73,7 @@ function envoy_on_request(handle)
     remember(handle, "head", "true")
   end
   local if_none_match = headers:get("if-none-match")
-  -- Of a change it asks something else, and 304 would hide that it was made.
+  -- For a change the header means something else, and 304 would hide that the change was made.
   if if_none_match ~= nil and headers:get(":method") == "GET" then
     remember(handle, "if_none_match", if_none_match)
   end
