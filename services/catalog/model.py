@@ -24,7 +24,7 @@ class ProductStatus(enum.StrEnum):
 
 
 class ReservationStatus(enum.StrEnum):
-    """Where a reservation stands; the contract's `Reservation.Status` says what each means."""
+    """The status of a reservation; the contract's `Reservation.Status` says what each means."""
 
     HELD = "held"
     COMMITTED = "committed"

@@ -1,4 +1,4 @@
-"""Orders, their items and history, and the sagas of those that are under way."""
+"""Orders, their items and history, and the sagas of orders in progress."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ revision = "0001"
 down_revision = None
 
 STATUSES = "status IN ('placing', 'pending_payment', 'rejected', 'cancelled')"
-# Whoever watches an order hears of a change when it is committed, whichever process made it.
+# Notifies the watchers of an order when a change is committed, whichever process made it.
 NOTIFY = """
 CREATE FUNCTION notify_order_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

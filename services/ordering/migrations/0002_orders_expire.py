@@ -1,4 +1,4 @@
-"""Unpaid orders expire, and an order is written in one transaction: no saga, and no status on the way."""
+"""Unpaid orders expire, and an order is written in one transaction: there is no saga and no intermediate status."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 STATUSES = "status IN ('pending_payment', 'cancelled', 'expired')"
 PENDING = sa.text("status = 'pending_payment'")
-# What was under way, or was rejected, holds nothing that its buyer could wait for.
+# Orders that were in progress or rejected hold nothing that their buyer could wait for.
 END_OTHERS = """
 UPDATE orders SET status = 'cancelled', version = version + 1, updated_at = now(),
     reason = CASE reason WHEN '' THEN 'interrupted' ELSE reason END
@@ -21,7 +21,7 @@ WHERE NOT EXISTS (SELECT FROM order_transitions WHERE order_id = ended.id AND ve
 """
 FORGET_STATUSES = "DELETE FROM order_transitions WHERE status IN ('placing', 'rejected')"
 GIVE_TIME = "UPDATE orders SET expires_at = now() + interval '30 minutes' WHERE status = 'pending_payment'"
-# Checked when the transaction commits: stock that is reserved for an order and has none so long after is given back.
+# Checked when the transaction commits, because stock that has no order after this time is released.
 IN_TIME = """
 CREATE FUNCTION refuse_late_order() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,4 +1,4 @@
-"""A change of an order notifies nobody within its transaction: who watches is woken by the event about it."""
+"""A change of an order no longer sends a notification in its transaction: its event wakes the watchers."""
 
 from alembic import op
 

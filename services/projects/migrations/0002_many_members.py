@@ -1,4 +1,4 @@
-"""Projects with many members: their list and their owners are found by an index."""
+"""Indexes for the members and the owners of projects with many members."""
 
 import sqlalchemy as sa
 from alembic import op
