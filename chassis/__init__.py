@@ -1,1 +1,1 @@
-"""The run-time library that every service stands on: a contract goes in, an enforcing server comes out."""
+"""The run-time library of every service: it turns contracts into a server that enforces them."""

@@ -1,4 +1,4 @@
-"""A service: what it serves, what it reacts to, and its life from start-up to drain."""
+"""A service: what it serves, what it subscribes to, and its lifecycle from start-up to drain."""
 
 import argparse
 import asyncio
@@ -45,22 +45,22 @@ from chassis.workers import Workers
 logger = logging.getLogger(__name__)
 
 _DATABASE_PAUSE_SECONDS = 0.5
-# How long a start waits for the revocations of before; then it serves without, since whoever stops a broker must not
-# stop every restart with it (docs/decisions/serving-without-revocations.md).
+# How long a start waits for earlier revocations; then it serves without them, since an outage of the broker must not
+# block every restart (docs/decisions/serving-without-revocations.md).
 REVOCATIONS_SECONDS = 5.0
-# New objects between two looks for cycles. grpc.aio leaves some with each call; collected soon, while there are few,
-# they keep the memory that calls work in small enough for the processor's caches.
+# New objects between two garbage collections. grpc.aio leaves some cycles with each call; collecting them early, while
+# there are few, keeps the memory that calls use small enough for the processor's caches.
 _GARBAGE = 200
 
 Compose = Callable[["Service"], Awaitable[None]]
 
 
 class StartError(Exception):
-    """The service cannot start; the text is one sentence that says why."""
+    """The service cannot start; the message is one sentence that says why."""
 
 
 class Service:
-    """What a composition root fills: servicers, subscriptions, background work. See docs/chassis.md."""
+    """The object that a composition root fills: servicers, subscriptions, background work. See docs/chassis.md."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -68,7 +68,7 @@ class Service:
         self.mesh = MeshChannel(settings, self.certificates)
         self.revocations = Revocations()
         self._revocation_feed = RevocationFeed(self.revocations)
-        # Identity puts its own keys here; everybody else fetches them from identity.
+        # Identity sets its own keys here; all other services fetch them from identity.
         self.token_keys: KeySource = identity_keys(self.mesh)
         self._servicers = Servicers()
         self._subscriptions: dict[str, Mapping[type[Message], Handle]] = {}
@@ -77,7 +77,7 @@ class Service:
 
     @cached_property
     def database(self) -> Database:
-        """The service's own database. StartError when the settings name none."""
+        """The service's own database. Raises StartError when the settings name none."""
         if not self.settings.database_url:
             raise StartError(f"{self.settings.service} needs a database: set PROTOMESH_DATABASE_URL.")
         return Database.of(self.settings)
@@ -85,18 +85,18 @@ class Service:
     def serve(self, name: str, servicer: object, access: options_pb2.Access | None = None) -> None:
         """Serves a gRPC service by its full name. `access` is for contracts that are not ours.
 
-        ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
+        Raises ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
         """
         self._servicers.add(name, servicer, access)
 
     def subscribe(self, durable: str, handlers: Mapping[type[Message], Handle]) -> None:
-        """Has `handle(event, envelope, work)` called for each event, in one transaction with the event's inbox row.
+        """Calls `handle(event, envelope, work)` for each event, in one transaction with the event's inbox row.
 
-        Events of one aggregate come in order, across the types of a subscription. ContractError for a message that
-        is not an event, or a name that is taken.
+        Events of one aggregate come in order, across the types of a subscription. Raises ContractError for a message
+        that is not an event, or a name that is taken.
         """
         if durable in self._subscriptions:
-            raise ContractError(f"There are two subscriptions of the name {durable}.")
+            raise ContractError(f"There are two subscriptions named {durable}; give each one its own name.")
         for message in handlers:
             try:
                 event_type(message)
@@ -105,38 +105,38 @@ class Service:
         self._subscriptions[durable] = handlers
 
     def live(self, *events: type[Message]) -> Live:
-        """Returns watchers that these events wake once they are published. Without NATS they look by themselves."""
+        """Returns watchers that these events wake once they are published. Without NATS, watchers poll."""
         live = Live(*events)
         self._live_events.append(live)
         return live
 
     def background(self, worker: Worker) -> None:
-        """Runs `worker()` in the processes that do background work: all of them, or those of `--role worker`.
+        """Runs `worker()` in the processes that do background work: all of them, or those with `--role worker`.
 
-        It is cancelled at the drain, and its failure ends the process.
+        It is cancelled when the process drains; if it fails, the process ends.
         """
         self._workers.background(worker)
 
     def beside_server(self, worker: Worker) -> None:
-        """Runs `worker()` in every process with a server, such as one that keeps what it has in memory up to date."""
+        """Runs `worker()` in every process with a server, such as a worker that keeps in-memory data up to date."""
         self._workers.beside_server(worker)
 
     async def run(self, until: asyncio.Event, ready: Callable[[int], None] = lambda _: None) -> None:
-        """Serves until the event is set, then drains. `ready` gets the port once calls are answered.
+        """Serves until the event is set, then drains. Calls `ready` with the port once the server serves calls.
 
-        Raises what ended a worker, once the server has drained, and StartError.
+        Raises StartError, and the error that ended a worker once the server has drained.
         """
         if self._subscriptions and not self.settings.nats_url:
             raise StartError(f"{self.settings.service} subscribes to events: set PROTOMESH_NATS_URL.")
         async with contextlib.AsyncExitStack() as parts:
             parts.push_async_callback(self.mesh.close)
             await self._open_parts(parts)
-            # A process that only works has a server too, for its health.
+            # A worker process has a server too, for its health checks.
             served = self._servicers if self.settings.role != "worker" else Servicers()
             server = Server(self.settings, self.certificates, served.receive_limit())
             server.register(served.handlers(self._parts()), served.names())
             await server.start()
-            # What is there now stays; the collector need not look at it again with every few hundred calls.
+            # Objects that exist now are permanent, so the collector need not check them again every few hundred calls.
             gc.collect()
             gc.freeze()
             gc.set_threshold(_GARBAGE)
@@ -144,7 +144,7 @@ class Service:
                 await self._live(server, first(until, failed), ready)
 
     async def _live(self, server: Server, end: Awaitable[None], ready: Callable[[int], None]) -> None:
-        """Serves from when the service can until its end, and drains, whatever the end is."""
+        """Serves from the moment the service is ready until its end, whatever that is, then drains."""
         ending, starting = asyncio.ensure_future(end), asyncio.ensure_future(self._until_ready())
         try:
             await asyncio.wait((ending, starting), return_when=asyncio.FIRST_COMPLETED)
@@ -163,10 +163,10 @@ class Service:
             await server.stop(0)
 
     async def _open_parts(self, parts: contextlib.AsyncExitStack) -> None:
-        """Opens database and broker, to be closed with `parts`, and adds the workers that need them."""
+        """Opens the database and the broker, to be closed with `parts`, and adds the workers that need them."""
         self._workers.beside_server(self.token_keys.run)
         settings = self.settings
-        # Whoever subscribes needs one, for the inbox.
+        # A service with subscriptions needs a database for the inbox.
         database = self.database if self._subscriptions else self.__dict__.get("database")
         if database is not None:
             await parts.enter_async_context(database)
@@ -187,24 +187,24 @@ class Service:
             await self._until_informed()
 
     async def _until_reachable(self) -> None:
-        """Waits for the database to answer: a service that could only fail wants no calls."""
+        """Waits until the database responds: a service that could only fail calls should not get any."""
         database = self.__dict__.get("database")
         while database is not None:
             try:
                 async with database.connection() as connection:
                     await connection.execute("SELECT 1")
-            except Exception as error:  # noqa: BLE001 (whatever it is, there is no database yet)
+            except Exception as error:  # noqa: BLE001 (whatever fails, the database is not available yet)
                 logger.warning("Waiting for the database: %s", type(error).__name__)
                 await asyncio.sleep(_DATABASE_PAUSE_SECONDS)
             else:
                 return
 
     async def _until_informed(self) -> None:
-        """Waits, for a while, until those sessions are known that ended before the start."""
+        """Waits for a limited time until the sessions that ended before the start are known."""
         if self.settings.nats_url and not await self._revocation_feed.caught_up(REVOCATIONS_SECONDS):
             logger.warning(
-                "NATS does not answer. Serving all the same: tokens of sessions that ended within the last "
-                "10 minutes are taken for good until NATS is back."
+                "NATS does not answer. Serving without revocations: tokens of sessions that ended within the last "
+                "10 minutes are accepted until NATS is back."
             )
 
     def _parts(self) -> pipeline.Parts:
@@ -229,7 +229,7 @@ class Service:
 
 
 def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> None:
-    """The entry point of a deployable: reads settings, composes, serves, drains on SIGTERM or SIGINT."""
+    """Runs a deployable: reads settings, composes the service, serves, and drains on SIGTERM or SIGINT."""
     given = _arguments(name)
     try:
         values = settings(service=name, **given)
@@ -244,10 +244,12 @@ def run(name: str, compose: Compose, settings: type[Settings] = Settings) -> Non
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    """Settings that stand on the command line."""
+    """Returns the settings from the command line."""
     parser = argparse.ArgumentParser(prog=f"services.{name}")
     parser.add_argument(
-        "--role", choices=get_args(Role), help="What this process does; all of it by default."
+        "--role",
+        choices=get_args(Role),
+        help="The part of the service that this process runs; all by default.",
     )
     return {key: value for key, value in vars(parser.parse_args()).items() if value is not None}
 

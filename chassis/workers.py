@@ -1,4 +1,4 @@
-"""What runs in a process of a service besides its server, by the role of the process."""
+"""Workers: the tasks that run in a service's process besides its server, by the role of the process."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -29,11 +29,11 @@ class Workers:
         self._background: list[Worker] = []
 
     def beside_server(self, worker: Worker) -> None:
-        """Adds one that every process with a server needs for itself."""
+        """Adds a worker that every process with a server runs."""
         self._beside_server.append(worker)
 
     def background(self, worker: Worker) -> None:
-        """Adds one that need not run where the server does."""
+        """Adds a worker that may run apart from the server."""
         self._background.append(worker)
 
     def events(
@@ -42,7 +42,7 @@ class Workers:
         broker: Broker,
         subscriptions: Mapping[str, Mapping[type[Message], Handle]],
     ) -> None:
-        """Adds what sends and handles events."""
+        """Adds the workers that send and handle events."""
         settings = self._settings
         self.background(Relay(database, broker, settings.service).run)
         policy = Policy(settings.event_attempts, settings.event_backoff_seconds)
@@ -52,14 +52,14 @@ class Workers:
             self.beside_server(partial(wakeup.announce, database, broker))
 
     def __iter__(self) -> Iterator[Worker]:
-        """Those of this process's role, each on the connections that calls do not use."""
+        """Yields the workers of this process's role; each uses connections that calls do not use."""
         if self._settings.role != "worker":
             yield from (partial(_apart, worker) for worker in self._beside_server)
         if self._settings.role != "server":
             yield from (partial(_apart, worker) for worker in self._background)
 
     def keep_tables(self, database: Database) -> None:
-        """Adds what deletes old rows of the chassis's tables."""
+        """Adds the worker that deletes old rows of the chassis's tables."""
         kept = timedelta(days=self._settings.audit_days)
         purges = (*_PURGES, partial(audit_records.purge, kept=kept))
         self.background(partial(retention.run, database, purges))

@@ -1,4 +1,4 @@
-"""The connection to NATS JetStream, which comes back by itself."""
+"""The connection to NATS JetStream, which reconnects by itself."""
 
 import asyncio
 import logging
@@ -16,29 +16,29 @@ logger = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.5
-# JetStream's own number for a cluster that has no leader yet.
+# JetStream's error code for a cluster that has no leader yet.
 _CLUSTER_UNAVAILABLE = 10008
-# What the client itself refuses to send.
+# Errors for messages that the client itself refuses to send.
 _REFUSALS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError)
 
 
 class Broker:
-    """One connection for a process: `async with Broker(url) as broker`. Opening it does not wait for NATS.
+    """The connection of a process: `async with Broker(url) as broker`. Opening it does not wait for NATS.
 
-    Errors of its calls: `nats.errors.Error` (TimeoutError when NATS does not answer), `nats.js.errors.Error`.
+    Its calls raise `nats.errors.Error` (TimeoutError when NATS does not answer) and `nats.js.errors.Error`.
     """
 
     def __init__(self, url: str, *, name: str = "protomesh", replicas: int = 1) -> None:
         self._url = url
         self._name = name
-        # Of streams that are made over this connection.
+        # The replicas of streams that are created over this connection.
         self.replicas = replicas
         self._client = Client()
         self._jetstream = self._client.jetstream()
         self._connecting: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Starts to connect, and returns at once; it is tried until it succeeds."""
+        """Starts to connect and returns immediately; retries until it succeeds."""
         self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
@@ -46,13 +46,13 @@ class Broker:
             self._url.split(","),
             name=self._name,
             max_reconnect_attempts=-1,
-            reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # fractions are slept as well
+            reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # accepts fractions too
             ping_interval=10,
             error_cb=_note,
         )
 
     async def close(self) -> None:
-        """Sends what is buffered, and leaves."""
+        """Sends buffered messages and disconnects."""
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -68,9 +68,9 @@ class Broker:
         await self.close()
 
     async def ready(self) -> JetStreamContext:
-        """JetStream, as soon as the first connection stands."""
+        """Waits for the first connection; returns its JetStream context."""
         if self._connecting is None:
-            raise RuntimeError("The broker was not connected.")
+            raise RuntimeError("The broker is not connected: call connect() first.")
         if self._connecting.done():
             self._connecting.result()
         else:
@@ -79,16 +79,16 @@ class Broker:
 
     @property
     def client(self) -> Client:
-        """The core connection, for what JetStream's context does not offer."""
+        """The core connection, for operations that JetStream's context does not offer."""
         return self._client
 
     @property
     def connected(self) -> bool:
-        """Whether NATS can be reached now, as far as is known."""
+        """Whether NATS is reachable now, as far as the client knows."""
         return self._client.is_connected
 
     async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> PubAck:
-        """Publishes to the stream that takes the subject; returns once NATS has it on disk."""
+        """Publishes to the stream of the subject; returns once NATS has the message on disk."""
         jetstream = await self.ready()
         return await jetstream.publish(subject, payload, PUBLISH_SECONDS, headers=dict(headers))
 
@@ -98,7 +98,7 @@ async def _note(error: Exception) -> None:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error says that the broker cannot be reached now, rather than that it refuses something."""
+    """Whether an error means that the broker is unreachable now, rather than that it refuses something."""
     if isinstance(error, nats.js.errors.APIError):
         return error.err_code == _CLUSTER_UNAVAILABLE
     return isinstance(error, nats.errors.Error) and not isinstance(error, _REFUSALS)

@@ -1,4 +1,4 @@
-"""The consumer: a subscription of a service, whose events are handled in order within each aggregate."""
+"""The consumer: handles the events of a service's subscription, in order within each aggregate."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ from chassis.events.transaction import Handle, Transactions
 
 logger = logging.getLogger(__name__)
 
-LAG = Gauge("consumer_lag_events", "Events that a consumer has not handled.", ["consumer"])
+LAG = Gauge("consumer_lag_events", "Events that a consumer has not handled yet.", ["consumer"])
 
 _MEASURE_SECONDS = 10.0
 
 
 class Consumer:
-    """One subscription of a service. All its processes share it; each event goes to one of them at a time.
+    """One subscription of a service. All processes of the service share it; each event goes to one of them at a time.
 
-    Events of one aggregate are handled in order, whatever their types: each names its predecessors, and waits until
-    they are handled or given up. An event that keeps failing is tried by `policy`, then moves to the dead letters. A
-    handler may be called again for an event whose transaction was rolled back, so its effects belong into `work`.
+    Events of one aggregate are handled in order, whatever their types: each names its predecessors and waits until
+    they are handled or given up. An event that keeps failing is retried by `policy`, then moved to the dead letters. A
+    handler may be called again for an event whose transaction was rolled back, so its effects belong in `work`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Consumer:
         handlers: Mapping[type[Message], Handle],
         policy: Policy | None = None,
     ) -> None:
-        """TypeError for a message that is no event."""
+        """Raises TypeError for a message that is not an event."""
         self._broker = broker
         self._name = name
         self._policy = policy or Policy()
@@ -66,11 +66,11 @@ class Consumer:
             lambda delivery, missing: self._subscriptions[delivery.stream].is_coming(delivery, missing),
             self._policy,
         )
-        # One batch at work and another at hand for each transaction.
+        # For each concurrent transaction, one batch in work and one that waits.
         self._lanes = Lanes(2 * self._policy.concurrency * self._policy.batch)
 
     async def run(self) -> None:
-        """Handles events until cancelled; then takes no more, and returns when those in hand are done."""
+        """Handles events until cancelled; then takes no more, and returns once the current ones are done."""
         work = [self._handle_fresh() for _ in range(self._policy.concurrency)]
         work += [self._handle_again() for _ in range((self._policy.concurrency + 1) // 2)]
         working = [asyncio.create_task(each) for each in work]
@@ -103,12 +103,14 @@ class Consumer:
                 self._lanes.put(delivery)
 
     async def _compare_ages(self, stream: str, made: dt.datetime) -> None:
-        """Says that a stream was lost. There is nothing to do: it has all events from its beginning, the inbox knows
-        which of them were handled, and what it lacks nobody waits for.
+        """Logs that a stream was lost. Nothing else is needed: deliveries start with the new stream's first event, the
+        inbox knows which events were handled, and no event waits for one that the stream lacks.
         """
         if await self._inbox.handled_before(made):
             logger.warning(
-                "The stream %s is younger than what %s has handled: it was lost.", stream, self._name
+                "The stream %s is newer than events that %s has handled: it was lost and created again.",
+                stream,
+                self._name,
             )
 
     async def _handle_fresh(self) -> None:

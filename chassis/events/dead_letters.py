@@ -1,4 +1,4 @@
-"""Dead letters: events that a consumer gave up, kept until somebody replays or drops them."""
+"""Dead letters: events that a consumer gave up, kept until an operator replays or drops them."""
 
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +13,7 @@ from chassis.events import streams
 from chassis.events.broker import Broker
 from chassis.events.delivery import PREVIOUS_HEADER, REPLAY_HEADER, Delivery
 
-# Headers of a dead letter that are not the event's own.
+# Headers of a dead letter that its event does not have.
 _OWN = (
     "mesh-consumer",
     "mesh-stream",
@@ -27,7 +27,7 @@ _OWN = (
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that `consumer` gave up after `attempts`. `sequence` names the letter; `payload` is the message."""
+    """An event that `consumer` gave up after `attempts`. `sequence` identifies the letter; `payload` is the message."""
 
     sequence: int
     consumer: str
@@ -44,10 +44,10 @@ class DeadLetter:
 
 
 async def bury(broker: Broker, delivery: Delivery, consumer: str, attempts: int, error: str) -> None:
-    """Puts an event among the dead letters; returns once it is on disk there."""
+    """Adds an event to the dead letters; returns once it is on disk there."""
     headers = {
         **{name: value for name, value in delivery.headers.items() if name != REPLAY_HEADER},
-        # Another one when a replay fails again, and when a stream that was lost counts from 1 again.
+        # Differs when a replay fails again, and when a stream that was lost counts from 1 again.
         "Nats-Msg-Id": f"{consumer}/{delivery.event_id}/{delivery.sequence}",
         "mesh-consumer": consumer,
         "mesh-stream": delivery.stream,
@@ -62,13 +62,13 @@ async def bury(broker: Broker, delivery: Delivery, consumer: str, attempts: int,
     try:
         await broker.publish(subject, delivery.data, headers)
     except nats.js.errors.NoStreamResponseError:
-        # It belongs to no service, so the first one that needs it makes it.
+        # The stream belongs to no service, so the first one that needs it creates it.
         await streams.declare(broker, DEAD_LETTERS)
         await broker.publish(subject, delivery.data, headers)
 
 
 async def listed(broker: Broker, consumer: str = "", limit: int = 100) -> AsyncIterator[DeadLetter]:
-    """The oldest letters, of one consumer or of all."""
+    """Yields the oldest letters, of one consumer or of all."""
     subject = f"{DEAD_SUBJECT}.{consumer or '>'}"
     sequence = 1
     for _ in range(limit):
@@ -80,7 +80,7 @@ async def listed(broker: Broker, consumer: str = "", limit: int = 100) -> AsyncI
 
 
 async def show(broker: Broker, sequence: int) -> DeadLetter:
-    """One letter. LookupError when there is none of this number."""
+    """Returns one letter. Raises LookupError when there is none with this number."""
     jetstream = await broker.ready()
     try:
         return _letter(await jetstream.get_msg(DEAD_LETTERS, sequence))
@@ -91,13 +91,13 @@ async def show(broker: Broker, sequence: int) -> DeadLetter:
 async def replay(broker: Broker, sequence: int) -> DeadLetter:
     """Sends an event to the consumer that gave it up, and removes the letter.
 
-    It goes to its old subject under its old event id: other consumers see by a header that it is not for them (and
-    know it from their inbox anyway), the one it is for knows it as dead and handles it. LookupError when there is
-    no such letter.
+    The event goes to its old subject with its old event id. Other consumers recognize by a header that it is not for
+    them (and know it from their inboxes anyway); the consumer that gave it up has it on record as dead and handles it.
+    Raises LookupError when there is no such letter.
     """
     letter = await show(broker, sequence)
     kept = {name: value for name, value in letter.headers.items() if name not in (*_OWN, PREVIOUS_HEADER)}
-    # Its place in the order is past; and the broker must not take it for a duplicate.
+    # Its place in the order has passed, and the broker must not treat it as a duplicate.
     headers = {**kept, "Nats-Msg-Id": f"replay/{uuid.uuid4()}", REPLAY_HEADER: letter.consumer}
     await broker.publish(letter.subject, letter.payload, headers)
     await drop(broker, sequence)
@@ -105,7 +105,7 @@ async def replay(broker: Broker, sequence: int) -> DeadLetter:
 
 
 async def drop(broker: Broker, sequence: int) -> None:
-    """Removes a letter for good. LookupError when there is no such letter."""
+    """Removes a letter permanently. Raises LookupError when there is no such letter."""
     await show(broker, sequence)
     await (await broker.ready()).delete_msg(DEAD_LETTERS, sequence)
 

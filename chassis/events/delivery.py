@@ -1,4 +1,4 @@
-"""One delivery of an event: what its headers say, how it is answered, and how often it is tried."""
+"""Deliveries of events: what the headers say, how a delivery is acknowledged, and how often an event is tried."""
 
 import datetime as dt
 import json
@@ -14,13 +14,13 @@ REPLAY_HEADER = "mesh-replay-for"
 PREVIOUS_HEADER = "mesh-previous"
 VERSION_HEADER = "mesh-aggregate-version"
 
-# `ordering.order` and the id of one.
+# The type and the id, such as `ordering.order` and an order's id.
 Aggregate = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a consumer works and how long it tries. Durations are seconds.
+    """The settings of a consumer: how it works and how often it tries. Durations are in seconds.
 
     `backoff` holds the pauses after the first, second … failed attempt; the last one repeats. Up to `concurrency`
     transactions run at once, each with up to `batch` events of different aggregates.
@@ -37,10 +37,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a handler is told beside the event, the same at every attempt.
+    """The context that a handler gets with an event, the same at every attempt.
 
-    `aggregate_version` is the aggregate's after the change, 0 when it has none: a projection can refuse by it to go
-    back. `occurred_at` is when the change was made. `traceparent` names the trace that it belongs to (W3C).
+    `aggregate_version` is the aggregate's version after the change, 0 when it has none: a projection can use it to
+    ignore older states. `occurred_at` is when the change was made. `traceparent` names its trace (W3C).
     """
 
     event_id: uuid.UUID
@@ -79,24 +79,24 @@ class Delivery:
         self.stream: str = metadata.stream
         self.sequence: int = metadata.sequence.stream
         self.deliveries: int = metadata.num_delivered
-        # Whether nothing is known against it; the consumer knows better when it has put it back itself.
+        # Whether the event has no failed attempts; the consumer corrects this for deliveries that it put back itself.
         self.fresh = self.deliveries == 1
         self.event_id = _uuid(self.headers.get("ce-id", "")) or self._id_of_place()
         self.replay_for = self.headers.get(REPLAY_HEADER, "")
         self.aggregate: Aggregate = (kind.aggregate_type, self.subject.rpartition(".")[2])
 
     def _id_of_place(self) -> uuid.UUID:
-        """An id for a message that has none; with its time, since a stream that was lost counts from 1 again."""
+        """Returns an id for a message without one; includes its time, since a rebuilt stream counts from 1 again."""
         stored_at = self.message.metadata.timestamp.isoformat()
         return uuid.uuid5(uuid.NAMESPACE_URL, f"{self.stream}/{self.sequence}/{stored_at}")
 
     @property
     def aggregate_id(self) -> str:
-        """What the event is about."""
+        """The id of the aggregate that the event is about."""
         return self.aggregate[1]
 
     def envelope(self) -> Envelope:
-        """What the handler is told."""
+        """Returns the context for the handler."""
         return Envelope(
             event_id=self.event_id,
             event_type=self.type.name,
@@ -113,24 +113,24 @@ class Delivery:
             return self.message.metadata.timestamp
 
     def previous(self) -> dict[str, uuid.UUID]:
-        """The last event of each type before this one about its aggregate, by the type's name."""
+        """Returns the last event of each type before this one about its aggregate, by the type's name."""
         found = json.loads(self.headers.get(PREVIOUS_HEADER, "{}"))
         return {kind: uuid.UUID(event_id) for kind, event_id in found.items()}
 
     async def acknowledge(self) -> None:
-        """It is handled; JetStream forgets it for this consumer."""
+        """Reports the event as handled; JetStream does not deliver it to this consumer again."""
         await self.message.ack()
 
     async def later(self, seconds: float) -> None:
-        """Has it delivered again after a while."""
+        """Requests delivery again after a number of seconds."""
         await self.message.nak(delay=max(seconds, 0.001))
 
     async def working(self) -> None:
-        """Keeps JetStream from delivering it again while it is being handled."""
+        """Keeps JetStream from delivering the event again while it is being handled."""
         await self.message.in_progress()
 
     async def give_up(self) -> None:
-        """It will not be delivered again."""
+        """Reports the event as given up; JetStream does not deliver it again."""
         await self.message.term()
 
 

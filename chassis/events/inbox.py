@@ -1,4 +1,4 @@
-"""The inbox: what a consumer has handled, what it is failing at, and what has to wait for that."""
+"""The inbox: the events that a consumer has handled, those that fail, and those that have to wait for them."""
 
 import asyncio
 import datetime as dt
@@ -17,9 +17,9 @@ from chassis.data.queries import Prepared
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.events.delivery import Policy
 
-# More than streams keep (streams.EVENTS_KEPT), so that whatever can be delivered again is known.
+# More than streams keep (streams.EVENTS_KEPT), so that every event that can be delivered again is known.
 RETENTION_DAYS = 30
-# Bookkeeping that takes longer than this meets a database that does not answer.
+# When bookkeeping takes longer than this, the database does not respond.
 _ANSWER_SECONDS = 5.0
 _LONGEST_ERROR = 500
 _DAY_SECONDS = 86_400.0
@@ -29,8 +29,8 @@ _PURGE = f"""
         WHERE handled_at < now() - interval '{RETENTION_DAYS} days' LIMIT 1000)
     """  # noqa: S608 (constants of ours)
 
-# One statement for many events: which of them have to wait for a predecessor, and which of the others are new? A
-# replayed event is new when it is on record as dead.
+# One statement for many events: finds those that have to wait for a predecessor, and those of the others that are new.
+# A replayed event is new when it is on record as dead.
 _TAKE = Prepared(
     text("""
     WITH waiting AS (
@@ -60,12 +60,12 @@ _FAILURE = """
     SELECT attempts, error, extract(epoch FROM next_attempt_at - now())::float8 AS seconds
     FROM inbox_failures WHERE consumer = %(consumer)s AND event_id = %(event_id)s
     """
-# The earliest time at which an event that fails of this aggregate is tried again.
+# The earliest time at which a failing event of this aggregate is tried again.
 _HELD_UP = """
     SELECT extract(epoch FROM min(next_attempt_at) - now())::float8 AS seconds
     FROM inbox_failures WHERE consumer = %(consumer)s AND aggregate_id = %(aggregate_id)s
     """
-# Attempts are added up here, since several processes may have had the event in hand.
+# Attempts are counted here, since several processes may have handled the event.
 _FAIL = """
     INSERT INTO inbox_failures AS failure (consumer, event_id, aggregate_id, attempts, next_attempt_at, error)
     VALUES (%(consumer)s, %(event_id)s, %(aggregate_id)s, %(count)s,
@@ -96,7 +96,7 @@ _MISSING = """
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an event fails: attempts so far, seconds until the next (negative when it is due), the last error."""
+    """A failing event: attempts so far, seconds until the next (negative when it is due), the last error."""
 
     attempts: int
     seconds: float
@@ -105,16 +105,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Of the events asked for: those that are new, and those that wait for a predecessor. The rest are duplicates."""
+    """The requested events that are new, and those that wait for a predecessor. The rest are duplicates."""
 
     new: frozenset[uuid.UUID]
     waiting: frozenset[uuid.UUID]
 
 
 class Inbox:
-    """The records of one consumer, in the database that its effects are in.
+    """The records of one consumer, in the same database as its effects.
 
-    Calls that stand outside the effects' transaction raise TimeoutError when the database does not answer.
+    Calls outside the effects' transaction raise TimeoutError when the database does not respond.
     """
 
     def __init__(self, database: Database, consumer: str) -> None:
@@ -127,7 +127,7 @@ class Inbox:
         predecessors: Mapping[uuid.UUID, Collection[uuid.UUID]],
         replayed: Collection[uuid.UUID] = (),
     ) -> Taken:
-        """Notes in the effects' transaction that events are handled: those whose predecessors are, and that are new."""
+        """Records events as handled, in the effects' transaction: the new ones whose predecessors are handled."""
         pairs = [(event, before) for event, earlier in predecessors.items() for before in earlier]
         values = {
             "consumer": self._consumer,
@@ -143,44 +143,44 @@ class Inbox:
         )
 
     async def leave(self, work: UnitOfWork, events: Collection[uuid.UUID]) -> None:
-        """Takes events back out of the same transaction, to be handled in another."""
+        """Removes events from the same transaction again, to be handled in another."""
         await work.run(_LEAVE, consumer=self._consumer, events=list(events))
 
     async def failure(self, event_id: uuid.UUID) -> Failure | None:
-        """How the event has failed so far."""
+        """Returns how the event has failed so far; None when it has not."""
         rows = await self._rows(_FAILURE, event_id=event_id)
         return Failure(rows[0].attempts, rows[0].seconds, rows[0].error) if rows else None
 
     async def held_up(self, aggregate_id: str) -> float | None:
-        """Seconds until an event that fails of this aggregate is tried again; None when none fails."""
+        """Returns the seconds until a failing event of this aggregate is tried again; None when none fails."""
         [row] = await self._rows(_HELD_UP, aggregate_id=aggregate_id)
         return None if row.seconds is None else float(row.seconds)
 
     async def missing(self, events: Collection[uuid.UUID]) -> list[uuid.UUID]:
-        """Those of the events that were neither handled nor given up."""
+        """Returns the events that were neither handled nor given up."""
         rows = await self._rows(_MISSING, events=list(events)) if events else []
         return [row.event_id for row in rows]
 
     async def handled_before(self, moment: dt.datetime) -> bool:
-        """Whether anything was handled before a time."""
+        """Whether any event was handled before a time."""
         [row] = await self._rows(_HANDLED_BEFORE, moment=moment)
         return bool(row.known)
 
     async def fail(
         self, event_id: uuid.UUID, aggregate_id: str, error: str, policy: Policy, *, count: int = 1
     ) -> Failure:
-        """Puts `count` attempts on record: 0 for one that is on record already and now has its error."""
+        """Records `count` failed attempts: 0 for an attempt that is already on record and now has its error."""
         values = {"aggregate_id": aggregate_id, "count": count, "backoff": list(policy.backoff)}
         [row] = await self._rows(_FAIL, event_id=event_id, error=error[:_LONGEST_ERROR], **values)
         return Failure(row.attempts, row.seconds, row.error)
 
     async def withdraw(self, events: Collection[uuid.UUID]) -> None:
-        """Takes an attempt off the record that an outage has cut short."""
+        """Takes one attempt of each event off the record, because an outage cut it short."""
         if events:
             await self._rows(_WITHDRAW, events=list(events))
 
     async def bury(self, event_id: uuid.UUID) -> None:
-        """Notes that the event was given up, so that those behind it go on."""
+        """Records that the event was given up, so that the events behind it can go on."""
         await self._rows(_BURY, event_id=event_id)
 
     async def _rows(self, statement: str, **values: Any) -> list[Any]:
@@ -191,11 +191,11 @@ class Inbox:
 
 
 def may_be_forgotten(event_id: uuid.UUID) -> bool:
-    """Whether an event is so old that the inbox may no longer know it; then no stream has it any more either."""
+    """Whether an event is so old that the inbox may no longer know it; then no stream has it any longer either."""
     return identifiers.created_at(event_id) < time.time() - (RETENTION_DAYS - 1) * _DAY_SECONDS
 
 
 async def purge(database: Database) -> int:
-    """Deletes a batch of what was handled long ago; returns how many."""
+    """Deletes a batch of events that were handled long ago; returns how many."""
     async with database.connection() as connection:
         return (await connection.execute(_PURGE)).rowcount

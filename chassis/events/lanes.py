@@ -1,4 +1,4 @@
-"""Lanes: the deliveries that a consumer has in hand, those of one aggregate behind each other."""
+"""Lanes: the deliveries that a consumer holds, queued by aggregate."""
 
 import asyncio
 from collections import deque
@@ -8,9 +8,9 @@ from chassis.events.delivery import Aggregate, Delivery
 
 
 class Lanes:
-    """Hands out one delivery of each aggregate at a time, in the order of their arrival.
+    """Queues that hand out one delivery of each aggregate at a time, in the order of arrival.
 
-    `fresh` are those that come for the first time, `again` those that came before: they are treated apart.
+    `fresh` returns deliveries that come for the first time, `again` those that came before; they are kept apart.
     """
 
     def __init__(self, bound: int) -> None:
@@ -22,18 +22,18 @@ class Lanes:
         self._left = asyncio.Event()
 
     def __iter__(self) -> Iterator[Delivery]:
-        """Everything in hand."""
+        """Iterates over all deliveries that are held."""
         return (delivery for lane in tuple(self._lanes.values()) for delivery in tuple(lane))
 
     async def room(self) -> int:
-        """How many more deliveries may be taken in hand; waits until it is one at least."""
+        """Waits until at least one more delivery fits; returns how many do."""
         while (room := self._bound - self._count) <= 0:
             self._left.clear()
             await self._left.wait()
         return room
 
     def put(self, delivery: Delivery) -> None:
-        """Takes a delivery in hand; its turn comes when those of its aggregate before it are done."""
+        """Adds a delivery; its turn comes when the earlier ones of its aggregate are done."""
         lane = self._lanes.setdefault(delivery.aggregate, deque())
         lane.append(delivery)
         self._count += 1
@@ -41,7 +41,7 @@ class Lanes:
             self._offer(delivery)
 
     def done(self, delivery: Delivery) -> None:
-        """It is answered: the next of its aggregate has its turn."""
+        """Removes a finished delivery; the next one of its aggregate gets its turn."""
         lane = self._lanes[delivery.aggregate]
         lane.popleft()
         if lane:
@@ -55,7 +55,7 @@ class Lanes:
         (self._fresh if delivery.fresh else self._again).put_nowait(delivery)
 
     async def fresh(self, most: int) -> list[Delivery]:
-        """Fresh deliveries of different aggregates, as many as are there; waits for one. Empty: the end."""
+        """Waits for fresh deliveries of different aggregates; returns up to `most` of them, none at the end."""
         batch = []
         delivery = await self._fresh.get()
         while delivery is not None:
@@ -63,17 +63,17 @@ class Lanes:
             if len(batch) == most or self._fresh.empty():
                 return batch
             delivery = self._fresh.get_nowait()
-        self._fresh.put_nowait(None)  # the others end as well
+        self._fresh.put_nowait(None)  # so that the other waiting tasks end as well
         return batch
 
     async def again(self) -> Delivery | None:
-        """A delivery that came before; waits for one. None: the end."""
+        """Waits for a delivery that came before and returns it; None at the end."""
         delivery = await self._again.get()
         if delivery is None:
             self._again.put_nowait(None)
         return delivery
 
     def end(self) -> None:
-        """Has those end who wait for deliveries."""
+        """Ends the tasks that wait for deliveries."""
         self._fresh.put_nowait(None)
         self._again.put_nowait(None)

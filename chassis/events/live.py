@@ -1,7 +1,7 @@
-"""Live: wakes those who watch an aggregate, in this process, as soon as an event about it is published.
+"""Live: wakes the watchers of an aggregate, in this process, as soon as an event about it is published.
 
-NATS hands each message that a stream takes to plain subscribers too, so every process of a service hears of every
-change, and no transaction has to notify anybody.
+NATS sends each message that a stream takes to plain subscribers too, so every process of a service receives every
+change, and no transaction has to notify the watchers.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from nats.aio.subscription import Subscription
 from chassis.contract.event_types import event_type
 from chassis.events.broker import Broker
 
-# A message that NATS sends while the connection is down is lost: a watcher looks by itself this often.
+# A message that NATS sends while the connection is down is lost, so watchers also look by themselves this often.
 LOOK_SECONDS = 5.0
 
 
 class Live:
-    """The watchers of a process, by the id of the aggregate that each of them watches."""
+    """The watchers of a process, by the id of the aggregate that each one watches."""
 
     def __init__(self, *events: type[Message]) -> None:
-        """`events` are those that tell of a change. TypeError for a message that is not an event."""
+        """`events` are the messages that describe a change. Raises TypeError for a message that is not an event."""
         self._subjects = [event_type(message).filter for message in events]
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
 
     async def follow(self, broker: Broker) -> None:
-        """Wakes watchers until cancelled. Subscriptions outlive lost connections."""
+        """Wakes watchers until cancelled. Its subscriptions survive lost connections."""
         await broker.ready()
         async with contextlib.AsyncExitStack() as stack:
             for subject in self._subjects:
@@ -43,7 +43,7 @@ class Live:
             changed.set()
 
     async def changes(self, aggregate_id: str, remaining: Callable[[], float]) -> AsyncIterator[None]:
-        """Yields at once, and then whenever the aggregate may have changed, while `remaining()` seconds are left."""
+        """Yields immediately, then whenever the aggregate may have changed, while `remaining()` seconds are left."""
         with self._watching(aggregate_id) as changed:
             while (left := remaining()) > 0:
                 changed.clear()

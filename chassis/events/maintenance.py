@@ -1,4 +1,4 @@
-"""Maintenance of the outbox: its lag is measured, old rows are deleted, and a lost stream is filled again."""
+"""Maintenance of the outbox: measures its lag, deletes old rows, and refills a lost stream."""
 
 import asyncio
 import datetime as dt
@@ -14,7 +14,7 @@ from chassis.data.database import Database
 logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 5.0
-# Rows of one statement, far below its time limit.
+# Rows per statement, which take far less than its time limit.
 _REPUBLISHED_AT_ONCE = 5000
 
 _MEASURE = """
@@ -38,11 +38,9 @@ _REPUBLISH = """
     SELECT count(*), max(position) FROM lost
     """
 
-LAG_SECONDS = Gauge("outbox_lag_seconds", "Age of the oldest event that is not published.", ["database"])
-LAG_EVENTS = Gauge("outbox_lag_events", "Events that are not published, counted up to 10,000.", ["database"])
-REFUSED = Gauge(
-    "outbox_refused_events", "Events that the broker refused, and that are tried again.", ["database"]
-)
+LAG_SECONDS = Gauge("outbox_lag_seconds", "Age of the oldest unpublished event.", ["database"])
+LAG_EVENTS = Gauge("outbox_lag_events", "Unpublished events, counted up to 10,000.", ["database"])
+REFUSED = Gauge("outbox_refused_events", "Events that the broker refused and that are retried.", ["database"])
 
 
 async def measure(database: Database) -> None:
@@ -62,7 +60,7 @@ async def measure(database: Database) -> None:
 
 
 async def now(database: Database) -> dt.datetime:
-    """The time by the clock that `published_at` is told by."""
+    """Returns the time by the clock that sets `published_at`."""
     async with database.connection() as connection:
         row = await (await connection.execute("SELECT clock_timestamp()")).fetchone()
     assert row is not None
@@ -70,9 +68,10 @@ async def now(database: Database) -> dt.datetime:
 
 
 async def republish(database: Database, stream: str, before: dt.datetime | None = None) -> int:
-    """Has the events of a stream sent again that were published before a time, by default now; returns how many.
+    """Queues the events of a stream that were published before a time, by default now, to be sent again.
 
-    The outbox has those of 7 days. Consumers drop what they have handled, and keep the order of what they have not.
+    Returns how many. The outbox has the events of 7 days. Consumers drop events that they have handled, and handle the
+    others in order.
     """
     total = after = 0
     before = before or await now(database)
@@ -86,6 +85,6 @@ async def republish(database: Database, stream: str, before: dt.datetime | None 
 
 
 async def purge(database: Database) -> int:
-    """Deletes a batch of what was published long ago; returns how many."""
+    """Deletes a batch of events that were published long ago; returns how many."""
     async with database.connection() as connection:
         return (await connection.execute(_PURGE)).rowcount

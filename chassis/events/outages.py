@@ -1,4 +1,4 @@
-"""Outages: what goes wrong while an event is handled, and says nothing about the event."""
+"""Outages: errors that occur while an event is handled but say nothing about the event."""
 
 import socket
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from chassis.events import broker
 
 # Classes of SQLSTATE (PostgreSQL, appendix A): connection, insufficient resources, operator intervention, system.
 _OUTAGE_CLASSES = ("08", "53", "57P", "58")
-# A former primary that takes no writes.
+# A former primary that accepts no writes.
 _OUTAGE_STATES = ("25006",)
 _POOL = (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed, psycopg_pool.TooManyRequests)
 _NETWORK = (ConnectionError, socket.gaierror)
@@ -24,12 +24,12 @@ _UNAVAILABLE = (
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error, or what it was raised from, says that something cannot be reached now."""
+    """Whether an error, or one of its causes, means that something is unreachable now."""
     return any(_of_database(each) or _of_dependency(each) for each in _causes(error))
 
 
 def is_database_outage(error: BaseException) -> bool:
-    """Whether the consumer's own database is away, so that no other event can be handled either."""
+    """Whether the consumer's own database is unreachable, so that no other event can be handled either."""
     return any(_of_database(each) for each in _causes(error))
 
 
@@ -38,7 +38,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _causes(each)
-    # SQLAlchemy wraps the driver's exception, and has it as the cause as well.
+    # SQLAlchemy wraps the driver's exception, which is also the cause.
     if error.__cause__ is not None:
         yield from _causes(error.__cause__)
 
@@ -48,7 +48,7 @@ def _of_database(error: BaseException) -> bool:
         return True
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return False
-    # Without a state the connection broke, or never came about. A statement that was too slow or met a lock has one.
+    # Without a state the connection broke or was never made. A statement that was too slow or hit a lock has a state.
     state = error.sqlstate
     return state is None or state.startswith(_OUTAGE_CLASSES) or state in _OUTAGE_STATES
 

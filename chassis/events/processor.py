@@ -1,4 +1,4 @@
-"""What becomes of deliveries: handled, put back, or given up."""
+"""The processor: handles each delivery, puts it back, or gives it up."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,12 @@ from chassis.observe import logs
 
 logger = logging.getLogger(__name__)
 
-# Whether a predecessor of a delivery can still come, of those that the inbox lacks.
+# Whether one of a delivery's predecessors that the inbox lacks can still come.
 IsComing = Callable[[Delivery, Sequence[uuid.UUID]], Awaitable[bool]]
 
 HANDLED = Counter("consumer_events", "Deliveries by how they ended.", ["consumer", "outcome"])
 
-# In a batch an event must not hold up the others; by itself it has the time that the policy gives it.
+# In a batch, an event must not hold up the others; handled alone, it gets the time that the policy allows.
 _LONGEST_BATCH_SECONDS = 5.0
 # The pauses double from delivery to delivery.
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.05, 5.0
@@ -35,7 +35,7 @@ _PROCESS_ENDED = "The process ended while it handled the event."
 
 
 class Processor:
-    """Answers each delivery of a consumer. It raises nothing but a cancellation."""
+    """Handles and acknowledges each delivery of a consumer. It raises nothing but a cancellation."""
 
     def __init__(
         self,
@@ -53,26 +53,26 @@ class Processor:
         self._is_coming = is_coming
         self._policy = policy
         self._suspects = asyncio.Lock()
-        # Events that this process has put back without an attempt, the oldest first.
+        # Events that this process put back without an attempt, oldest first.
         self._put_back: dict[uuid.UUID, None] = {}
-        # Attempts on record that an outage has cut short: taken off it when the database is back.
+        # Recorded attempts that an outage cut short; they are taken off the record when the database is back.
         self._cut_short: set[uuid.UUID] = set()
         self.draining = False
 
     def is_fresh(self, delivery: Delivery) -> bool:
-        """Whether nothing is known against a delivery: it comes for the first time, or was only put back here."""
+        """Whether a delivery has no failed attempt: it comes for the first time, or was only put back here."""
         return delivery.deliveries == 1 or delivery.event_id in self._put_back
 
     async def fresh(self, batch: Sequence[Delivery]) -> None:
-        """Handles fresh deliveries of different aggregates in as few transactions as can be.
+        """Handles fresh deliveries of different aggregates in as few transactions as possible.
 
-        When one of them fails, each is handled in a transaction of its own, and that one last.
+        When one of them fails, each is handled in a separate transaction, and the failing one last.
         """
         left = [delivery for delivery in batch if not await self._refused(delivery)]
         while len(left) > 1:
             try:
                 left = await self._together(left)
-            except Exception as error:  # noqa: BLE001 (each by itself will show what it is)
+            except Exception as error:  # noqa: BLE001 (handled alone, the event that fails shows why)
                 if outages.is_database_outage(error):
                     for delivery in left:
                         await self._answer(delivery, self._interrupted(delivery, error))
@@ -85,18 +85,18 @@ class Processor:
             await self._answer(delivery, self._attempt(delivery))
 
     async def again(self, delivery: Delivery) -> None:
-        """Handles a delivery that came before, by what is on record about it."""
+        """Handles a delivery that came before, according to what is on record about it."""
         if not await self._refused(delivery):
             await self._answer(delivery, self._repeat(delivery))
 
     async def _refused(self, delivery: Delivery) -> bool:
-        """Answers a delivery that is no handler's business; says whether it was one."""
+        """Acknowledges a delivery that no handler should get; returns whether it was one."""
         if self.draining:
             await self._answer(delivery, self._later(delivery, 0, "drained"))
         elif delivery.replay_for not in ("", self._name):
             await self._answer(delivery, self._acknowledge(delivery, "foreign"))
         elif not _is_readable(delivery):
-            error = f"The payload is no {delivery.type.name}."
+            error = f"The payload is not a {delivery.type.name}."
             await self._answer(delivery, self._bury(delivery, 1, error))
         else:
             return False
@@ -105,19 +105,19 @@ class Processor:
     async def _answer(self, delivery: Delivery, answer: Awaitable[str]) -> None:
         try:
             outcome = await answer
-        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; JetStream delivers it again)
+        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is unreachable; JetStream delivers it again)
             outcome = await self._interrupted(delivery, error)
         HANDLED.labels(self._name, outcome).inc()
 
     async def _together(self, batch: Sequence[Delivery]) -> list[Delivery]:
-        """Handles deliveries in one transaction; returns those that there was no time for."""
+        """Handles deliveries in one transaction; returns those that it had no time for."""
         outcomes = await self._transactions.run(batch, handle_within=_LONGEST_BATCH_SECONDS)
         for delivery, outcome in outcomes.items():
             await self._answer(delivery, self._ended(delivery, outcome))
         return [delivery for delivery in batch if delivery not in outcomes]
 
     async def _attempt(self, delivery: Delivery, *, on_record: bool = False, in_turn: bool = False) -> str:
-        """Handles a delivery by itself. `on_record`: the attempt is counted already."""
+        """Handles a single delivery. `on_record`: the attempt is already counted."""
         within = self._policy.handle_within
         try:
             [outcome] = (
@@ -143,17 +143,17 @@ class Processor:
             return await self._later(delivery, failure.seconds, "early")
         if await self._inbox.missing(self._transactions.predecessors(delivery)):
             return await self._wait_for_turn(delivery)
-        # It may be what ended the last process. Suspects are handled one at a time, so that each answers for itself.
+        # The event may have killed the last process. Suspects are handled one at a time, so that a crash shows which.
         suspect = failure is None or failure.error == _PROCESS_ENDED
         async with self._suspects if suspect else contextlib.nullcontext():
             if self.draining:
                 return await self._later(delivery, 0, "drained")
-            # On record beforehand, so that an event that kills the process is given up one day as well.
+            # Recorded beforehand, so that an event that kills the process is eventually given up as well.
             await self._inbox.fail(delivery.event_id, delivery.aggregate_id, _PROCESS_ENDED, self._policy)
             return await self._attempt(delivery, on_record=True)
 
     async def _settle(self) -> None:
-        """Takes off the record what outages have cut short."""
+        """Takes attempts that outages cut short off the record."""
         cut_short = tuple(self._cut_short)
         await self._inbox.withdraw(cut_short)
         self._cut_short.difference_update(cut_short)
@@ -178,7 +178,7 @@ class Processor:
             delivery.event_id, delivery.aggregate_id, text, self._policy, count=0 if on_record else 1
         )
         logger.warning(
-            "%s failed at %s, attempt %d", self._name, delivery.event_id, failure.attempts, exc_info=error
+            "%s failed on %s, attempt %d", self._name, delivery.event_id, failure.attempts, exc_info=error
         )
         self._put_back.pop(delivery.event_id, None)
         if failure.attempts >= self._policy.attempts:
@@ -186,9 +186,9 @@ class Processor:
         return await self._later(delivery, failure.seconds, "failed")
 
     async def _interrupted(self, delivery: Delivery, error: Exception) -> str:
-        """An outage is no attempt, however long it lasts."""
+        """Puts a delivery back. An outage does not count as an attempt, however long it lasts."""
         cause = error.__cause__ or error
-        logger.warning("%s: %s comes again: %s", self._name, delivery.event_id, type(cause).__name__)
+        logger.warning("%s: %s will be retried: %s", self._name, delivery.event_id, type(cause).__name__)
         self._remember(delivery)
         pause = min(_FIRST_OUTAGE_SECONDS * 2 ** (delivery.deliveries - 1), _LONGEST_OUTAGE_SECONDS)
         with contextlib.suppress(nats.errors.Error):
@@ -202,7 +202,7 @@ class Processor:
                 del self._put_back[next(iter(self._put_back))]
 
     async def _bury(self, delivery: Delivery, attempts: int, error: str) -> str:
-        """Only when the dead letter is on disk is the event ended here: a crash in between makes two letters."""
+        """Gives an event up, once its dead letter is on disk: a crash in between makes a second letter."""
         await dead_letters.bury(self._broker, delivery, self._name, attempts, error)
         await self._inbox.bury(delivery.event_id)
         await delivery.give_up()
@@ -210,7 +210,7 @@ class Processor:
         return "dead"
 
     async def _wait_for_turn(self, delivery: Delivery) -> str:
-        """An earlier event of the aggregate fails, or is in another process's hands, or will never come."""
+        """Puts back a delivery whose predecessor fails, is in another process, or will never come."""
         seconds = await self._inbox.held_up(delivery.aggregate_id)
         if seconds is None:
             if delivery.deliveries >= _WAITS_BEFORE_LOOKING:
@@ -223,7 +223,7 @@ class Processor:
 
 
 def _is_readable(delivery: Delivery) -> bool:
-    """Whether the payload is a message of its type: only that makes it poison, and no error of the handler's own."""
+    """Whether the payload is a message of its type: only that makes it poison, and not an error of the handler."""
     try:
         delivery.type.message_class.FromString(delivery.data)
     except DecodeError:

@@ -1,4 +1,4 @@
-"""The relay: takes events out of the outbox to the broker, in order, at least once."""
+"""The relay: sends events from the outbox to the broker, in order, at least once."""
 
 import asyncio
 import json
@@ -28,9 +28,9 @@ BATCH = 250
 POLL_SECONDS = 2.0
 STREAM_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0
-# Another relay holds the turn; it may have looked just before our events were committed.
+# The wait while another relay holds the turn; it may have looked just before our events were committed.
 _TURN_SECONDS = 0.05
-# A commit seldom comes alone: what comes with it in this time shares its batch.
+# Commits seldom come alone: those that follow within this time share the batch.
 _GATHER_SECONDS = 0.005
 # Less than the server's idle_in_transaction_session_timeout.
 _BATCH_SECONDS = 8.0
@@ -39,7 +39,7 @@ _LONGEST_ERROR = 500
 _LOCK = 0x6F7574626F78
 
 _TURN = "SELECT pg_try_advisory_xact_lock(%s)"
-# What was refused holds up its own aggregate, and nothing else.
+# A refused event holds up its own aggregate and nothing else.
 _TAKE = """
     SELECT position, id, type, stream, subject, aggregate_type, aggregate_id, aggregate_version, payload,
            trace_context, previous, rebuilds, created_at
@@ -62,7 +62,7 @@ _REFUSED = """
 
 @dataclass(slots=True)
 class _Sent:
-    """What became of a batch: positions that were acknowledged or refused, and what kept the rest from being sent."""
+    """The outcome of a batch: positions that were acknowledged or refused, and what kept the rest from being sent."""
 
     published: list[int] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
@@ -70,11 +70,11 @@ class _Sent:
 
 
 class Relay:
-    """Publishes a service's events. Every process of the service may run one; they take turns by batch.
+    """The publisher of a service's events. Every process of the service may run one; they take turns by batch.
 
-    An event is marked published after NATS has acknowledged it. Whatever dies in between, it is sent again, under
-    the same `Nats-Msg-Id`. What NATS refuses is tried again after 1 s, 2 s, 4 s … 60 s, and with it waits only what
-    else there is about its aggregate.
+    An event is marked as published after NATS has acknowledged it. If anything fails in between, it is sent again with
+    the same `Nats-Msg-Id`. An event that NATS refuses is retried after 1 s, 2 s, 4 s … 60 s; only other events about
+    its aggregate wait for it.
     """
 
     def __init__(self, database: Database, broker: Broker, service: str) -> None:
@@ -86,7 +86,7 @@ class Relay:
         self._had_turn = True
 
     async def run(self) -> None:
-        """Publishes until cancelled, whatever becomes of PostgreSQL and NATS meanwhile."""
+        """Publishes until cancelled, through outages of PostgreSQL and NATS."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(wakeup.hear(self._database, self._broker))
             tasks.create_task(self._keep_stream())
@@ -94,7 +94,7 @@ class Relay:
             tasks.create_task(self._publish())
 
     async def _keep_stream(self) -> None:
-        """Looks at the service's stream from time to time, and when it is found missing."""
+        """Checks the service's stream periodically, and when it is found missing."""
         while True:
             checkpoint()
             await _wait(self._stream_missing, STREAM_SECONDS)
@@ -105,11 +105,11 @@ class Relay:
         try:
             if self._stream is not None and not await streams.exists(self._broker, self._stream):
                 await self._make(self._stream)
-        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is away; there is a next time)
-            logger.warning("The stream %s could not be looked at: %s", self._stream, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is unreachable; the next check retries)
+            logger.warning("The stream %s could not be checked: %s", self._stream, type(error).__name__)
 
     async def _make(self, stream: str) -> None:
-        """Makes a stream; when there was one before, it was lost, and what the outbox still has is sent again."""
+        """Creates a stream; if there was one before, it was lost, and the events still in the outbox are sent again."""
         before = await maintenance.now(self._database)
         if await streams.declare(self._broker, stream):
             count = await maintenance.republish(self._database, stream, before)
@@ -127,7 +127,7 @@ class Relay:
                 while await self.publish_batch():
                     checkpoint()
                     pause = 0.0
-            except Exception as error:  # noqa: BLE001 (the relay outlives every failure)
+            except Exception as error:  # noqa: BLE001 (the relay survives every failure)
                 if isinstance(error, nats.js.errors.NoStreamResponseError):
                     self._stream_missing.set()
                 pause = min(pause * 2 or 0.1, _LONGEST_PAUSE)
@@ -138,9 +138,10 @@ class Relay:
             await asyncio.sleep(_GATHER_SECONDS)
 
     async def publish_batch(self) -> int:
-        """Publishes events; returns how many were dealt with. 0: none is due, or another relay is at it.
+        """Publishes a batch; returns how many events were published or refused.
 
-        Raises what NATS or PostgreSQL raise, after it has marked what was acknowledged.
+        Returns 0 when none is due or another relay holds the turn. Raises the errors of NATS and PostgreSQL, after
+        marking what was acknowledged.
         """
         if not self._broker.connected:
             raise nats.errors.NoServersError
@@ -158,7 +159,7 @@ class Relay:
         return len(sent.published) + len(sent.refused)
 
     async def _send(self, rows: Sequence[Any]) -> _Sent:
-        """Sends concurrently, but of one aggregate one after the other, and none behind one that failed."""
+        """Sends events concurrently, but those of one aggregate in sequence, and none behind one that failed."""
         lines: dict[tuple[str, str], deque[Any]] = {}
         for row in rows:
             lines.setdefault((row.aggregate_type, row.aggregate_id), deque()).append(row)
@@ -175,7 +176,7 @@ class Relay:
                     except Exception as error:
                         if broker_module.is_away(error):
                             raise
-                        logger.warning("NATS refuses the event %s: %s", row.id, error)
+                        logger.warning("NATS refused the event %s; it will be retried: %s", row.id, error)
                         sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
                         return
                     sent.published.append(row.position)
@@ -189,14 +190,14 @@ class Relay:
             "messaging.destination.name": row.subject,
             "messaging.message.id": str(row.id),
         }
-        # The request that wrote the event has long been answered; its trace goes on here.
+        # The request that wrote the event has ended; its trace continues here.
         with tracing.span(name, SpanKind.PRODUCER, attributes, parent=row.trace_context):
             await self._broker.publish(row.subject, row.payload, self._headers(row))
 
     def _headers(self, row: Any) -> dict[str, str]:
-        """CloudEvents in binary mode, and what our consumers need besides."""
+        """Returns headers of CloudEvents in binary mode, and those that consumers of the mesh also need."""
         headers = {
-            # Another one for each rebuild, which the broker would take for a duplicate of what it had.
+            # Differs for each rebuild, whose events the broker would otherwise drop as duplicates.
             "Nats-Msg-Id": f"{row.id}/{row.rebuilds}" if row.rebuilds else str(row.id),
             "ce-specversion": "1.0",
             "ce-id": str(row.id),

@@ -1,4 +1,4 @@
-"""Revocations: every process hears within moments that sessions have ended, and forgets their tokens."""
+"""The revocation feed: every process learns within moments that sessions have ended, and rejects their tokens."""
 
 import asyncio
 import contextlib
@@ -25,42 +25,42 @@ logger = logging.getLogger(__name__)
 _EVENT = "protomesh.identity.v1.SessionsRevoked"
 _SUBJECT = "identity.sessions.revoked.v1.>"
 _STREAM = "IDENTITY"
-# How long a subscription may be silent before it is looked at; with the pause after an error it stays below the 5 s
-# in which a revocation must be known.
+# How long a subscription may be silent before it is checked; with the pause after an error this stays below the 5 s
+# within which a revocation must be known.
 _SILENCE_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
-# How far before the last event a new subscription begins. Hearing an event again changes nothing, and the servers of
+# How far before the last event a new subscription begins. Receiving an event again changes nothing, and the clocks of
 # a cluster do not agree to the millisecond.
 _OVERLAP = datetime.timedelta(minutes=1)
 
 
 class RevocationFeed:
-    """Keeps a process's revocations up to date by identity's events: in their order, and without a gap."""
+    """The feed that keeps a process's revocations up to date from identity's events, in order and without gaps."""
 
     def __init__(self, revocations: Revocations) -> None:
         self._revocations = revocations
         self._heard_until = datetime.datetime.fromtimestamp(0, datetime.UTC)
         self._deaf = False
-        # Set once every event is known that was there when the process started.
+        # Set once all events that existed when the process started are known.
         self._caught_up = asyncio.Event()
 
     async def caught_up(self, within: float) -> bool:
-        """Waits until the events of before are known, `within` seconds at the most; whether they are."""
+        """Waits up to `within` seconds until the events from before the start are known; returns whether they are."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._caught_up.wait()
         return self._caught_up.is_set()
 
     async def follow(self, broker: Broker) -> None:
-        """Reads identity's events until cancelled, from as far back as matters, whatever becomes of NATS."""
+        """Reads identity's events until cancelled, from as far back as matters, through outages of NATS."""
         while True:
             try:
                 jetstream = await broker.ready()
                 await self._read(jetstream)
             except nats.js.errors.NotFoundError:
-                # Identity has yet to make its stream, so no session has ended.
+                # Identity has not created its stream yet, so no session has ended.
                 self._caught_up.set()
-            except Exception as error:  # noqa: BLE001 (whatever it is, sessions go on ending)
+            except Exception as error:  # noqa: BLE001 (whatever fails, sessions keep ending)
                 self._tell(error)
             checkpoint()
             await asyncio.sleep(_RETRY_SECONDS)
@@ -68,13 +68,13 @@ class RevocationFeed:
     def _tell(self, error: Exception) -> None:
         if not self._deaf:
             logger.warning(
-                "Revocations are not heard (%s): the tokens of sessions that end now stay good for their life.",
+                "Revocations are not received (%s): tokens of sessions that end now stay valid until they expire.",
                 type(error).__name__,
             )
         self._deaf = True
 
     async def _read(self, jetstream: JetStreamContext) -> None:
-        """Applies events for as long as none is missing; the consumer is in memory, and goes with NATS."""
+        """Applies events as long as none is missing; NATS keeps the consumer in memory and loses it with a restart."""
         subscription = await jetstream.subscribe(_SUBJECT, stream=_STREAM, config=self._consumer())
         try:
             heard = 0
@@ -87,7 +87,7 @@ class RevocationFeed:
                 try:
                     message = await subscription.next_msg(timeout=_SILENCE_SECONDS)
                 except nats.errors.TimeoutError:
-                    # What was on its way when a connection broke was sent, and never came.
+                    # Events in transit when a connection broke were sent but never arrived.
                     if await _sent(subscription) > heard:
                         return
                     continue
@@ -100,7 +100,7 @@ class RevocationFeed:
             await subscription.unsubscribe()
 
     def _consumer(self) -> ConsumerConfig:
-        """By time and not by sequence, since a stream that was lost and rebuilt counts from 1 again."""
+        """Returns a consumer that starts by time, not by sequence, since a rebuilt stream counts from 1 again."""
         matters = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=REMEMBERED_SECONDS)
         return ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_TIME,
@@ -118,7 +118,7 @@ class RevocationFeed:
 
 
 async def _sent(subscription: JetStreamContext.PushSubscription, *, and_to_come: bool = False) -> int:
-    """How many events NATS has sent to a consumer; with those that it had yet to send."""
+    """Returns how many events NATS has sent to a consumer; with `and_to_come`, also those that it has yet to send."""
     info = await subscription.consumer_info()
     sent = info.delivered.consumer_seq if info.delivered else 0
     return sent + (info.num_pending or 0 if and_to_come else 0)
@@ -126,6 +126,6 @@ async def _sent(subscription: JetStreamContext.PushSubscription, *, and_to_come:
 
 @functools.cache
 def _event_class() -> Any:
-    """By name, since the chassis knows no domain's generated code."""
+    """Looks up the event's class by name, since the chassis knows no domain's generated code."""
     registry.files()
     return message_factory.GetMessageClass(Default().FindMessageTypeByName(_EVENT))

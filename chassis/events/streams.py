@@ -1,4 +1,4 @@
-"""Streams: each is declared by the service that owns it, and left as its operator has set it."""
+"""Streams: each is declared by the service that owns it; an existing one keeps the settings of its operator."""
 
 from datetime import timedelta
 
@@ -9,19 +9,19 @@ from chassis.contract.event_types import DEAD_LETTERS, all_event_types, stream_s
 from chassis.events.broker import Broker
 
 DUPLICATE_WINDOW = timedelta(minutes=2)
-# Less than an inbox remembers, so that nothing that a stream can still deliver is handled a second time.
+# Less than an inbox remembers, so that no event that a stream can still deliver is handled twice.
 EVENTS_KEPT = timedelta(days=14)
 DEAD_LETTERS_KEPT = timedelta(days=90)
 
 
 def owned_by(service: str) -> str | None:
-    """The stream of a service's own events, which has its name; None when it publishes none."""
+    """Returns the stream of a service's own events, which has its name; None when it publishes none."""
     name = service.upper()
     return name if any(kind.stream == name for kind in all_event_types().values()) else None
 
 
 async def exists(broker: Broker, name: str) -> bool:
-    """Whether there is a stream of this name. Raises what NATS raises."""
+    """Whether there is a stream with this name. Raises the errors of NATS."""
     try:
         await (await broker.ready()).stream_info(name)
     except nats.js.errors.NotFoundError:
@@ -30,9 +30,9 @@ async def exists(broker: Broker, name: str) -> bool:
 
 
 async def declare(broker: Broker, name: str) -> bool:
-    """Makes a stream unless there is one; says whether it was made. Raises what NATS raises.
+    """Creates a stream unless it exists; returns whether it was created. Raises the errors of NATS.
 
-    One that is there keeps its settings, whatever they are: replicas and limits are the operator's.
+    An existing stream keeps its settings, whatever they are: replicas and limits are up to the operator.
     """
     if await exists(broker, name):
         return False

@@ -1,4 +1,4 @@
-"""A durable subscription: pulls deliveries of event types from JetStream, whatever becomes of the connection."""
+"""Durable subscriptions: pull deliveries of event types from JetStream, and survive lost connections."""
 
 import asyncio
 import contextlib
@@ -20,8 +20,8 @@ from chassis.events.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
-# Deliveries that wait for a later time count as well, so this bounds how many events a failing aggregate may pile up
-# before the consumer as a whole stands still.
+# Deliveries that wait for a later time count as well, so this bounds how many events failing aggregates may pile up
+# before the whole consumer stops.
 _MAXIMUM_PENDING = 10_000
 _PULL_SECONDS, _HEARTBEAT_SECONDS, _SILENCE_SECONDS = 30.0, 1.0, 3.0
 _PAUSE_SECONDS = 1.0
@@ -29,9 +29,9 @@ _HEARTBEAT, _NO_MESSAGES, _PULL_ENDED = "100", "404", "408"
 
 
 class Subscription:
-    """A consumer in JetStream by name, for types of one stream, which all processes of a service share.
+    """A named JetStream consumer for event types of one stream, which all processes of a service share.
 
-    The client library's own `fetch` waits for a whole batch; here every message is taken as it comes.
+    The client library's `fetch` waits for a whole batch; here every message is taken as it comes.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Subscription:
             filter_subjects=sorted(kind.filter for kind in types),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=acknowledge_within,
-            # Attempts are counted in the inbox: a delivery that only has to wait for its turn is none.
+            # Attempts are counted in the inbox: a delivery that only waits for its turn is not an attempt.
             max_deliver=-1,
             max_ack_pending=_MAXIMUM_PENDING,
         )
@@ -58,9 +58,9 @@ class Subscription:
         room: Callable[[], Awaitable[int]],
         begins: Callable[[str, dt.datetime], Awaitable[None]],
     ) -> AsyncGenerator[Delivery, None]:
-        """Deliveries until it is closed; `room` waits until some can be taken, and says how many.
+        """Yields deliveries until closed; `room` waits until some can be taken, and returns how many.
 
-        `begins` is told of the stream, and when it was made, each time that deliveries begin.
+        `begins` is called with the stream and its time of creation each time that deliveries begin.
         """
         jetstream = await self._broker.ready()
         while True:
@@ -74,14 +74,14 @@ class Subscription:
                     async for message in messages:
                         yield Delivery(message, self._types[message.subject.rpartition(".")[0]])
             except nats.js.errors.NotFoundError:
-                # Its owner makes the stream, with the settings that it wants.
+                # The stream's owner creates it, with its own settings.
                 logger.info("%s waits for the stream %s.", self._name, self._stream)
-            except Exception as error:  # noqa: BLE001 (a subscription outlives every failure)
+            except Exception as error:  # noqa: BLE001 (a subscription survives every failure)
                 logger.warning("%s waits for the broker: %s: %s", self._name, type(error).__name__, error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _pulled(self, room: Callable[[], Awaitable[int]]) -> AsyncGenerator[Msg, None]:
-        """Messages, until the consumer has to be looked at anew."""
+        """Yields messages until the consumer has to be checked again."""
         client = self._broker.client
         inbox = client.new_inbox()
         incoming: asyncio.Queue[Msg] = asyncio.Queue()
@@ -98,13 +98,16 @@ class Subscription:
                     yield message
                     wanted -= 1
         except TimeoutError:
-            return  # not even a heartbeat: the pull is lost
+            return  # not even a heartbeat came: the pull is lost
         finally:
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
     async def _received(self, incoming: asyncio.Queue[Msg]) -> Msg | None:
-        """The next message; None when the pull has ended. TimeoutError when NATS is silent or the consumer gone."""
+        """Returns the next message; None when the pull has ended.
+
+        Raises TimeoutError when NATS is silent or the consumer is gone.
+        """
         while True:
             async with asyncio.timeout(_SILENCE_SECONDS):
                 message = await incoming.get()
@@ -121,14 +124,14 @@ class Subscription:
         return f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.durable}"
 
     async def lag(self) -> int:
-        """Events that are not handled yet. Raises what NATS raises."""
+        """Returns the number of events that are not handled yet. Raises the errors of NATS."""
         info = await (await self._broker.ready()).consumer_info(self._stream, self.durable)
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def is_coming(self, delivery: Delivery, predecessors: Collection[uuid.UUID]) -> bool:
-        """Whether one of the events before a delivery's is in the stream, and not acknowledged.
+        """Whether one of a delivery's predecessors is in the stream and not acknowledged.
 
-        In a stream that was rebuilt it may stand behind the delivery. Raises what NATS raises.
+        In a rebuilt stream it may be behind the delivery. Raises the errors of NATS.
         """
         jetstream = await self._broker.ready()
         floor = (await jetstream.consumer_info(self._stream, self.durable)).ack_floor

@@ -1,4 +1,4 @@
-"""Handlers, run in one transaction with the inbox rows of their events."""
+"""Transactions that run handlers together with the inbox rows of their events."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,14 @@ from chassis.observe import tracing
 
 Handle = Callable[[Any, Envelope, UnitOfWork], Awaitable[None]]
 
-# A transaction that has lasted so long takes no further event.
+# A transaction that has lasted this long takes no further events.
 _BATCH_SECONDS = 0.25
-# More than a database that answers needs, to write the inbox and to cancel a statement.
+# More than a working database needs to write the inbox and to cancel a statement.
 _ANSWER_SECONDS, _CANCEL_SECONDS = 5.0, 2.0
 
 
 class HandlerError(Exception):
-    """A handler has failed at a delivery; the cause is what it raised."""
+    """A handler failed on a delivery; the cause is the exception that it raised."""
 
     def __init__(self, delivery: Delivery) -> None:
         super().__init__(delivery.event_id)
@@ -36,7 +36,7 @@ class InboxError(Exception):
 
 
 class Transactions:
-    """The handlers of one consumer by the type of their events."""
+    """The handlers of one consumer, by event type."""
 
     def __init__(
         self, database: Database, inbox: Inbox, consumer: str, handlers: Mapping[str, Handle]
@@ -47,7 +47,7 @@ class Transactions:
         self._handlers = handlers
 
     def predecessors(self, delivery: Delivery) -> list[uuid.UUID]:
-        """The events of this consumer that must be handled, or given up, before this one."""
+        """Returns the events of this consumer that must be handled or given up before this one."""
         previous = () if delivery.replay_for else delivery.previous().items()
         return [
             event_id
@@ -58,11 +58,11 @@ class Transactions:
     async def run(
         self, batch: Sequence[Delivery], *, handle_within: float, in_turn: bool = False
     ) -> dict[Delivery, str]:
-        """Handles deliveries of different aggregates: `handled`, `duplicate` or `waiting` for a predecessor.
+        """Handles deliveries of different aggregates; returns `handled`, `duplicate` or `waiting` (for a predecessor).
 
-        What there was no time for is not in the result. Each handler has `handle_within` seconds. `in_turn` says that
-        no predecessor will come any more. Raises HandlerError, InboxError, and what a commit raises; then none of them
-        has had an effect.
+        Deliveries that it had no time for are not in the result. Each handler has `handle_within` seconds. `in_turn`
+        means that no predecessor will come any more. Raises HandlerError, InboxError and the errors of a commit; then
+        none of the handlers has had an effect.
         """
         if len(batch) == 1:
             with self._span(batch[0]):
@@ -105,11 +105,11 @@ class Transactions:
         try:
             async with asyncio.timeout(within):
                 await self._handlers[delivery.type.name](event, delivery.envelope(), work)
-                # Here, so that a row that is refused is this event's failure.
+                # Flushed here, so that a refused row counts as a failure of this event.
                 await work.flush()
         except Exception as error:
             if time.monotonic() - began > within + _CANCEL_SECONDS:
-                # Its statement could not even be cancelled: not the handler hangs, but the database.
+                # Its statement could not even be cancelled: it is the database that hangs, not the handler.
                 raise InboxError from error
             raise HandlerError(delivery) from error
 

@@ -1,7 +1,7 @@
-"""Wakes the relay of a database when a transaction has written events, in whichever process.
+"""Wake-ups of a database's relay when a transaction in any process has written events.
 
-PostgreSQL's NOTIFY would do as well, but makes all transactions that use it, of all databases of a server, commit one
-after the other.
+PostgreSQL's NOTIFY would work as well, but all transactions on a server that use it, in any database, commit one after
+the other.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from chassis.core.tasks import checkpoint
 from chassis.data.database import Database
 from chassis.events.broker import Broker
 
-# Many commits within this time are one message.
+# Commits within this time share one message.
 _PAUSE_SECONDS = 0.01
 
 
@@ -22,24 +22,24 @@ def _subject(database: Database) -> str:
 
 
 async def hear(database: Database, broker: Broker) -> None:
-    """Has `database.events_written` set when another process has committed events."""
+    """Sets `database.events_written` when another process has committed events."""
 
     async def written(_: object) -> None:
         database.events_written.set()
 
     await broker.ready()
-    # Outlives lost connections; what is missed meanwhile, polling finds.
+    # The subscription survives lost connections; polling finds what is missed meanwhile.
     await broker.client.subscribe(_subject(database), cb=written)
 
 
 async def announce(database: Database, broker: Broker) -> None:
-    """Tells the relays of other processes what this one commits, until cancelled. For a process without a relay."""
+    """Tells other processes' relays when this process commits events, until cancelled. For a process without one."""
     await broker.ready()
     while True:
         checkpoint()
         await database.events_written.wait()
         database.events_written.clear()
-        # Without NATS a relay could do nothing either.
+        # Without NATS, a relay could not do anything either.
         with contextlib.suppress(nats.errors.Error):
             await broker.client.publish(_subject(database))
         await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""A call: the server, the pipeline of stages that each call passes, and the channels to other services."""
+"""Calls: the server, the pipeline of stages that each call passes, and the channels to other services."""
 
 from chassis.rpc import failure, pipeline
 from chassis.rpc.call import Call, Caller, current_call

@@ -1,4 +1,4 @@
-"""The call that is being answered: who calls, under which contract, and how much time is left."""
+"""The current call: who calls, under which contract, and how much time is left."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ EDGE = "edge"
 
 
 class Caller:
-    """Who calls: the person behind the token, if there is one, and the workload behind the certificate.
+    """The caller: the person behind the token, if there is one, and the workload behind the certificate.
 
     `user_id`, `role` and `session_id` are "" without a token; `workload`, the SPIFFE name of the peer, is ""
     without mTLS.
@@ -42,7 +42,7 @@ class Caller:
 
     @property
     def workload(self) -> str:
-        """The SPIFFE name of the peer. Most calls never ask, so it is read from the certificate when one does."""
+        """The SPIFFE name of the peer. It is read from the certificate on first use, since most calls never need it."""
         if not isinstance(self._workload, str):
             self._workload = self._workload()
         return self._workload
@@ -54,7 +54,7 @@ class Caller:
 
     @property
     def id(self) -> UUID:
-        """The person behind the token, as columns hold them. ValueError when there is none."""
+        """The id of the person behind the token, as columns hold it. Raises ValueError without a token."""
         return UUID(self.user_id)
 
     def may(self, permission: str) -> bool:
@@ -68,39 +68,39 @@ class Caller:
 
 
 def _too_late() -> str:
-    raise RuntimeError("The workload was first asked for after the call's end.")
+    raise RuntimeError("The workload was first read after the call's end; read it while the call runs.")
 
 
 NOBODY = Caller()
 
 
 class Limit(Protocol):
-    """The end of a call's time."""
+    """The time limit of a call."""
 
     def expired(self) -> bool:
-        """Whether a cancellation of the call was due to this, and to nothing else."""
+        """Whether this limit, and nothing else, cancelled the call."""
 
 
 class Call:
     """One call, from its arrival to its answer. Handlers read it; the pipeline's stages fill it in."""
 
-    # Defaults of the class, since an attribute that is never set costs a call nothing.
+    # Defaults on the class, since an attribute that is never set costs a call nothing.
     caller = NOBODY
-    # Whether the contract's access is `self`, and the caller holds the permission beside it: what is looked up is then
-    # not scoped to the caller.
+    # Whether the contract's access is `self` and the caller holds its permission: the handler's queries are then not
+    # scoped to the caller.
     privileged = False
-    # On the clock of `time.monotonic`, which is the event loop's too; the deadline stage sets it.
+    # By the clock of `time.monotonic`, which the event loop uses too; set by the deadline stage.
     deadline = float("inf")
-    # What ends the call at its deadline; the deadline stage's.
+    # Ends the call at its deadline; set by the deadline stage.
     limit: Limit | None = None
-    # How the call ended, and what it failed with; both are known when what `at_end` was given runs.
+    # How the call ended, and the error if it failed; both are known when the functions given to `at_end` run.
     code = grpc.StatusCode.CANCELLED
     failure: MeshError | None = None
-    # What is to be awaited before a failure is answered; the audit stage's.
+    # Awaited before a failure is sent; set by the audit stage.
     on_failure: Callable[["Call"], Awaitable[None]] | None = None
     # Initial metadata of the answer, sent with it.
     headers: Sequence[tuple[str, str]] = ()
-    # The claim of the call's idempotency key; its stage hands it to the first unit of work.
+    # The claim of the call's idempotency key; set by the idempotency stage.
     idempotency: Any = None
     span: Any = None
     _operation_id = ""
@@ -114,7 +114,7 @@ class Call:
 
     @property
     def operation_id(self) -> str:
-        """UUIDv7 text: stable across retries under one idempotency key, fresh otherwise."""
+        """A UUIDv7 as text: stable across retries with one idempotency key, new for each call otherwise."""
         if not self._operation_id:
             self._operation_id = str(uuid7())
         return self._operation_id
@@ -125,7 +125,7 @@ class Call:
 
     @property
     def resumes(self) -> bool:
-        """Whether an earlier call under the same idempotency key began the work, and did not come to its end."""
+        """Whether an earlier call with the same idempotency key began the work and did not finish it."""
         return self.idempotency is not None and bool(self.idempotency.resumes)
 
     @property
@@ -133,21 +133,21 @@ class Call:
         """The client's address as the edge saw it; "" unless the edge itself is the peer."""
         if self.caller.workload != EDGE:
             return ""
-        # The edge appends the address of its peer, so only the last entry is its word.
+        # The edge appends the address of its peer, so only the last entry can be trusted.
         return self.metadata.get("x-forwarded-for", "").rpartition(",")[2].strip()
 
     def remaining(self) -> float:
-        """Seconds to the deadline; never negative, infinite outside a served call."""
+        """Returns the seconds until the deadline; never negative, infinite outside a served call."""
         if self.deadline == float("inf"):
             return self.deadline
         return max(0.0, self.deadline - time.monotonic())
 
     def at_end(self, finish: Callable[["Call"], None]) -> None:
-        """Has `finish` run as soon as the call's outcome is known, whatever it is; what was added last runs first."""
+        """Runs `finish` as soon as the call's outcome is known, whatever it is; the last one added runs first."""
         self._ends.append(finish)
 
     def end(self, code: grpc.StatusCode) -> None:
-        """Runs what `at_end` was given."""
+        """Sets the outcome and runs the functions that were given to `at_end`."""
         self.code = code
         while self._ends:
             self._ends.pop()(self)
@@ -157,12 +157,12 @@ class Call:
         self.headers = (*self.headers, (key, value))
 
     def match_etag(self, version: int, etag: str = "") -> None:
-        """Lets a change pass that was made on this version, by the request's `etag` or the `if-match` header.
+        """Raises Aborted ETAG_MISMATCH unless the change is based on this version.
 
-        Aborted ETAG_MISMATCH otherwise. A caller who sent neither, or `*`, means whatever version there is.
+        The base is the request's `etag` or the `if-match` header; without either, or with `*`, any version matches.
         """
         sent = etag or self.metadata.get("if-match", "")
-        # What follows a dot tells states of the same version apart, such as a product's stock.
+        # The part after a dot distinguishes states of the same version, such as a product's stock.
         meant = {each.strip().removeprefix("W/").strip('"').partition(".")[0] for each in sent.split(",")}
         if meant.isdisjoint(("", "*", str(version))):
             raise Aborted("ETAG_MISMATCH", "It was changed by somebody else since you read it.")

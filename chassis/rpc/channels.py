@@ -24,14 +24,14 @@ from chassis.trust.certificates import Certificates
 
 logger = logging.getLogger(__name__)
 
-# Kept back for the way back and for our own answer; a call that could not use the rest is not worth starting.
+# Reserved for the way back and for our own answer; a call with less time left than the minimum is not started.
 _RESERVE_SECONDS = 0.05
 _LEAST_SECONDS = 0.02
 _CLOSE_SECONDS = 30.0
 
-# A peer that hangs keeps its connections open and says nothing. A ping finds it within 4 s, whether or not calls run;
-# then its calls end as UNAVAILABLE, and the others get the next ones. The core waits a whole minute for a ping of its
-# own (it probes the bandwidth), and holds ours back meanwhile, unless it is told otherwise.
+# A peer that hangs keeps its connections open and sends nothing. A ping detects it within 4 s, whether or not calls
+# run; its calls then end as UNAVAILABLE, and the other peers get the next ones. By default, the core waits a whole
+# minute for a ping of its own (a bandwidth probe) and holds ours back meanwhile.
 _PING_MS = 2_000
 _PING_TIMEOUT_MS = 2_000
 
@@ -48,9 +48,9 @@ _OPTIONS = (
     ("grpc.enable_retries", 1),
 )
 
-# What pings cannot find: a worker whose event loop is held, or that fails whatever it is asked while others do not.
-# The core counts every status but OK, so only a worker that fails nearly all of many calls is left out, for a short
-# time, and never more than half of them.
+# Detects what pings cannot: a worker whose event loop is blocked, or that fails all calls while others do not. The core
+# counts every status but OK, so only a worker that fails nearly all of many calls is ejected, for a short time, and
+# never more than half of the workers.
 _OUTLIERS = {
     "interval": "2s",
     "baseEjectionTime": "3s",
@@ -64,9 +64,9 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class MeshChannel(grpc.aio.Channel):
-    """One channel for the whole mesh: the RPC's contract names the deployable, the settings say where that is.
+    """One channel for the whole mesh: the RPC's contract names the deployable, the settings say where it is.
 
-    Takes the place of a `grpc.aio.Channel` in the constructor of generated stubs. Usable outside a service too:
+    Pass it to the constructor of generated stubs in place of a `grpc.aio.Channel`. Usable outside a service too:
     `MeshChannel(Settings(service="developer", tls_directory=…, targets={…}))`.
     """
 
@@ -76,19 +76,19 @@ class MeshChannel(grpc.aio.Channel):
         self._upstreams: dict[str, Upstream] = {}
 
     def unary_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
-        """A method that takes one message and gives one."""
+        """Returns a method that takes one message and returns one."""
         return self._method("unary_unary", method, *serializers, **options)
 
     def unary_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
-        """A method that takes one message and gives a stream."""
+        """Returns a method that takes one message and returns a stream."""
         return self._method("unary_stream", method, *serializers, **options)
 
     def stream_unary(self, method: str, *serializers: Any, **options: Any) -> Any:
-        """A method that takes a stream and gives one message."""
+        """Returns a method that takes a stream and returns one message."""
         return self._method("stream_unary", method, *serializers, **options)
 
     def stream_stream(self, method: str, *serializers: Any, **options: Any) -> Any:
-        """A method that takes a stream and gives one."""
+        """Returns a method that takes a stream and returns one."""
         return self._method("stream_stream", method, *serializers, **options)
 
     def _method(
@@ -101,7 +101,7 @@ class MeshChannel(grpc.aio.Channel):
     ) -> "Method":
         method = method_at(path)
         if not method.deployable:
-            raise ContractError(f"The contract of {method.service} names no deployable.")
+            raise ContractError(f"The contract of {method.service} does not name a deployable.")
         upstream = self._upstream(method.deployable)
         return Method(upstream, shape, method, request_serializer, response_deserializer)
 
@@ -112,19 +112,19 @@ class MeshChannel(grpc.aio.Channel):
         return self._upstreams[deployable]
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Not for this channel: it stands for connections to many deployables, each with a state of its own."""
+        """Raises NotImplementedError: this channel has connections to many deployables, each with a separate state."""
         raise NotImplementedError
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Not for this channel, as `get_state`."""
+        """Raises NotImplementedError, like `get_state`."""
         raise NotImplementedError
 
     async def channel_ready(self) -> None:
-        """Not for this channel, as `get_state`: a call waits for its connection by itself."""
+        """Raises NotImplementedError, like `get_state`: a call waits for its connection by itself."""
         raise NotImplementedError
 
     async def close(self, grace: float | None = None) -> None:
-        """Closes all connections; calls that run get `grace` seconds."""
+        """Closes all connections; running calls get `grace` seconds."""
         await asyncio.gather(*(upstream.close(grace) for upstream in self._upstreams.values()))
 
     async def __aenter__(self) -> Self:
@@ -135,20 +135,20 @@ class MeshChannel(grpc.aio.Channel):
 
 
 class Upstream:
-    """The channel to one deployable: balanced over its endpoints, opened when first used, renewed with the keys."""
+    """The channel to one deployable: balanced over endpoints, opened on first use, renewed with the certificates."""
 
     def __init__(self, deployable: str, target: str, certificates: Certificates | None) -> None:
         self._deployable = deployable
         self._target = target
         self._certificates = certificates
-        # Here and not at the first call, since it reads the contracts of the whole platform.
+        # Computed here and not at the first call, since it reads the contracts of the whole platform.
         self._options = (*_OPTIONS, ("grpc.service_config", json.dumps(_config(deployable))))
         self._channel: grpc.aio.Channel | None = None
         self._generation = 0
         self._closing: set[asyncio.Task[None]] = set()
 
     def channel(self) -> grpc.aio.Channel:
-        """The channel in use. A new one takes over when the certificates were renewed; running calls finish."""
+        """Returns the current channel. A new one takes over when certificates were renewed; running calls finish."""
         generation = self._certificates.generation() if self._certificates else 0
         if self._channel is None:
             self._channel = self._open()
@@ -177,9 +177,9 @@ class Upstream:
 
 
 def _config(deployable: str) -> dict[str, Any]:
-    """The service config with outlier detection, and without its timeouts, since every call brings its own.
+    """Returns the service config with outlier detection, and without timeouts, since every call sets its own.
 
-    gRPC's C core counts those of the config from a coarse clock, which can be more than a second off.
+    gRPC's C core measures the config's timeouts by a coarse clock, which can be more than a second off.
     """
     config = service_config(deployable)
     config["loadBalancingConfig"].insert(0, {"outlier_detection_experimental": _OUTLIERS})
@@ -189,7 +189,7 @@ def _config(deployable: str) -> dict[str, Any]:
 
 
 class Method:
-    """What a stub calls for one RPC. All that the contract decides is bound here, once."""
+    """The callable that a stub uses for one RPC. Everything that the contract decides is bound here, once."""
 
     def __init__(
         self, upstream: Upstream, shape: str, method: MethodContract, serializer: Any, deserializer: Any
@@ -212,9 +212,10 @@ class Method:
         metadata: Metadata | None = None,
         **options: Any,
     ) -> Any:
-        """Starts the call. `timeout` is in seconds, and shortens what the contract and the current call leave.
+        """Starts the call. `timeout`, in seconds, can only shorten the time that the contract and current call leave.
 
-        Awaiting or iterating raises AioRpcError when the call fails; DEADLINE_EXCEEDED at once without time left.
+        Awaiting or iterating raises AioRpcError when the call fails; without time left, starting it raises
+        DEADLINE_EXCEEDED immediately.
         """
         seconds = self._seconds(timeout)
         if seconds < _LEAST_SECONDS:
@@ -226,7 +227,7 @@ class Method:
         )
 
     def _span(self) -> Span:
-        """A span below the current one; without one, at the root of a trace, which an untraced RPC does not begin."""
+        """Returns a child of the current span; without one, the root of a trace, unless the RPC is untraced."""
         if self._contract.untraced and not get_current_span().get_span_context().is_valid:
             return INVALID_SPAN
         return tracing.recorder().start_child(self._template)
@@ -254,7 +255,7 @@ def _not_bound(*_: object) -> Any:
 
 
 def _headers(span: Span, given: Metadata | None) -> list[tuple[str, str | bytes]]:
-    """The call's own metadata, with the trace, and with the token of the call that is being answered."""
+    """Returns the call's own metadata with the trace, and with the token of the call that is being served."""
     headers = list(given or ())
     context = span.get_span_context()
     if context.is_valid:
@@ -267,7 +268,7 @@ def _headers(span: Span, given: Metadata | None) -> list[tuple[str, str | bytes]
 
 
 class Unary:
-    """A running call with one answer: await it. Everything else is the underlying grpc.aio call's."""
+    """A running call with one answer: await it. All other attributes are those of the underlying grpc.aio call."""
 
     def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
         self._call = call
@@ -285,7 +286,7 @@ class Unary:
 
 
 class Stream:
-    """A running call with a stream of answers: iterate it. Everything else is the underlying grpc.aio call's."""
+    """A running call with a stream of answers: iterate it. All other attributes are those of the grpc.aio call."""
 
     def __init__(self, call: Any, span: Span, metrics: RpcMetrics) -> None:
         self._call = call
@@ -297,7 +298,7 @@ class Stream:
                 async for message in self._call:
                     yield message
             finally:
-                # Whoever stops reading early does not want the rest.
+                # A reader that stops early does not need the rest.
                 self._call.cancel()
 
     def __getattr__(self, name: str) -> Any:
@@ -305,7 +306,7 @@ class Stream:
 
 
 class _Outcome:
-    """Ends the span and counts the call, however it ends."""
+    """The end of a call: ends the span and counts the call, whatever the outcome."""
 
     def __init__(self, span: Span, metrics: RpcMetrics) -> None:
         self._span = span

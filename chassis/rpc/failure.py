@@ -1,4 +1,4 @@
-"""Turns whatever goes wrong in a call into a status that its caller may see: one table from exceptions to codes."""
+"""Failures: turns every exception of a call into a status that its caller may see, by one table."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ from chassis.rpc.call import Call
 logger = logging.getLogger(__name__)
 
 
-# Reasons, or none, by which a service speaks of itself, and of us who called without a token.
+# The reasons, "" for none, that are about the other service itself, or about our call that had no token.
 _ITS_LOAD = frozenset(("", "OVERLOADED"))
 _OUR_OMISSION = frozenset(("", "TOKEN_MISSING"))
 
@@ -36,7 +36,7 @@ _Becomes = Callable[[Any], MeshError]
 
 
 def _passed_on(error: grpc.aio.AioRpcError) -> MeshError:
-    # Without a reason nobody can say what it is about.
+    # Without a reason, it is unknown what the failure is about.
     return from_rpc(error) if reason_of(error) else internal()
 
 
@@ -60,40 +60,43 @@ def _answer(failure: Callable[[], MeshError]) -> _Becomes:
 
 _code = grpc.StatusCode
 
-# What the failure of a call to another service becomes, and why. What that service says about the request holds for our
-# caller too; what it says about us, or about itself, does not. A code that is not here becomes INTERNAL.
+# The error for a failed call to another service, and why. What that service says about the request applies to our
+# caller too; what it says about us or about itself does not. A code that is not listed becomes INTERNAL.
 DEPENDENCY: Mapping[grpc.StatusCode, tuple[_Becomes, str]] = {
-    _code.INVALID_ARGUMENT: (_passed_on, "The caller's words went into the request."),
-    _code.NOT_FOUND: (_passed_on, "The caller named what is not there."),
-    _code.ALREADY_EXISTS: (_passed_on, "The caller asked for what is taken."),
-    _code.FAILED_PRECONDITION: (_passed_on, "The state of things forbids it, whoever asks for it."),
-    _code.ABORTED: (_passed_on, "The caller is the one who can read again and repeat."),
-    _code.UNAUTHENTICATED: (_token, "The caller's token was sent on, and expired or was revoked on the way."),
+    _code.INVALID_ARGUMENT: (_passed_on, "The caller's input went into the request."),
+    _code.NOT_FOUND: (_passed_on, "The caller named something that does not exist."),
+    _code.ALREADY_EXISTS: (_passed_on, "The caller asked for something that is taken."),
+    _code.FAILED_PRECONDITION: (_passed_on, "The current state does not allow it, whoever asks."),
+    _code.ABORTED: (_passed_on, "Only the caller can read again and retry."),
+    _code.UNAUTHENTICATED: (
+        _token,
+        "The caller's token was forwarded, and expired or was revoked on the way.",
+    ),
     _code.RESOURCE_EXHAUSTED: (
         _quota,
-        "A quota is the caller's own; a busy server is not, and may be tried again.",
+        "A quota belongs to the caller; a busy server does not, and the call may be retried.",
     ),
-    _code.UNAVAILABLE: (_out_of_reach, "The call cannot be served without it now."),
+    _code.UNAVAILABLE: (_out_of_reach, "The call cannot be served without that service now."),
     _code.CANCELLED: (
         _out_of_reach,
-        "Its process or our channel to it was closed; a call that we cancel raises none.",
+        "Its process or our channel to it was closed; a call that we cancel ourselves does not raise this.",
     ),
     _code.DEADLINE_EXCEEDED: (
         _answer(deadline_exceeded),
-        "What it was given was the rest of our caller's time.",
+        "The call to it had all the time that was left of our caller's.",
     ),
 }
 
-# What an exception of a library becomes. The first class that fits decides, so the narrower one stands above the wider.
+# The error for an exception of a library. The first class that matches decides, so narrower classes come first.
 LIBRARIES: Sequence[tuple[type[BaseException], _Becomes, str]] = (
     (psycopg.errors.QueryCanceled, _answer(deadline_exceeded), "statement_timeout"),
     (psycopg.errors.SerializationFailure, _answer(conflict), "another transaction was faster"),
-    (psycopg.errors.DeadlockDetected, _answer(conflict), "another transaction was chosen to go on"),
+    (psycopg.errors.DeadlockDetected, _answer(conflict), "another transaction was chosen to continue"),
     (psycopg.errors.LockNotAvailable, _answer(conflict), "lock_timeout"),
-    (sqlalchemy.orm.exc.StaleDataError, _answer(conflict), "the row's version moved on"),
+    (sqlalchemy.orm.exc.StaleDataError, _answer(conflict), "another transaction changed the row's version"),
     (PoolBusy, _answer(overloaded), "our own connections are all taken"),
     (psycopg_pool.PoolTimeout, _answer(unavailable), "no connection can be made"),
-    (psycopg_pool.PoolClosed, _answer(unavailable), "the process drains"),
+    (psycopg_pool.PoolClosed, _answer(unavailable), "the process is draining"),
     (
         psycopg_pool.TooManyRequests,
         _answer(unavailable),
@@ -102,17 +105,17 @@ LIBRARIES: Sequence[tuple[type[BaseException], _Becomes, str]] = (
     (psycopg.errors.IdleInTransactionSessionTimeout, _answer(unavailable), "PostgreSQL ended our connection"),
     (psycopg.OperationalError, _answer(unavailable), "refused, broken or shut down connections"),
     (sqlalchemy.exc.TimeoutError, _answer(unavailable), "the pool behind the session"),
-    (asyncio.TimeoutError, _answer(deadline_exceeded), "a limit of time inside the handler"),
+    (asyncio.TimeoutError, _answer(deadline_exceeded), "a time limit inside the handler"),
     (grpc.aio.AioRpcError, lambda error: DEPENDENCY.get(error.code(), _FAULT)[0](error), "the table above"),
 )
-_FAULT: tuple[_Becomes, str] = (_answer(internal), "It says nothing that a caller could act upon.")
+_FAULT: tuple[_Becomes, str] = (_answer(internal), "A caller could not act on it.")
 
 
 def from_exception(error: BaseException) -> MeshError:
-    """What the caller is told about an exception: of a foreign one, never its text."""
+    """Returns the error that the caller gets for an exception; it never includes the text of a foreign exception."""
     if isinstance(error, MeshError):
         return error
-    # SQLAlchemy wraps the driver's exception; the table speaks of the driver's.
+    # SQLAlchemy wraps the driver's exceptions, which the table lists.
     cause = getattr(error, "orig", None) or error
     for kind, becomes, _ in LIBRARIES:
         if isinstance(cause, kind):
@@ -121,7 +124,7 @@ def from_exception(error: BaseException) -> MeshError:
 
 
 def failure_of(error: BaseException, call: Call) -> MeshError:
-    """What a call is answered that ended with an exception. Raises the cancellation of the call itself on."""
+    """Returns the error for a call that ended with an exception. Re-raises a cancellation of the call itself."""
     if isinstance(error, MeshError):
         return error
     if isinstance(error, asyncio.CancelledError):
@@ -130,8 +133,8 @@ def failure_of(error: BaseException, call: Call) -> MeshError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise error
-        # Something inside was cancelled, and nobody asked for the call to be.
-        logger.error("%s awaited what was cancelled", call.method.full_name, exc_info=error)
+        # Something inside was cancelled, but not the call itself.
+        logger.error("%s awaited a task that was cancelled", call.method.full_name, exc_info=error)
         return internal()
     if not isinstance(error, Exception):
         raise error

@@ -1,4 +1,4 @@
-"""Where a service has the keys from that access tokens are signed with: identity, over mTLS."""
+"""The source of the keys that access tokens are signed with: the identity service, over mTLS."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _GET_KEYS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
 
 
 def identity_keys(mesh: MeshChannel) -> FetchedKeys:
-    """The keys that identity publishes, fetched over mTLS."""
+    """Returns the keys that identity publishes, fetched over mTLS."""
 
     async def fetch() -> Iterable[Mapping[str, Any]]:
         # By name, since the chassis knows no domain's generated code.

@@ -1,4 +1,4 @@
-"""The pipeline: the stages that every call goes through, compiled once for each RPC from its contract."""
+"""The pipeline: the stages that every call passes, compiled once for each RPC from its contract."""
 
 import contextlib
 import math
@@ -33,22 +33,22 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What stages share in one server."""
+    """The objects that the stages of one server share."""
 
     verifier: TokenVerifier
     admission: Admission
     per_caller: PerCaller
     trust_domain: str
-    # Bytes that the server takes of any request.
+    # The largest request that the server accepts, in bytes.
     receive_limit: int
     database: Database | None
-    # Whether a reason that an RPC gives and its contract does not declare fails the call, as in tests.
+    # Whether an RPC that fails with a reason that its contract does not declare fails the call, as in tests.
     check_reasons: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A named place in the pipeline: how its stage is made (None: the RPC needs none), and why it stands there."""
+    """A named place in the pipeline: how its stage is made (None if the RPC needs none), and why it is there."""
 
     name: str
     make: Callable[[MethodContract, Parts], Stage | None]
@@ -85,22 +85,22 @@ STEPS: Sequence[Step] = (
     Step(
         "deadline",
         lambda contract, _: Deadline(contract),
-        "Before the first thing that waits: fetching keys, verifying, and all that follows count.",
+        "Before the first stage that waits: fetching keys, verifying, and all that follows counts.",
     ),
     Step(
         "audit",
         _audit,
-        "Outside all that decides, so that a refusal is on record; what a busy server turns away, nobody decided.",
+        "Outside all stages that decide, so that refusals are on record; shedding a call is not a decision.",
     ),
     Step(
         "caller",
         lambda contract, parts: CallerStage(contract, parts.verifier, parts.trust_domain),
-        "Everything that follows asks who calls.",
+        "Everything that follows depends on who calls.",
     ),
     Step(
         "per caller",
         lambda contract, parts: parts.per_caller.stage(contract),
-        "As soon as it is known who calls, and before anything is done for who has too much open already.",
+        "As soon as the caller is known, and before any work is done for one who has too much open already.",
     ),
     Step(
         "access",
@@ -110,38 +110,38 @@ STEPS: Sequence[Step] = (
     Step(
         "validation",
         lambda contract, parts: validation.stage(contract, parts.receive_limit),
-        "Before idempotency, so that a request that is no good takes no key.",
+        "Before idempotency, so that an invalid request takes no key.",
     ),
     Step(
         "caching",
         lambda contract, _: caching.stage(contract),
-        "Around idempotency, so that an answer that is repeated has the same headers; it looks at the answer.",
+        "Around idempotency, so that a replayed answer has the same headers; it reads the answer.",
     ),
     Step(
         "idempotency",
         _idempotency,
-        "After access, so that a stored answer goes only to whom it was given; before the handler, which it replaces.",
+        "After access, so that a stored answer goes only to its own caller; before the handler, which it replaces.",
     ),
     Step(
         "reasons",
         lambda contract, parts: reasons.stage(contract, check=parts.check_reasons),
-        "Innermost, and in tests only: it looks at what the handler raised.",
+        "Innermost, and in tests only: it checks what the handler raised.",
     ),
 )
 
 
-# Of the call that the task is for: gRPC reads them to find the handler, and would read them once more.
+# The metadata of the task's call: gRPC reads it to find the handler, and would otherwise read it again.
 metadata: ContextVar[dict[str, str]] = ContextVar("metadata")
 
 
 def stages_of(contract: MethodContract, parts: Parts) -> list[tuple[str, Stage]]:
-    """The stages that an RPC needs, by name, outermost first."""
+    """Returns the stages that an RPC needs, by name, outermost first."""
     made = ((step.name, step.make(contract, parts)) for step in STEPS)
     return [(name, stage) for name, stage in made if stage is not None]
 
 
 def compile_rpc(contract: MethodContract, method: Callable[..., Any], parts: Parts) -> Handler:
-    """What the server runs for an RPC: its stages around the servicer's method, in the RPC's call shape."""
+    """Returns the handler of an RPC: its stages around the servicer's method, in the RPC's call shape."""
     proceed: Proceed = _streaming(method) if contract.server_streaming else method
     for _, stage in reversed(stages_of(contract, parts)):
         proceed = partial(stage, proceed)
@@ -161,7 +161,7 @@ def _decoder(contract: MethodContract) -> Callable[[bytes], Message | None]:
     parse = contract.request_class.FromString
 
     def decode(data: bytes) -> Message | None:
-        # gRPC would answer an exception here with one of its own; None is for the validation stage to refuse.
+        # gRPC would turn an exception here into a status of its own; the validation stage refuses None.
         try:
             return parse(data)
         except DecodeError:
@@ -183,7 +183,7 @@ def _streaming(method: Callable[..., Any]) -> Proceed:
 
 
 def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], Any]:
-    # The messages of a server stream are written as they come, and nothing is left to answer.
+    # The messages of a server stream are written as they come, so nothing is left to return.
     answer_class = type(None) if contract.server_streaming else contract.response_class
 
     async def answer(request: Any, context: Any) -> Any:
@@ -193,9 +193,9 @@ def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], 
             try:
                 response = await proceed(request, call)
                 if type(response) is not answer_class:
-                    raise TypeError(f"{contract.full_name} answered with {type(response)}.")
+                    raise TypeError(f"{contract.full_name} returned a {type(response)}.")
                 call.end(grpc.StatusCode.OK)
-            except BaseException as error:  # noqa: BLE001 (nothing may leave the server as it is)
+            except BaseException as error:  # noqa: BLE001 (no exception may leave the server unmapped)
                 response = None
                 _fail(call, error)
             if call.failure is not None:
@@ -212,9 +212,9 @@ def _answer(contract: MethodContract, proceed: Proceed) -> Callable[[Any, Any], 
 
 
 class _Asynchronous(partial[Any]):
-    """A handler that is seen to be asynchronous at first sight.
+    """A handler that grpc.aio quickly recognizes as asynchronous.
 
-    grpc.aio asks at every call whether its handler is one, and looks for an awaitable before it takes a function apart.
+    grpc.aio checks that at every call, and checks for an awaitable before it inspects a function.
     """
 
     def __await__(self) -> NoReturn:
@@ -222,7 +222,7 @@ class _Asynchronous(partial[Any]):
 
 
 def _release(call: Call) -> None:
-    """Lets go of what gRPC frees with the call, and of what would make it a cycle for the garbage collector."""
+    """Drops references to objects that gRPC frees with the call or that would form a garbage collection cycle."""
     call.context = None
     call.caller.release()
 
@@ -236,22 +236,22 @@ def _fail(call: Call, error: BaseException) -> None:
     try:
         call.failure = failure_of(error, call)
     except BaseException:
-        # The client is told by its own clock; here its deadline looks the same as a client that left.
+        # The client has its own clock; here, an expired deadline looks the same as a client that left.
         late = call.remaining() == 0
         call.end(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
         if call.on_failure is not None:
-            call.on_failure(call)  # nobody waits any more
+            call.on_failure(call)  # not awaited, since the caller is gone
         raise
     call.end(call.failure.code)
 
 
 async def _abort(call: Call, error: MeshError) -> None:
-    # As long as nothing was sent, gRPC makes one frame of headers and status, and the edge sees these as headers.
+    # As long as nothing was sent, gRPC sends headers and status in one frame, and the edge sees these as headers.
     details = (STATUS_DETAILS, error.status().SerializeToString())
     trailers = (details, ("x-trace-id", trace_id()), *call.headers, *_retry_after(error))
     await call.context.abort(error.code, error.message, trailers)
 
 
 def _retry_after(error: MeshError) -> Sequence[tuple[str, str]]:
-    """HTTP's own word for RetryInfo, in whole seconds."""
+    """Returns HTTP's equivalent of RetryInfo, in whole seconds."""
     return () if error.retry_after is None else (("retry-after", str(math.ceil(error.retry_after))),)

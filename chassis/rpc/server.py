@@ -1,4 +1,4 @@
-"""The gRPC server of a process: its listener, health, reflection, and an answer for RPCs that do not exist."""
+"""The gRPC server of a process: its listener, health, reflection, and the status for RPCs that do not exist."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from chassis.trust.certificates import Certificates
 
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
-# The least pause between a client's pings: half of what our own channels leave.
+# The minimum pause between a client's pings: half of the pause that our own channels leave.
 _PING_INTERVAL_MS = 1_000
 _CONNECTION_AGE_MS = 30 * 60 * 1000
 _CONNECTION_GRACE_MS = 30 * 1000
@@ -26,7 +26,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class ListenError(Exception):
-    """The address cannot be listened on."""
+    """The server cannot listen on its address."""
 
 
 class Server:
@@ -44,10 +44,10 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
                 ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
-                # Two processes on one port would share it without a word.
+                # Otherwise two processes on one port would silently share it.
                 ("grpc.so_reuseport", 0),
-                # The admission stage refuses with a full status; this is the wall behind it, for each connection, which
-                # counts watches too. The limit that grpc.aio has would cost every call a callback.
+                # The admission stage refuses with a full status; this is the hard limit behind it, for each connection,
+                # and counts watches too. The limit of grpc.aio itself would cost every call a callback.
                 ("grpc.max_concurrent_streams", 2 * (calls + streams)),
             ),
         )
@@ -63,13 +63,13 @@ class Server:
             return self._server.add_secure_port(address, certificates.server_credentials())
         except RuntimeError:
             raise ListenError(
-                f"Cannot listen on {address}: the port is taken, or not ours to take."
+                f"Cannot listen on {address}: the port is taken, or needs more privileges. Choose another port."
             ) from None
 
     def register(self, handlers: Mapping[str, Handler], services: Iterable[str]) -> None:
-        """Takes the handlers of all RPCs by path, and the names that health and reflection know."""
+        """Registers the handlers of all RPCs by path, and the service names for health and reflection."""
         self._names = ["", *services]
-        # gRPC asks one after the other, so the RPCs that are called most come first.
+        # gRPC tries one after the other, so the RPCs that are called most come first.
         self._server.add_generic_rpc_handlers((_Handlers(handlers),))
         generic = _GenericOnly(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, generic)  # type: ignore[arg-type]
@@ -80,35 +80,35 @@ class Server:
         self._server.add_generic_rpc_handlers((_Unimplemented(),))
 
     async def start(self) -> None:
-        """Opens for calls, NOT_SERVING until `serving` says otherwise."""
+        """Starts to accept calls; reports NOT_SERVING until `serving(True)`."""
         await self.serving(False)
         await self._server.start()
 
     async def serving(self, ready: bool) -> None:
-        """Tells balancers whether to send calls."""
+        """Reports to load balancers whether to send calls."""
         for name in self._names:
             await self._health.set(name, _SERVING if ready else _NOT_SERVING)
 
     async def stop(self, grace: float) -> None:
-        """Takes no new call, and gives running ones `grace` seconds."""
+        """Accepts no new calls, and gives running ones `grace` seconds."""
         await self._server.stop(grace)
 
 
 class _GenericOnly:
-    """A server to generated code, which registers each of its methods with the core as well.
+    """A stand-in for the server to generated code, which would also register each of its methods with the core.
 
-    grpc.aio waits anew on every registered method for each call that arrives, so each would be a price on all calls.
+    For each call that arrives, grpc.aio waits again on every registered method, so each one would slow down all calls.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
-        """Leaves them to the generic handlers."""
+        """Does nothing: the generic handlers serve these methods."""
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Finds the handler of a path."""
+    """The handlers by path."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = dict(handlers)
@@ -121,7 +121,7 @@ class _Handlers(grpc.GenericRpcHandler):
 
 
 class _Unimplemented(grpc.GenericRpcHandler):
-    """Asked last: an RPC that nobody has does not exist, and is told so as every failure is told."""
+    """The last handler: fails RPCs that do not exist with UNIMPLEMENTED, in the same form as every other failure."""
 
     def service(self, handler_call_details: Any) -> Handler:
         return _UNIMPLEMENTED

@@ -9,22 +9,22 @@ from chassis.rpc.pipeline import Handler
 
 
 class Servicers:
-    """What answers the RPCs of each gRPC service."""
+    """The servicers of a process, which handle the RPCs of its gRPC services."""
 
     def __init__(self) -> None:
         self._servicers: list[tuple[dict[str, MethodContract], object]] = []
 
     def add(self, name: str, servicer: object, access: options_pb2.Access | None = None) -> None:
-        """Takes the servicer of a gRPC service by its full name. `access` is for contracts that are not ours.
+        """Adds the servicer of a gRPC service by its full name. `access` is for contracts that are not ours.
 
-        ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
+        Raises ContractError when the servicer lacks an RPC or has one too many, or when an RPC has no access.
         """
         served = methods_of(name, access)
         _check(name, served, servicer)
         self._servicers.append((served, servicer))
 
     def handlers(self, parts: pipeline.Parts) -> dict[str, Handler]:
-        """The compiled pipeline of each RPC, by its path."""
+        """Returns the compiled pipeline of each RPC, by its path."""
         return {
             method.path: pipeline.compile_rpc(method, getattr(servicer, name), parts)
             for served, servicer in self._servicers
@@ -32,11 +32,11 @@ class Servicers:
         }
 
     def names(self) -> list[str]:
-        """The gRPC services by their full names."""
+        """Returns the full names of the gRPC services."""
         return [next(iter(served.values())).service for served, _ in self._servicers]
 
     def receive_limit(self) -> int:
-        """The largest request that any of the RPCs takes, in bytes."""
+        """Returns the size of the largest request that any of the RPCs accepts, in bytes."""
         limits = [method.max_request_bytes for served, _ in self._servicers for method in served.values()]
         return max(limits, default=DEFAULT_MAX_REQUEST_BYTES)
 

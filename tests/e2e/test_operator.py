@@ -308,7 +308,7 @@ async def test_an_event_that_nobody_can_read_is_listed_shown_replayed_and_droppe
     shown = await meshctl(mesh, "events", "show", str(number))
     assert shown.code == 0, shown
     assert f"ce-subject: {order_id}" in shown.out
-    assert "mesh-error: The payload is no protomesh.ordering.v1.OrderCancelled." in shown.out
+    assert "mesh-error: The payload is not a protomesh.ordering.v1.OrderCancelled." in shown.out
     assert (
         shown.out.splitlines()[-1] == "The payload is not a valid protomesh.ordering.v1.OrderCancelled: ffff"
     )

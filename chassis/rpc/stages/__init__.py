@@ -1,4 +1,4 @@
-"""The stages of the pipeline, one file each; chassis/rpc/pipeline.py has them in their order."""
+"""The stages of the pipeline, one file each; chassis/rpc/pipeline.py lists them in order."""
 
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.audit import Audit

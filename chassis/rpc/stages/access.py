@@ -1,4 +1,4 @@
-"""Access: whether this caller may make this call at all. What they may see of it is the handler's to scope."""
+"""Access: whether this caller may make this call at all. The handler scopes what the caller may see."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -10,7 +10,7 @@ from chassis.rpc.stage import Proceed, Stage
 
 
 def stage(contract: MethodContract) -> Stage | None:
-    """The check that the contract asks for; None when everybody may call."""
+    """Returns the check that the contract requires; None when everybody may call."""
     assert contract.access is not None
     match contract.access.kind:
         case "public":
@@ -32,7 +32,7 @@ def _authenticated(proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]
 
 def _demand_token(call: Call) -> None:
     if not call.caller.user_id:
-        raise Unauthenticated("TOKEN_MISSING", "This needs an access token; sign in first.")
+        raise Unauthenticated("TOKEN_MISSING", "This call requires an access token; sign in first.")
 
 
 class _Permission:
@@ -45,7 +45,7 @@ class _Permission:
         _demand_token(call)
         raise PermissionDenied(
             "PERMISSION_MISSING",
-            "Your role does not grant what this needs.",
+            "Your role does not grant the permission that this call requires.",
             metadata={"permission": self._permission},
         )
 
@@ -67,9 +67,9 @@ class _Internal:
 
 
 class _Self:
-    """Lets in whoever is signed in: the handler scopes what it looks up to the caller, unless the call is privileged.
+    """The check for a signed-in caller. The handler scopes its queries to the caller, unless the call is privileged.
 
-    That nobody sees what is another's is looked at once more in the answer.
+    As a second safeguard, the stage verifies that the answer holds no other user's resources.
     """
 
     def __init__(self, contract: MethodContract) -> None:
@@ -96,5 +96,7 @@ class _Self:
         if answer is not None:
             for resource in answer.data if self._lists else (answer,):
                 if getattr(resource, self._field) != call.caller.user_id:
-                    raise RuntimeError(f"{call.method.full_name} was about to show what is another's.")
+                    raise RuntimeError(
+                        f"{call.method.full_name} was about to return another user's resource."
+                    )
         return answer

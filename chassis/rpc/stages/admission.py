@@ -1,4 +1,4 @@
-"""Load shedding: a server takes as many calls as it finishes in time, and refuses the next one at once."""
+"""Load shedding: a server takes as many calls as it can finish in time, and refuses further ones immediately."""
 
 import time
 from collections.abc import Awaitable
@@ -9,21 +9,21 @@ from chassis.core.errors import overloaded
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
 
-# A call that took more than this part of its contract's time was late: there is still time for its caller, but the
-# queue behind it grows.
+# A call that took more than this fraction of its contract's timeout was late: its caller still had time, but the queue
+# behind it grows.
 _IN_TIME = 0.25
-# What a late call leaves of the limit at the most, and how much a call in time adds to it, divided by it.
+# The largest fraction of the limit that is left after a late call, and what a call in time adds, divided by the limit.
 _DECREASE = 0.9
 _INCREASE = 4.0
-# However late calls are, so many of an RPC run at once: one that is slow by nature is not overloaded.
+# The minimum limit of an RPC, however late its calls are: one that is slow by nature is not overloaded.
 _LEAST = 16.0
 
 
 class Admission:
-    """What a server takes on at once: a budget for all calls, one for all streams, and a limit of each RPC's own.
+    """What a server runs at once: a budget for all calls, one for all streams, and a separate limit for each RPC.
 
-    A server stream may stay open for minutes and mostly sleeps: those who watch must not use up the room of those who
-    call, nor the other way round.
+    A server stream may stay open for minutes and mostly sleeps: streams must not use up the budget of calls, nor calls
+    that of streams.
     """
 
     def __init__(self, calls: int, streams: int) -> None:
@@ -31,14 +31,14 @@ class Admission:
         self._streams = _Budget(streams)
 
     def stage(self, contract: MethodContract) -> Stage:
-        """The stage of an RPC: the budget that it counts on, and its own limit if it is not a stream."""
+        """Returns the stage of an RPC, with the budget that it counts against, and its own limit if it is no stream."""
         if contract.server_streaming:
             return _Streams(self._streams)
         return _Calls(self._calls, contract.timeout)
 
 
 class _Budget:
-    """How many run, and how many may."""
+    """How many calls run, and how many may."""
 
     __slots__ = ("limit", "running")
 
@@ -48,7 +48,7 @@ class _Budget:
 
 
 class _Streams:
-    """Counts streams. ResourceExhausted OVERLOADED for one too many."""
+    """The counter of streams. Raises ResourceExhausted OVERLOADED for one too many."""
 
     def __init__(self, budget: _Budget) -> None:
         self._budget = budget
@@ -65,10 +65,10 @@ class _Streams:
 
 
 class _Calls:
-    """Counts calls of an RPC. ResourceExhausted OVERLOADED for one more than can be expected to finish in time.
+    """The counter of an RPC's calls. Raises ResourceExhausted OVERLOADED for more than can finish in time.
 
-    The limit follows what the RPC really does (docs/decisions/load-shedding.md): it shrinks when calls come late, by
-    whatever is short (the processor, the database, another service), and grows as long as they are in time.
+    The limit follows measurements (docs/decisions/load-shedding.md): it shrinks when calls are late, whatever is short
+    (the processor, the database, another service), and grows as long as they are in time.
     """
 
     def __init__(self, budget: _Budget, timeout: float) -> None:
@@ -91,14 +91,14 @@ class _Calls:
         self._running -= 1
         self._budget.running -= 1
         took = time.monotonic() - call.arrived
-        # By our own time, and not by the code: a caller's own short deadline says nothing about the server.
+        # Judged by our own time and not by the code: a caller's short deadline says nothing about the server.
         if took > self._in_time:
             self._shrink(call, running, took)
         elif running * 2 > self._limit:
             self._limit = min(self._budget.limit, self._limit + _INCREASE / self._limit)
 
     def _shrink(self, call: Call, running: int, took: float) -> None:
-        """To as many as would have been in time at this pace; once for all calls that were taken on before."""
+        """Lowers the limit to what would have been in time at this pace; once for all calls that arrived before."""
         if call.arrived > self._shrunk_at:
             pace = min(_DECREASE, self._in_time / took)
             self._limit = max(_LEAST, min(self._limit, running) * pace)

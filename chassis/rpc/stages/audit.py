@@ -1,4 +1,4 @@
-"""Audit: who did what with which outcome, on record before the caller is answered, where contracts ask for it."""
+"""Audit: records who did what with which outcome before the answer is sent, for RPCs whose contract requires it."""
 
 import asyncio
 import contextvars
@@ -24,8 +24,8 @@ from chassis.rpc.stage import Proceed
 logger = logging.getLogger("audit")
 
 _WRITE_SECONDS = 1.0
-# Nobody decided these: the call was not finished in time, or given up. Whoever waits for the answer, if anybody does,
-# does not wait for the record, too.
+# Outcomes that are no decision: the call did not finish in time or was given up. A caller that still waits for the
+# answer does not wait for the record too.
 _UNDECIDED = frozenset(
     (
         grpc.StatusCode.CANCELLED,
@@ -40,8 +40,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 class Audit:
     """The stage of RPCs with the audit option.
 
-    That a call went well is written in the transaction of its unit of work, or before the answer when it has none: what
-    cannot be put on record fails. A refusal is written before it is answered; if that fails, it is in the log.
+    A success is recorded in the transaction of the call's unit of work, or before the answer when it has none: a call
+    that cannot be recorded fails. A refusal is recorded before it is sent; if that fails, it is logged.
     """
 
     def __init__(self, database: Database) -> None:
@@ -57,7 +57,7 @@ class Audit:
         return answer
 
     def _failed(self, entry: AuditEntry, request: Any, call: Call) -> Awaitable[None]:
-        # Now, since the peer cannot be asked for its name once the call is over.
+        # Created now, since the peer's name cannot be read once the call is over.
         writing = self._write(entry, _record(request, call, call.code))
         if call.code not in _UNDECIDED:
             return writing
@@ -70,12 +70,12 @@ class Audit:
 
     async def _write(self, entry: AuditEntry, record: AuditRecord) -> None:
         if entry.stands and grpc.StatusCode[record.outcome] in _UNDECIDED:
-            return  # the change was made, whatever the caller heard of it
+            return  # the change was made, whatever status the caller received
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
                 await entry.failed(self._database, record)
         except Exception:
-            logger.exception("A refusal could not be put on record.", extra=dataclasses.asdict(record))
+            logger.exception("A refusal could not be recorded.", extra=dataclasses.asdict(record))
 
 
 def _record(request: Any, call: Call, code: grpc.StatusCode) -> AuditRecord:
@@ -95,7 +95,7 @@ def _record(request: Any, call: Call, code: grpc.StatusCode) -> AuditRecord:
 
 
 def _telling(request: Message) -> dict[str, Any]:
-    """Of a request what identifies and decides; texts may say anything about anybody."""
+    """Returns a request's fields that identify and decide, but no texts, which may hold personal data."""
     told = {field.name: _told(field, value) for field, value in request.ListFields()}
     return {name: value for name, value in told.items() if value is not None}
 

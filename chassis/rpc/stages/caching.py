@@ -1,4 +1,4 @@
-"""Caching: which state of a resource an answer shows, and how long browsers and CDNs may keep it."""
+"""Caching: headers for the state of a resource that an answer shows, and for how long browsers and CDNs may keep it."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from chassis.contract.methods import MethodContract
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed, Stage
 
-# The field of a resource that holds its etag, and of a request that takes it back.
+# The field that holds the etag in a resource, and in a request that sends it back.
 ETAG = "etag"
 
 
 def stage(contract: MethodContract) -> Stage | None:
-    """The stage of an RPC whose answer has an etag of its own or may be cached; None for others.
+    """Returns the stage of an RPC whose answer has its own etag or may be cached; None for others.
 
-    What may not be cached is marked `no-store` by the edge.
+    The edge marks answers that may not be cached with `no-store`.
     """
     if contract.server_streaming:
         return None
@@ -45,7 +45,7 @@ class _Caching:
 
 
 def _own_tag(resource: Descriptor) -> Callable[[Any], str]:
-    """What reads the header from a resource. What a client read in either place is what it may send back."""
+    """Returns the function that reads the header from a resource. Clients may send back the header or the field."""
     moving = [
         field.name
         for field in resource.fields
@@ -53,13 +53,13 @@ def _own_tag(resource: Descriptor) -> Callable[[Any], str]:
     ]
 
     def own_tag(answer: Any) -> str:
-        # An answer without one shows no state that a client could hold.
+        # An answer without an etag shows no state that a client could refer to.
         return f'"{answer.etag}"' if answer.etag else ""
 
     def own_tag_of_what_moves(answer: Any) -> str:
         if not answer.etag:
             return ""
-        # `if-none-match` asks for all that is shown, stock too; `if-match` looks at what stands before the dot.
+        # `if-none-match` compares everything that is shown, including stock; `if-match` only the part before the dot.
         shown = repr([getattr(answer, name) for name in moving]).encode()
         answer.etag = f"{answer.etag}.{hashlib.blake2b(shown, digest_size=6).hexdigest()}"
         return own_tag(answer)
@@ -68,6 +68,6 @@ def _own_tag(resource: Descriptor) -> Callable[[Any], str]:
 
 
 def _tag_of_content(answer: Message) -> str:
-    """A weak entity tag: the same content always has the same one, whatever JSON is made of it."""
+    """Returns a weak entity tag: the same content always has the same tag, however its JSON is written."""
     content = answer.SerializeToString(deterministic=True)
     return f'W/"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'

@@ -16,9 +16,9 @@ _SPELLINGS = frozenset(("Bearer ", "bearer "))
 
 
 class CallerStage:
-    """The stage that fills in `call.caller`.
+    """The stage that sets `call.caller`.
 
-    A public RPC takes a bad token for none: whoever signs in again may well send the old token along.
+    A public RPC ignores an invalid token: a client that signs in again may still send its old one.
     """
 
     def __init__(self, contract: MethodContract, verifier: TokenVerifier, trust_domain: str) -> None:

@@ -28,10 +28,10 @@ REPLAYED_HEADER = "idempotent-replayed"
 SHORTEST_KEY, LONGEST_KEY = 16, 255
 KEPT = timedelta(hours=24)
 _OK = 0
-# What a failure waits for its key to be free, so that a retry at once finds it so.
+# How long a failed call waits for its key to be freed, so that an immediate retry finds the key free.
 _RELEASE_SECONDS = 0.25
 
-# Refusals that the same request meets again, as long as it is the same key's: they are the key's answer.
+# Refusals that a retry with the same key gets again: they are stored as the key's answer.
 _FINAL = frozenset(
     (
         grpc.StatusCode.FAILED_PRECONDITION,
@@ -45,7 +45,7 @@ Stored = TypeVar("Stored")
 
 
 class Idempotency:
-    """The stage of RPCs whose contract has them take an `idempotency-key` header."""
+    """The stage of RPCs whose contract declares an `idempotency-key` header."""
 
     def __init__(self, database: Database, kept: timedelta = KEPT) -> None:
         self._database = database
@@ -78,7 +78,7 @@ class Idempotency:
     async def _take(self, claim: Claim, call: Call) -> Found | None:
         try:
             return await idempotency_keys.take(self._database, claim)
-        except BaseException:  # who does not hear back may hold the key all the same
+        except BaseException:  # without a response, the call may hold the key nevertheless
             self._release_soon(claim, call)
             raise
 
@@ -91,7 +91,7 @@ class Idempotency:
         return answer
 
     async def _failed(self, claim: Claim, call: Call, error: BaseException) -> Message:
-        """Stores a final refusal; frees the key otherwise, so that a retry resumes at once."""
+        """Stores a final refusal; otherwise frees the key, so that a retry can resume immediately."""
         if claim.lost:
             return await self._other(claim, call)
         refusal = from_exception(error) if isinstance(error, Exception) else None
@@ -106,13 +106,13 @@ class Idempotency:
         raise error
 
     async def _store(self, claim: Claim, call: Call, status_code: int, outcome: Message) -> Message | None:
-        """Stores how the call ended. When another call holds the key by now, that one's answer counts."""
+        """Stores how the call ended. When another call holds the key by now, returns that call's answer."""
         data = outcome.SerializeToString(deterministic=True)
         storing = idempotency_keys.store(self._database, claim, status_code, data, call.headers)
         return await self._other(claim, call) if await self._attempt(call, storing) is False else None
 
     async def _attempt(self, call: Call, storing: Awaitable[Stored]) -> Stored | None:
-        """What has been done is done, even when it cannot be noted under the key."""
+        """Stores under the key; logs a failure, since the call's effects stand even when they cannot be stored."""
         try:
             return await storing
         except Exception:
@@ -120,14 +120,14 @@ class Idempotency:
             return None
 
     async def _other(self, claim: Claim, call: Call) -> Message:
-        """The answer of the call that took the key over."""
+        """Returns the answer of the call that took the key over."""
         found = await idempotency_keys.look(self._database, claim)
         if found is None:
             raise in_flight()
         return _answer_of(found, claim, call)
 
     def _release_soon(self, claim: Claim, call: Call) -> asyncio.Task[None]:
-        """In a task of its own: the call's may be cancelled. If it fails, the lease runs out."""
+        """Frees the key in a separate task, since the call's may be cancelled. If that fails, the lease runs out."""
         task = asyncio.create_task(self._release(claim, call))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
@@ -155,9 +155,11 @@ def _checked(key: str) -> str:
 
 
 def _answer_of(found: Found, claim: Claim, call: Call) -> Message:
-    """The stored answer. Raises the stored refusal, and what else the key may be."""
+    """Returns the stored answer. Raises the stored refusal, or an error for a key in flight or of another call."""
     if found.fingerprint != claim.fingerprint:
-        raise InvalidArgument("IDEMPOTENCY_KEY_REUSED", "The key was used before for another request.")
+        raise InvalidArgument(
+            "IDEMPOTENCY_KEY_REUSED", "The key was used for another request; send a new key."
+        )
     if found.status_code is None:
         raise in_flight()
     call.headers = (*((key, value) for key, value in found.headers), (REPLAYED_HEADER, "true"))

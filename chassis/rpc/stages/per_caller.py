@@ -1,4 +1,4 @@
-"""What one caller can hold has a bound, so that nobody uses up what is meant for all."""
+"""Bounds per caller, so that no caller uses up the capacity that is meant for all."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -19,7 +19,7 @@ class PerCaller:
         self._streams = _Held("streams", streams)
 
     def stage(self, contract: MethodContract) -> Stage | None:
-        """The stage of an RPC; None for one that other services call, and for short calls of nobody in particular."""
+        """Returns the stage of an RPC; None for one that other services call, and for short public calls."""
         assert contract.access is not None
         if contract.access.kind == "internal":
             return None
@@ -29,7 +29,7 @@ class PerCaller:
 
 
 class _Held:
-    """Counts what each caller has open. ResourceExhausted TOO_MANY_AT_ONCE for one too many."""
+    """The counter of what each caller has open. Raises ResourceExhausted TOO_MANY_AT_ONCE for one too many."""
 
     def __init__(self, what: str, limit: int) -> None:
         self._what = what
@@ -37,7 +37,7 @@ class _Held:
         self._held: dict[str, int] = {}
 
     def __call__(self, proceed: Proceed, request: Any, call: Call) -> Awaitable[Any]:
-        # Who has not signed in is known by the address that the edge saw.
+        # A caller who is not signed in is identified by the address that the edge saw.
         caller = call.caller.user_id or call.address
         held = self._held.get(caller, 0)
         if held >= self._limit:
@@ -55,7 +55,9 @@ class _Held:
         return proceed(request, call)
 
     def _refusal(self) -> ResourceExhausted:
-        sentence = f"You have {self._limit} {self._what} open here, which is as many as one caller may have."
+        sentence = (
+            f"You have {self._limit} {self._what} open, the most that one caller may have; finish one first."
+        )
         return ResourceExhausted(
             "TOO_MANY_AT_ONCE",
             sentence,

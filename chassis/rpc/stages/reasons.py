@@ -1,4 +1,4 @@
-"""Reasons: in tests, an RPC that fails with a reason that its contract does not declare fails as a fault of ours."""
+"""Reasons: in tests, an RPC that fails with a reason that its contract does not declare fails with INTERNAL."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from chassis.rpc.call import Call
 from chassis.rpc.failure import from_exception
 from chassis.rpc.stage import Proceed, Stage
 
-# What the chassis itself gives, for any RPC.
+# The reasons that the chassis itself uses, for any RPC.
 _COMMON = frozenset(error_reason_pb2.ErrorReason.keys())
 
 
 class UndeclaredReason(Exception):
-    """The contract of an RPC does not declare a reason that its handler gave."""
+    """The contract of an RPC does not declare a reason that its handler failed with."""
 
 
 def stage(contract: MethodContract, *, check: bool) -> Stage | None:
-    """The stage where reasons are checked; None where they are not, and for contracts that others wrote."""
+    """Returns the stage that checks reasons; None when they are not checked, and for contracts that are not ours."""
     return _Reasons(contract) if check and not contract.foreign else None
 
 

@@ -1,4 +1,4 @@
-"""Telemetry: one server span for each call, and its count and time."""
+"""Telemetry: a server span for each call, and its count and duration."""
 
 import functools
 import time
@@ -18,11 +18,11 @@ from chassis.observe.otlp import Template
 from chassis.rpc.call import Call
 from chassis.rpc.stage import Proceed
 
-# The API's key of the current span in a context.
+# The OpenTelemetry API's key for the current span in a context.
 (_CURRENT_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 _STATUS_CODE = "rpc.response.status_code"
-# What says that the server, and not the caller, is at fault.
+# The codes for which the server, and not the caller, is at fault.
 _SERVER_FAULTS = frozenset(
     (
         grpc.StatusCode.UNKNOWN,
@@ -36,13 +36,13 @@ _SERVER_FAULTS = frozenset(
 
 
 def rpc_template(contract: MethodContract, kind: SpanKind) -> Template:
-    """What every span of an RPC has. It starts as OK, since most calls end so."""
+    """Returns the attributes that all spans of an RPC share. The status starts as OK, since most calls end so."""
     attributes = {"rpc.system.name": "grpc", "rpc.method": contract.path[1:], _STATUS_CODE: "OK"}
     return Template(contract.path[1:], kind, attributes)
 
 
 def fail(failed: trace.Span, code: grpc.StatusCode, *, fault: bool) -> None:
-    """Notes on an RPC's span how the call failed, and, if it is one, that this is a fault."""
+    """Records on an RPC's span how the call failed, and whether that is a fault of the server."""
     failed.set_attribute(_STATUS_CODE, code.name)
     if fault:
         failed.set_status(Status(StatusCode.ERROR, code.name))
@@ -59,7 +59,7 @@ class Telemetry:
     def __init__(self, contract: MethodContract) -> None:
         self._template = rpc_template(contract, SpanKind.SERVER)
         self._metrics = _metrics_of(contract.service, contract.name)
-        # A contract that is not ours cannot say so, but the receipt of spans must not be the cause of the next one.
+        # A contract that is not ours cannot opt out of tracing, but receiving spans must not cause further spans.
         begins = contract.deployable and not contract.untraced
         self._start = tracing.recorder().start if begins else tracing.recorder().join
 

@@ -1,4 +1,4 @@
-"""Text that nothing behind a handler can keep: PostgreSQL stores no NUL, and no contract should have to say so."""
+"""The check for NUL characters, which PostgreSQL cannot store and which no contract should have to forbid."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,16 +14,16 @@ _NUL_BYTE = NUL.encode()
 
 
 def nul_finder(message: Descriptor) -> Callable[[Message], list[str]] | None:
-    """What finds the strings of such a message that hold a NUL, by their paths; None when it has no string.
+    """Returns a function that finds the paths of a message's strings that hold a NUL; None when it has no strings.
 
-    A lone surrogate needs no search: it is not UTF-8, so that the message is not decoded.
+    A lone surrogate needs no check: it is not UTF-8, so the message cannot be decoded.
     """
     fields = (field for part in reachable(message) for field in part.fields)
     return _find if any(field.type == FieldDescriptor.TYPE_STRING for field in fields) else None
 
 
 def _find(message: Message) -> list[str]:
-    # Numbers have zero bytes too; but mostly there is none at all, which is seen in half a microsecond.
+    # Numbers may have zero bytes too, but most messages have none at all, which takes half a microsecond to check.
     return list(_in_message(message, "")) if _NUL_BYTE in message.SerializeToString() else []
 
 
@@ -34,7 +34,7 @@ def _in_message(message: Message, prefix: str) -> Iterator[str]:
 
 
 def _left_to_the_handler(field: FieldDescriptor) -> bool:
-    """Whether the contract has the pipeline pass over what a field holds, such as rows that are refused one by one."""
+    """Whether the contract excludes a field's content from validation, such as rows that are refused one by one."""
     rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
     return validate_pb2.IGNORE_ALWAYS in (rules.ignore, rules.repeated.items.ignore, rules.map.values.ignore)
 
@@ -47,7 +47,7 @@ def _in_value(value: Any, path: str) -> Iterator[str]:
         yield from _in_message(value, f"{path}.")
     elif hasattr(value, "items"):
         for key, item in value.items():
-            # A key is as good a hiding place, and cannot be printed.
+            # A key can hold a NUL as well, and is then not printable.
             yield from _in_value(key, path)
             yield from _in_value(item, f"{path}[{key!r}]")
     elif hasattr(value, "append") or hasattr(value, "add"):

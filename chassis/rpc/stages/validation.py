@@ -17,7 +17,7 @@ _validator = protovalidate.Validator()
 
 
 def stage(contract: MethodContract, receive_limit: int) -> Stage:
-    """The check of a request, or of each message of a client's stream."""
+    """Returns the check of a request, or of each message of a client stream."""
     look = _Look(contract, receive_limit)
     if contract.client_streaming:
         return look.at_each
@@ -25,11 +25,11 @@ def stage(contract: MethodContract, receive_limit: int) -> Stage:
 
 
 class _Look:
-    """Form, size and rules of one message. InvalidArgument says what is wrong with which field."""
+    """The check of one message's form, size and rules. Raises InvalidArgument, which names the fields and errors."""
 
     def __init__(self, contract: MethodContract, receive_limit: int) -> None:
         self._limit = contract.max_request_bytes
-        # What is too large for every RPC of the server never comes here.
+        # A request that is too large for every RPC of the server never arrives here.
         self._measures = self._limit < receive_limit
         self._has_rules = has_rules(contract.descriptor.input_type)
         self._nuls = None if contract.foreign else nul_finder(contract.descriptor.input_type)
@@ -71,7 +71,7 @@ def _broken(violations: Sequence[Violation]) -> InvalidArgument:
 
 
 def _path(path: validate_pb2.FieldPath) -> str:
-    """Such as `lines[2].quantity` or `labels["a"]`."""
+    """Returns a path such as `lines[2].quantity` or `labels["a"]`."""
     return ".".join(element.field_name + _subscript(element) for element in path.elements)
 
 

@@ -349,7 +349,7 @@ async def test_what_is_no_message_of_its_type_goes_straight_to_the_dead_letters(
 
     await eventually(lambda: is_buried(broker, subscriber.name))
     [letter] = await letters(broker, subscriber.name)
-    assert letter.error == "The payload is no protomesh.ordering.v1.OrderCancelled."
+    assert letter.error == "The payload is not a protomesh.ordering.v1.OrderCancelled."
 
 
 async def test_an_event_whose_predecessor_will_never_come_is_handled(

@@ -151,7 +151,7 @@ async def test_a_jetstream_store_that_is_removed_is_rebuilt_and_nothing_is_lost_
     info = await (await stand.broker.ready()).stream_info("ORDERING")
     assert info.state.messages == 34
     assert "The stream ORDERING was lost: 28 events are sent again." in caplog.text
-    assert "The stream ORDERING is younger than what things.copy has handled: it was lost." in caplog.text
+    assert "The stream ORDERING is newer than events that things.copy has handled: it was lost" in caplog.text
 
 
 async def test_nats_that_dies_between_taking_an_event_and_acknowledging_it_gets_it_again(

@@ -194,7 +194,7 @@ async def test_a_database_that_is_away_is_waited_for(
         await publish(database, happened("one", "first"), happened("two", "other"), happened("one", "second"))
         async with asyncio.timeout(60):
             await in_hand.wait()
-            while "comes again" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
+            while "will be retried" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
                 await asyncio.sleep(0.05)
         proxy.heal()
         await handled(database, "first", "other", "second")
