@@ -191,7 +191,7 @@ class Inbox:
 
 
 def may_be_forgotten(event_id: uuid.UUID) -> bool:
-    """Whether an event is so old that the inbox may no longer know it; then no stream has it any longer either."""
+    """Whether an event is so old that the inbox may no longer know it; then no stream has it either."""
     return identifiers.created_at(event_id) < time.time() - (RETENTION_DAYS - 1) * _DAY_SECONDS
 
 

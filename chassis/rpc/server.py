@@ -63,7 +63,7 @@ class Server:
             return self._server.add_secure_port(address, certificates.server_credentials())
         except RuntimeError:
             raise ListenError(
-                f"Cannot listen on {address}: the port is taken, or needs more privileges. Choose another port."
+                f"Cannot listen on {address}: the port is taken, or requires more privileges. Choose another port."
             ) from None
 
     def register(self, handlers: Mapping[str, Handler], services: Iterable[str]) -> None:

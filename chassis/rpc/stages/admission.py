@@ -31,7 +31,7 @@ class Admission:
         self._streams = _Budget(streams)
 
     def stage(self, contract: MethodContract) -> Stage:
-        """Returns the stage of an RPC, with the budget that it counts against, and its own limit if it is no stream."""
+        """Returns the stage of an RPC, with its budget, and its own limit unless it is a stream."""
         if contract.server_streaming:
             return _Streams(self._streams)
         return _Calls(self._calls, contract.timeout)
