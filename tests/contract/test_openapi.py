@@ -62,7 +62,7 @@ def test_a_body_has_no_other_fields_than_its_message(document: dict[str, Any]) -
 
 def test_an_operation_says_with_which_reasons_it_fails(document: dict[str, Any]) -> None:
     place = document["paths"]["/v1/orders"]["post"]["responses"]
-    assert "`OUT_OF_STOCK`: fewer units are there than are wanted." in place["400"]["description"]
+    assert "`OUT_OF_STOCK`: fewer units are available than were requested." in place["400"]["description"]
     assert document["paths"]["/v1/products/{id}"]["get"]["responses"]["404"]["description"].startswith(
         "`PRODUCT_NOT_FOUND`: "
     )
