@@ -1,6 +1,7 @@
 """The connection to NATS JetStream, which reconnects by itself."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Self
@@ -56,9 +57,11 @@ class Broker:
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        if self._client.is_connected:
-            await self._client.flush()
-        await self._client.close()
+        # A connection that is lost meanwhile takes what is buffered with it; the outbox still has it.
+        with contextlib.suppress(nats.errors.Error, OSError):
+            if self._client.is_connected:
+                await self._client.flush()
+            await self._client.close()
 
     async def __aenter__(self) -> Self:
         await self.connect()

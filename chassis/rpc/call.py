@@ -165,7 +165,9 @@ class Call:
         # The part after a dot distinguishes states of the same version, such as a product's stock.
         meant = {each.strip().removeprefix("W/").strip('"').partition(".")[0] for each in sent.split(",")}
         if meant.isdisjoint(("", "*", str(version))):
-            raise Aborted("ETAG_MISMATCH", "The resource was changed since you read it; read it again and retry.")
+            raise Aborted(
+                "ETAG_MISMATCH", "The resource was changed since you read it; read it again and retry."
+            )
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
