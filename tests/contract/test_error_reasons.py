@@ -60,7 +60,9 @@ def test_no_two_domains_have_the_same_reason() -> None:
 
 def test_every_reason_of_a_call_says_with_which_code_it_comes(comments: Comments) -> None:
     found = reasons.all_reasons(contract.files(), comments)
-    of_rows = {name for name, reason in found.items() if reason.comment.startswith("For a row of an import: ")}
+    of_rows = {
+        name for name, reason in found.items() if reason.comment.startswith("For a row of an import: ")
+    }
     assert {name for name, reason in found.items() if not reason.code} == of_rows
 
 

@@ -1,5 +1,6 @@
 """The catalog as its three kinds of callers see it: everybody, staff, and ordering."""
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -90,7 +91,15 @@ class Catalog:
     ) -> Any:
         request = ReserveStockRequest(order_id=order_id, lines=stock_lines(lines), **fields)
         request.hold.FromSeconds(seconds)
-        return await self.inventory.ReserveStock(request)
+        while True:
+            try:
+                return await self.inventory.ReserveStock(request)
+            except grpc.aio.AioRpcError as error:
+                refused = from_rpc(error)
+                if refused.reason != "OVERLOADED":
+                    raise
+                # As every caller is told to who comes in a rush.
+                await asyncio.sleep(refused.retry_after or 0)
 
 
 def told(product: Product) -> Product:
