@@ -1,6 +1,7 @@
 """Tasks: background work whose failures are never lost, and cancellation that is never swallowed."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -40,6 +41,13 @@ async def first(event: asyncio.Event, failed: "asyncio.Future[None]") -> None:
         waiting.cancel()
     if failed.done():
         failed.result()
+
+
+async def wait_up_to(event: asyncio.Event, seconds: float) -> None:
+    """Waits for the event, but no longer than this."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def checkpoint() -> None:

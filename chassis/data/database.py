@@ -39,7 +39,6 @@ class Database:
         self, url: str, *, name: str = "protomesh", pool_size: int = 16, cursor_secret: str = ""
     ) -> None:
         self.name = name
-        self._url = url
         self.cursor_secret = cursor_secret.encode()
         self.bulkheads = Bulkheads(url, name=name, size=pool_size, options=_SERVER_SETTINGS)
         self.engine: AsyncEngine = create_async_engine(
@@ -105,21 +104,6 @@ class Database:
             yield connection
         finally:
             self.bulkheads.give_back(connection)
-
-    async def connect(self) -> AsyncConnection[Any]:
-        """Returns a separate connection outside the pool, in autocommit mode, for callers that hold one for long.
-
-        An example is LISTEN.
-        """
-        # Nothing is written on such a connection, so TCP keepalive has to detect, in 25 s, that the server is gone.
-        return await AsyncConnection.connect(
-            self._url,
-            autocommit=True,
-            application_name=f"{self.name}-listen",
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-        )
 
     async def _transactional(self) -> Connection:
         connection = await self.bulkheads.take()

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from chassis.contract.event_types import event_type
+from chassis.core.tasks import wait_up_to
 from chassis.events.broker import Broker
 
 # A message that NATS sends while the connection is down is lost, so watchers also look by themselves this often.
@@ -48,9 +49,7 @@ class Live:
             while (left := remaining()) > 0:
                 changed.clear()
                 yield
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, LOOK_SECONDS)):
-                        await changed.wait()
+                await wait_up_to(changed, min(left, LOOK_SECONDS))
 
     @contextlib.contextmanager
     def _watching(self, aggregate_id: str) -> Iterator[asyncio.Event]:

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from psycopg import AsyncConnection
 from psycopg.rows import namedtuple_row
 
-from chassis.core.tasks import checkpoint
+from chassis.core.tasks import checkpoint, wait_up_to
 from chassis.data.database import Database
 from chassis.events import broker as broker_module
 from chassis.events import maintenance, streams, wakeup
@@ -97,7 +97,7 @@ class Relay:
         """Checks the service's stream periodically, and when it is found missing."""
         while True:
             checkpoint()
-            await _wait(self._stream_missing, STREAM_SECONDS)
+            await wait_up_to(self._stream_missing, STREAM_SECONDS)
             self._stream_missing.clear()
             await self._look_at_stream()
 
@@ -134,7 +134,7 @@ class Relay:
                 logger.warning("Events wait in the outbox: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(pause)
                 continue
-            await _wait(self._database.events_written, POLL_SECONDS if self._had_turn else _TURN_SECONDS)
+            await wait_up_to(self._database.events_written, POLL_SECONDS if self._had_turn else _TURN_SECONDS)
             await asyncio.sleep(_GATHER_SECONDS)
 
     async def publish_batch(self) -> int:
@@ -219,11 +219,3 @@ async def _record(connection: AsyncConnection[Any], sent: _Sent) -> None:
         await connection.execute(_MARK, (sent.published,), prepare=True)
     for position, error in sent.refused.items():
         await connection.execute(_REFUSED, (error[:_LONGEST_ERROR], position))
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass

@@ -121,7 +121,7 @@ async def test_cancelling_a_task_cancels_its_statement_and_returns_its_connectio
                 async with database.unit_of_work() as work:
                     await work.execute(text("SELECT pg_sleep(30)"))
 
-        async with await database.connect() as watcher:
+        async with await psycopg.AsyncConnection.connect(migrated_url, autocommit=True) as watcher:
             task = asyncio.create_task(sleep())
             while not await _sleeping(watcher):  # noqa: ASYNC110 (the server tells nobody)
                 await asyncio.sleep(0.01)

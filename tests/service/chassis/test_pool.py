@@ -40,7 +40,7 @@ async def have_news(database: Database) -> None:
     """The server has said something on the idle connection, as when it goes away: it is proved when it is taken."""
     async with database.connection() as connection:
         await connection.execute("LISTEN news")
-    async with await database.connect() as other:
+    async with database.connection("keys") as other:
         await other.execute("NOTIFY news")
 
 
