@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
@@ -397,8 +399,13 @@ async def test_the_status_shows_every_process(mesh: Mesh) -> None:
 
 
 async def test_the_status_fails_while_a_process_is_not_healthy(mesh: Mesh) -> None:
-    mesh.kill(mesh.processes("ratelimit")[0])
-    shown = await meshctl(mesh, "status")
+    # One that hangs: one that was killed may be back before it is asked.
+    [hung] = mesh.processes("ratelimit")
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        shown = await meshctl(mesh, "status")
+    finally:
+        os.kill(hung, signal.SIGCONT)
     await mesh.healthy()
     assert shown.code == 1
     (row,) = (line for line in shown.out.splitlines() if "ratelimit-1" in line)
