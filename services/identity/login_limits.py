@@ -1,23 +1,26 @@
 """Limits on failed logins: counted in Valkey for all replicas, and in the process while Valkey is unreachable."""
 
-import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from limits import RateLimitItem, parse_many
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
-from limits.errors import StorageError
 
-from chassis.core import ResourceExhausted
+from chassis.core import ResourceExhausted, Unavailable
+from chassis.outside import Valkey
 from services.identity.hashing import network_of
 from services.identity.settings import IdentitySettings
 
 VALKEY_TIMEOUT_SECONDS = 0.2
 # How long a process counts on its own before it tries Valkey again.
 RETREAT_SECONDS = 5.0
+_PREFIX = "identity:logins"
+
+# A limit, and whom it counts.
+Limit = tuple[RateLimitItem, str]
 
 
 class LoginLimits:
@@ -30,8 +33,8 @@ class LoginLimits:
         self._per_account = parse_many(per_account)
         self._per_address = parse_many(per_address)
         self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._shared = FixedWindowRateLimiter(_valkey(valkey_url)) if valkey_url else self._own
-        self._shared_from = 0.0
+        self._valkey = Valkey(valkey_url, timeout=VALKEY_TIMEOUT_SECONDS) if valkey_url else None
+        self._valkey_from = 0.0
 
     @classmethod
     def of(cls, settings: IdentitySettings) -> Self:
@@ -40,11 +43,13 @@ class LoginLimits:
 
     async def admit(self, account: str, address: str) -> None:
         """Raises ResourceExhausted RATE_LIMITED, with the seconds to wait, when too many have failed."""
+        limits = list(self._limits(account, address))
+        valkey = self._shared()
         try:
-            wait = await self._wait(self._counter(), account, address)
-        except StorageError:
+            wait = await (_wait_by_valkey(valkey, limits) if valkey else self._wait_by_process(limits))
+        except Unavailable:
             self._retreat()
-            wait = await self._wait(self._own, account, address)
+            wait = await self._wait_by_process(limits)
         if wait:
             raise ResourceExhausted(
                 "RATE_LIMITED",
@@ -55,48 +60,53 @@ class LoginLimits:
 
     async def count_failure(self, account: str, address: str) -> None:
         """Counts a failed attempt, also in the process: its counts take over when Valkey becomes unreachable."""
-        for limit, key in self._limits(account, address):
-            await self._own.hit(limit, key)
-        counter = self._counter()
-        if counter is self._own:
-            return
-        try:
-            await asyncio.gather(*(counter.hit(limit, key) for limit, key in self._limits(account, address)))
-        except StorageError:
-            self._retreat()
-
-    async def _wait(self, counter: FixedWindowRateLimiter, account: str, address: str) -> float:
         limits = list(self._limits(account, address))
-        # Most attempts are within the limits, and finding out how long to wait costs twice as much as whether to wait.
-        if all(await asyncio.gather(*(counter.test(limit, key) for limit, key in limits))):
-            return 0.0
-        windows = await asyncio.gather(*(counter.get_window_stats(limit, key) for limit, key in limits))
+        for limit, key in limits:
+            await self._own.hit(limit, key)
+        if valkey := self._shared():
+            try:
+                await _count_in_valkey(valkey, limits)
+            except Unavailable:
+                self._retreat()
+
+    async def _wait_by_process(self, limits: Sequence[Limit]) -> float:
+        windows = [await self._own.get_window_stats(limit, key) for limit, key in limits]
         moment = time.time()
         return max(
             (max(1.0, window.reset_time - moment) for window in windows if window.remaining <= 0), default=0.0
         )
 
-    def _limits(self, account: str, address: str) -> Iterator[tuple[RateLimitItem, str]]:
+    def _limits(self, account: str, address: str) -> Iterator[Limit]:
         # Valkey holds no personal data, only this hash of the account.
         trace = hashlib.sha256(account.encode()).hexdigest()[:32]
         network = network_of(address)
         yield from ((limit, f"account:{trace}:{network}") for limit in self._per_account)
         yield from ((limit, f"address:{network}") for limit in self._per_address)
 
-    def _counter(self) -> FixedWindowRateLimiter:
-        return self._shared if time.monotonic() >= self._shared_from else self._own
+    def _shared(self) -> Valkey | None:
+        return self._valkey if time.monotonic() >= self._valkey_from else None
 
     def _retreat(self) -> None:
-        self._shared_from = time.monotonic() + RETREAT_SECONDS
+        self._valkey_from = time.monotonic() + RETREAT_SECONDS
 
 
-def _valkey(url: str) -> RedisStorage:
-    scheme, _, rest = url.partition("://")
-    return RedisStorage(
-        f"async+{scheme.replace('valkey', 'redis')}://{rest}",
-        wrap_exceptions=True,
-        implementation="redispy",
-        key_prefix="identity:logins",
-        socket_timeout=VALKEY_TIMEOUT_SECONDS,
-        socket_connect_timeout=VALKEY_TIMEOUT_SECONDS,
-    )
+async def _wait_by_valkey(valkey: Valkey, limits: Sequence[Limit]) -> float:
+    keys = [limit.key_for(_PREFIX, key) for limit, key in limits]
+    (counts,) = await valkey.run(("MGET", *keys))
+    used_up = [
+        key
+        for (limit, _), key, count in zip(limits, keys, counts, strict=True)
+        if int(count or 0) >= limit.amount
+    ]
+    # Most attempts are within the limits, and need only the one command.
+    left = await valkey.run(*(("PTTL", key) for key in used_up)) if used_up else []
+    return max((max(1.0, milliseconds / 1000) for milliseconds in left), default=0.0)
+
+
+async def _count_in_valkey(valkey: Valkey, limits: Sequence[Limit]) -> None:
+    keys = [(limit.key_for(_PREFIX, key), limit.get_expiry()) for limit, key in limits]
+    # A window begins with its first failure: NX leaves the end of one that has begun. The transaction is for a count
+    # that would otherwise stay for good if Valkey got only half of the commands.
+    counts = [("INCR", key) for key, _ in keys]
+    ends = [("EXPIRE", key, seconds, "NX") for key, seconds in keys]
+    await valkey.run(("MULTI",), *counts, *ends, ("EXEC",))

@@ -10,7 +10,7 @@ from services.ratelimit.settings import RateLimitSettings
 async def compose(service: Service) -> None:
     settings = service.settings
     assert isinstance(settings, RateLimitSettings)
-    counters = Counters.at(settings.valkey_url)
+    counters = Counters(settings.valkey_url)
     quotas = Quotas.of_contracts(settings.rate_limit_multiplier)
     service.serve("envoy.service.ratelimit.v3.RateLimitService", RateLimitService(quotas, counters))
 

@@ -36,7 +36,7 @@ CREDENTIALS = {"email": "anna@example.com", "password": "correct horse"}
 async def limiter(valkey_url: str) -> AsyncIterator[Any]:
     """The real rate limiter, with quotas of three and a clock that stands."""
     moment = 3600.0 * secrets.randbelow(10**9)
-    counters = Counters.at(valkey_url, lambda: moment)
+    counters = Counters(valkey_url, lambda: moment)
     quotas = {(PLACE, CALLER): Quota(3, 3600, HOUR, True), (LOGIN, ADDRESS): Quota(3, 3600, HOUR, True)}
     service = RateLimitService(Quotas(quotas), counters)
     call = Call(contract.method_at(RATE_LIMIT), {})

@@ -1,5 +1,6 @@
 """The rate limiter against a real Valkey; only the clock is of the test's making."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 
@@ -37,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def limiter(valkey_url: str, clock: Clock) -> AsyncIterator[RateLimitService]:
-    counters = Counters.at(valkey_url, clock)
+    counters = Counters(valkey_url, clock)
     quotas = {(PLACE, CALLER): Quota(3, 60, MINUTE, True), (PLACE, ADDRESS): Quota(2, 60, MINUTE, False)}
     yield RateLimitService(Quotas(quotas), counters)
     await counters.close()
@@ -114,9 +115,22 @@ async def test_the_quotas_are_those_of_the_contracts() -> None:
 
 
 async def test_without_valkey_it_says_so_in_time() -> None:
-    counters = Counters.at("valkey://127.0.0.1:1")
+    counters = Counters("valkey://127.0.0.1:1")
     quotas = Quotas({(PLACE, CALLER): Quota(3, 60, MINUTE, True)})
     with pytest.raises(Unavailable) as refused:
         await RateLimitService(quotas, counters).ShouldRateLimit(asks(CALLER, "anna"), CALL)
     assert refused.value.reason == "DEPENDENCY_UNAVAILABLE"
     await counters.close()
+
+
+async def test_of_concurrent_requests_at_several_replicas_exactly_the_quota_passes(
+    valkey_url: str, clock: Clock
+) -> None:
+    quotas = Quotas({(PLACE, CALLER): Quota(50, 60, MINUTE, True)})
+    replicas = [Counters(valkey_url, clock) for _ in range(2)]
+    limiters = [RateLimitService(quotas, counters) for counters in replicas]
+    asked = (codes(limiter, asks(CALLER, "anna"), 1) for limiter in limiters * 60)
+    verdicts = [code for (code,) in await asyncio.gather(*asked)]
+    assert (verdicts.count(OK), verdicts.count(OVER_LIMIT)) == (50, 70)
+    for counters in replicas:
+        await counters.close()
