@@ -6,11 +6,7 @@ local function is_grpc(headers)
 end
 
 -- An empty query parameter (`?status=&page=`) means the same as none, but is not a valid enum or number.
-local function without_empty_parameters(path)
-  local mark = string.find(path, "?", 1, true)
-  if mark == nil then
-    return path
-  end
+local function without_empty_parameters(path, mark)
   local kept = {}
   for parameter in string.gmatch(string.sub(path, mark + 1), "[^&]+") do
     if not string.find(parameter, "^[^=]*=?$") then
@@ -67,7 +63,11 @@ function envoy_on_request(handle)
   if is_grpc(headers) then
     return
   end
-  headers:replace(":path", without_empty_parameters(headers:get(":path")))
+  local path = headers:get(":path")
+  local mark = string.find(path, "?", 1, true)
+  if mark ~= nil then
+    headers:replace(":path", without_empty_parameters(path, mark))
+  end
   if headers:get(":method") == "HEAD" then
     headers:replace(":method", "GET")
     remember(handle, "head", "true")

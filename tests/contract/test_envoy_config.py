@@ -1,5 +1,6 @@
 """The edge's configuration against the contracts that it is derived from."""
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -64,6 +65,40 @@ def test_every_exposed_rpc_is_reached_by_its_path_and_by_each_of_its_bindings(
     for binding in method.http:
         route = first_route(routes, binding.verb, sample_path(binding.path))
         assert (route["name"], route["route"]["cluster"]) == (method.full_name, method.deployable)
+
+
+VERBS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+PATHS = {
+    "/",
+    "/healthz",
+    "/healthz/",
+    "/v1",
+    "/v1/",
+    "/v1/nothing",
+    "/protomesh.catalog.v1.ProductService",
+    *(method.path for method in METHODS),
+    *(
+        path
+        for method in EXPOSED
+        for binding in method.http
+        for whole in [sample_path(binding.path)]
+        for path in (whole, whole + "x", whole + ":x", whole + "/x", whole.upper())
+    ),
+}
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_the_matcher_takes_the_route_that_is_first_in_the_list(
+    routes: list[dict[str, Any]], path: str
+) -> None:
+    matcher = envoy_routes.matcher(routes)
+    beginnings = matcher["matcher_tree"]["prefix_match_map"]["map"]
+    fitting = max((key for key in beginnings if path.startswith(key)), key=len, default=None)
+    action = (beginnings[fitting] if fitting else matcher["on_no_match"])["action"]
+    held = action["typed_config"]["routes"]
+    assert len(held) < len(routes) / 3
+    for verb, content_type in itertools.product(VERBS, ("", "application/grpc")):
+        assert first_route(held, verb, path, content_type) is first_route(routes, verb, path, content_type)
 
 
 @pytest.mark.parametrize("method", INTERNAL, ids=lambda method: method.full_name)

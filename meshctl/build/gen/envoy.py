@@ -22,7 +22,7 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
     exposed = [method for method in methods if method.access is not None and method.access.kind != "internal"]
     errors = envoy_errors.load(base / "errors.yaml")
     values = {
-        "contract.routes": envoy_routes.routes(exposed),
+        "contract.matcher": envoy_routes.matcher(envoy_routes.routes(exposed)),
         "contract.retry_unsent": envoy_routes.RETRY_UNSENT,
         "contract.services": sorted({method.service for method in exposed}),
         "contract.max_request_bytes": max(
