@@ -21,11 +21,10 @@ from pathlib import Path
 
 from tests.mutation.mutants import Mutant, mutants_of
 from tests.mutation.reach import PYTEST, SUITES, Reach, environment
+from tests.mutation.watch import LATEST, SECONDS, allowed_seconds
 
 ROOT = Path(__file__).parents[2]
 LISTED = ROOT / "docs" / "mutation.md"
-# A mutant that hangs is noticed too: by tests that take this much longer than they did.
-_PATIENCE, _AT_LEAST_SECONDS = 4.0, 30.0
 
 
 def main() -> int:
@@ -33,6 +32,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         trees = [_copy(Path(folder) / str(number)) for number in range(options.jobs)]
         reach = Reach.measure(trees[0], options.suites)
+        for tree in trees[1:]:
+            shutil.copy(trees[0] / SECONDS, tree)
         mutants = [
             mutant
             for path in sorted((trees[0] / "chassis").rglob(options.files))
@@ -56,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--files", default="*.py", help="pattern of the files to mutate, such as 'idempotency*.py'"
     )
+    parser.add_argument("--jobs", type=int, default=2, help="how many mutants at a time")
     parser.add_argument("--suites", nargs="+", default=SUITES, help="the tests that must notice")
     return parser.parse_args()
 
@@ -68,11 +70,14 @@ def _copy(tree: Path) -> Path:
         if (ROOT / name).is_file():
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tree / name)
+    # Compiled once, since each run imports the same modules but one; by content, since a mutant may share a time stamp.
+    compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash"]
+    subprocess.run([*compiling, "chassis", "gen", "services", "meshctl", "tests"], cwd=tree, check=False)
     return tree
 
 
 def _survivors(trees: Sequence[Path], reach: Reach, mutants: Sequence[Mutant], until: float) -> list[Mutant]:
-    """The mutants that no test noticed, or reaches; each tree is given the next one as soon as it is free."""
+    """The mutants that no test notices, by failing or by hanging, or reaches; each tree is given the next one as soon as it is free."""
     outcomes: Counter[str] = Counter()
     survivors = []
     left = iter([(mutant, reach.tests(mutant.path, mutant.line)) for mutant in mutants])
@@ -87,9 +92,13 @@ def _survivors(trees: Sequence[Path], reach: Reach, mutants: Sequence[Mutant], u
             outcome = _outcome(tree, mutant, tests, reach.seconds(tests)) if tests else "unreached"
             with taking:
                 outcomes[outcome] += 1
-                if outcome != "killed":
+                if outcome in ("survived", "unreached"):
                     survivors.append(mutant)
-                    print(f"{outcome}: {mutant.name} (line {mutant.line}, {len(tests)} tests)", flush=True)
+                if outcome != "killed":
+                    at = f", {(tree / LATEST).read_text()}" if outcome == "timed out" else ""
+                    print(
+                        f"{outcome}: {mutant.name} (line {mutant.line}, {len(tests)} tests{at})", flush=True
+                    )
 
     with ThreadPoolExecutor(len(trees)) as workers:
         list(workers.map(work, trees))
@@ -103,14 +112,14 @@ def _outcome(tree: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -
     before = path.read_text()
     path.write_text(mutant.code)
     try:
-        return "survived" if _pass(tree, tests, _AT_LEAST_SECONDS + _PATIENCE * seconds) else "killed"
+        return _run(tree, tests, allowed_seconds(seconds))
     finally:
         path.write_text(before)
 
 
-def _pass(tree: Path, tests: Sequence[str], seconds: float) -> bool:
+def _run(tree: Path, tests: Sequence[str], seconds: float) -> str:
     with subprocess.Popen(
-        [*PYTEST, *tests],
+        [*PYTEST, "-x", *tests],
         cwd=tree,
         env=environment(tree),
         stdin=subprocess.DEVNULL,
@@ -119,12 +128,13 @@ def _pass(tree: Path, tests: Sequence[str], seconds: float) -> bool:
         start_new_session=True,
     ) as run:
         try:
-            return run.wait(seconds) == 0
+            code = run.wait(seconds)
         except subprocess.TimeoutExpired:
-            return False
+            return "timed out"
         finally:
             # With what the tests started, such as PostgreSQL.
             _end_group(run.pid)
+    return {0: "survived", -signal.SIGALRM: "timed out"}.get(code, "killed")
 
 
 def _end_group(group: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,29 +11,20 @@ from pathlib import Path
 from coverage import CoverageData
 
 from chassis.process import ENVIRONMENT
+from tests.mutation.watch import SECONDS
 
-# Tests that talk to the chassis in the process of the test; what others start is not seen by coverage.
 SUITES = ("tests/unit/chassis", "tests/service/chassis")
+# A program that a test starts finds the test's name in its environment: it is the context of all that it runs.
 _CONFIGURATION = """
 [run]
-source = chassis
+source_pkgs = chassis
 concurrency = greenlet, thread
+data_file = {tree}/.coverage
+parallel = true
+sigterm = true
+context = ${{PYTEST_CURRENT_TEST-}}
 """
-_DURATIONS = """
-import json
-import os
-import pathlib
-
-seconds = {}
-
-
-def pytest_runtest_logreport(report):
-    seconds[report.nodeid] = seconds.get(report.nodeid, 0.0) + report.duration
-
-
-def pytest_sessionfinish():
-    pathlib.Path("durations.json").write_text(json.dumps(seconds))
-"""
+_PHASE = re.compile(r"(\|(setup|run|teardown)| \((setup|call|teardown)\))$")
 
 
 class Reach:
@@ -42,31 +34,24 @@ class Reach:
         self._tree = tree
         self._data = CoverageData(str(tree / ".coverage"))
         self._data.read()
-        self._seconds: dict[str, float] = json.loads((tree / "durations.json").read_text())
+        self._seconds: dict[str, float] = json.loads((tree / SECONDS).read_text())
         self._lines: dict[str, dict[int, list[str]]] = {}
 
     @classmethod
     def measure(cls, tree: Path, suites: Sequence[str]) -> "Reach":
-        """Runs the suites once. RuntimeError when they fail as they are, since then nothing can be told of a mutant."""
-        (tree / "coverage.ini").write_text(_CONFIGURATION)
-        (tree / "durations_plugin.py").write_text(_DURATIONS)
-        options = [
-            "-p",
-            "durations_plugin",
-            "--cov",
-            "--cov-config=coverage.ini",
-            "--cov-context=test",
-            "--cov-report=",
-        ]
-        if subprocess.run([*PYTEST, *options, *suites], cwd=tree, check=False).returncode != 0:
-            raise RuntimeError("The tests fail without any mutation: make them pass first.")
+        """Runs the suites once. RuntimeError when they do not run; one that fails twice is not counted on."""
+        (tree / "coverage.ini").write_text(_CONFIGURATION.format(tree=tree))
+        options = ["--cov", "--cov-config=coverage.ini", "--cov-context=test", "--cov-report="]
+        run = subprocess.run([*PYTEST, *options, *suites], cwd=tree, env=environment(tree), check=False)
+        if run.returncode not in (0, 1):
+            raise RuntimeError("The tests do not run without any mutation: make them pass first.")
         return cls(tree)
 
     def tests(self, path: str, line: int) -> list[str]:
         """The ids of the tests that run a line, the quickest first."""
         if path not in self._lines:
             self._lines[path] = self._data.contexts_by_lineno(str(self._tree / path))
-        ids = {context.partition("|")[0] for context in self._lines[path].get(line, ()) if context}
+        ids = {_PHASE.sub("", context) for context in self._lines[path].get(line, ())}
         return sorted(ids & self._seconds.keys(), key=self._seconds.__getitem__)
 
     def seconds(self, tests: Sequence[str]) -> float:
@@ -80,4 +65,8 @@ def environment(tree: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", **ENVIRONMENT}
 
 
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
+# A test that fails is run again, since the machine may have been busy.
+PYTEST = (
+    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+    *("-p", "tests.mutation.watch", "--reruns", "1"),
+)
