@@ -13,11 +13,17 @@ from coverage import CoverageData
 from chassis.process import ENVIRONMENT
 from tests.mutation.watch import SECONDS
 
-SUITES = ("tests/unit/chassis", "tests/service/chassis")
+# The tests that run the chassis in their own process: its own, and those of what only services bring to life.
+SUITES = (
+    "tests/unit/chassis",
+    "tests/service/chassis",
+    "tests/service/identity/test_audit.py",
+    "tests/service/test_refusals.py",
+)
 # A program that a test starts finds the test's name in its environment: it is the context of all that it runs.
 _CONFIGURATION = """
 [run]
-source_pkgs = chassis
+source = {tree}/chassis
 concurrency = greenlet, thread
 data_file = {tree}/.coverage
 parallel = true
@@ -48,10 +54,13 @@ class Reach:
         return cls(tree)
 
     def tests(self, path: str, line: int) -> list[str]:
-        """The ids of the tests that run a line, the quickest first."""
+        """The ids of the tests that run a line, the quickest first; of its module, if the line runs before any test."""
         if path not in self._lines:
             self._lines[path] = self._data.contexts_by_lineno(str(self._tree / path))
-        ids = {_PHASE.sub("", context) for context in self._lines[path].get(line, ())}
+        contexts = set(self._lines[path].get(line, ()))
+        if contexts == {""}:
+            contexts.update(*self._lines[path].values())
+        ids = {_PHASE.sub("", context) for context in contexts}
         return sorted(ids & self._seconds.keys(), key=self._seconds.__getitem__)
 
     def seconds(self, tests: Sequence[str]) -> float:

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chassis import contract
 from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from chassis.data import Database, UnitOfWork, idempotency_keys
+from chassis.data.pool import PoolBusy
 from chassis.rpc import Call, Caller, current_call
 from chassis.rpc.stages import Idempotency
 from tests.service.chassis.things import Thing, happened, scalar
@@ -107,7 +108,8 @@ async def test_a_repeated_call_gets_the_same_bytes_and_is_told_so(shop: Shop, ke
 async def test_fifty_calls_at_once_execute_once(shop: Shop, key: str):
     results = await asyncio.gather(*(shop.call(key) for _ in range(50)), return_exceptions=True)
     answers = {result[0].id for result in results if isinstance(result, tuple)}
-    refusals: list[Any] = [result for result in results if not isinstance(result, tuple)]
+    # On a busy machine, a connection may not come in time.
+    refusals: list[Any] = [result for result in results if not isinstance(result, tuple | PoolBusy)]
     assert len(answers) == 1
     assert {(type(error), error.reason) for error in refusals} <= {(Aborted, "IDEMPOTENCY_KEY_IN_FLIGHT")}
     assert all(error.retry_after == 1 for error in refusals)
@@ -140,6 +142,35 @@ async def test_a_key_with_another_request_is_refused(shop: Shop, key: str):
     await shop.call(key)
     with pytest.raises(InvalidArgument, match="IDEMPOTENCY_KEY_REUSED"):
         await shop.call(key, OTHER_REQUEST)
+
+
+async def test_a_call_that_is_cancelled_while_it_takes_its_key_does_not_keep_it(
+    shop: Shop, key: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The answer to its claim was on the way, so only the database knows that the call holds the key."""
+    take = idempotency_keys.take
+
+    async def taken_and_cut_off(*arguments: Any) -> None:
+        await take(*arguments)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency_keys, "take", taken_and_cut_off)
+        with pytest.raises(asyncio.CancelledError):
+            await shop.call(key)
+    await asyncio.gather(*shop.stage._releases)
+    assert (await shop.call(key))[0].id == shop.executions[0]
+
+
+async def test_who_lost_a_key_that_was_forgotten_since_is_told_to_ask_again(shop: Shop, key: str):
+    async def overtaken(request: Any, call: Call) -> Order:
+        async with shop.database.connection() as connection:
+            await connection.execute("DELETE FROM idempotency_keys")
+        return await shop.place(request, call)
+
+    with pytest.raises(Aborted, match="IN_FLIGHT"):
+        await shop.call(key, handler=overtaken)
+    assert await scalar(shop.database, "SELECT count(*) FROM things") == 0
 
 
 async def test_a_key_belongs_to_its_caller(shop: Shop, key: str):
@@ -194,6 +225,25 @@ async def test_after_any_other_failure_a_retry_resumes_the_same_operation(
     assert not call.headers
     assert await scalar(shop.database, "SELECT count(*) FROM things") == 1
     assert await scalar(shop.database, "SELECT count(*) FROM outbox") == 1
+
+
+async def test_a_failed_call_waits_for_a_moment_until_its_key_is_free(shop: Shop, key: str):
+    """So that who retries at once is not told that the call is still running."""
+    loop = asyncio.get_running_loop()
+    failed = loop.time()
+    async with shop.database.connection() as other, other.transaction():
+
+        async def fail(_: Any, call: Call) -> Order:
+            nonlocal failed
+            await other.execute("SELECT FROM idempotency_keys FOR UPDATE")
+            failed = loop.time()
+            raise Unavailable("DEPENDENCY_UNAVAILABLE", "x")
+
+        with pytest.raises(Unavailable):
+            await shop.call(key, handler=fail)
+        assert loop.time() - failed > 0.2
+    await asyncio.gather(*shop.stage._releases)
+    assert (await shop.call(key))[0].id == shop.executions[0]
 
 
 async def test_a_failed_first_transaction_leaves_the_key_free(shop: Shop, key: str):

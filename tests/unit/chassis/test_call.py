@@ -1,5 +1,6 @@
 """What handlers and stages do with a call: its end, versions and moments."""
 
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -9,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chassis import contract
 from chassis.core import Aborted, timestamp
-from chassis.rpc import Call
-from tests.unit.chassis.stand import SERVICE
+from chassis.rpc import Call, failure
+from tests.unit.chassis.stand import SERVICE, Stand, Thing, method
 
 
 def call(**metadata: str) -> Call:
@@ -43,6 +44,23 @@ def test_what_was_left_for_the_end_runs_once_the_last_first_and_knows_the_outcom
     ending.end(grpc.StatusCode.NOT_FOUND)
     ending.end(grpc.StatusCode.OK)
     assert ran == [("inner", grpc.StatusCode.NOT_FOUND), ("outer", grpc.StatusCode.NOT_FOUND)]
+
+
+def test_a_call_without_a_key_is_one_operation() -> None:
+    one, other = call(), call()
+    assert uuid.UUID(one.operation_id).version == 7
+    assert one.operation_id == one.operation_id != other.operation_id
+
+
+async def test_who_calls_is_not_looked_up_after_the_end(stand: Stand) -> None:
+    await method(stand.channel(), "Onward")(Thing(text="Read"))
+    with pytest.raises(RuntimeError, match="after the call's end"):
+        assert stand.scratch.call.caller.workload
+
+
+def test_what_ends_the_process_is_no_failure_of_the_call() -> None:
+    with pytest.raises(SystemExit):
+        failure.failure_of(SystemExit(), call())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 import pytest
+from protomesh.identity.v1.identity_events_pb2 import UserUpdated
+from protomesh.identity.v1.user_pb2 import Account
 
 from chassis.observe import logs, tracing
 from tests.unit.chassis.stand import Spans, Thing
@@ -52,6 +54,21 @@ def test_a_record_names_its_trace(logger: logging.Logger, stream: io.StringIO, s
         assert line(stream)["trace_id"] == tracing.trace_id()
 
 
+def test_a_library_that_tells_much_is_only_heard_when_something_is_wrong() -> None:
+    loggers = [logging.getLogger(name) for name in (None, "grpc", "nats", "httpx", "asyncio")]
+    before, handlers = [found.level for found in loggers], logging.root.handlers[:]
+    try:
+        logs.set_up("scratch", "debug")
+        assert logging.getLogger("chassis").isEnabledFor(logging.DEBUG)
+        for name in ("grpc", "nats", "httpx", "asyncio"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+            assert logging.getLogger(name).isEnabledFor(logging.WARNING)
+    finally:
+        logging.root.handlers[:] = handlers
+        for found, level in zip(loggers, before, strict=True):
+            found.setLevel(level)
+
+
 def test_an_exception_comes_along(logger: logging.Logger, stream: io.StringIO) -> None:
     try:
         raise ValueError("wrong at postgresql://mesh:hunter2@db/x")
@@ -90,3 +107,8 @@ def test_personal_data_never_shows(logger: logging.Logger, stream: io.StringIO) 
     assert "1234" not in stream.getvalue()
     assert "seen" in line(stream)["message"]
     assert line(stream)["thing"]["parts"] == [{"email": logs.REDACTED}]
+
+
+def test_personal_data_in_a_message_within_a_message_never_shows() -> None:
+    event = UserUpdated(user_id="u1", account=Account(id="u1", email="a@example.com"))
+    assert logs.redacted(event) == {"user_id": "u1", "account": {"id": "u1", "email": logs.REDACTED}}

@@ -1,6 +1,7 @@
 """The pipeline: what stands where, and what it does to calls of every shape."""
 
 import asyncio
+import pathlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -92,6 +93,22 @@ async def test_a_unary_call_is_answered(stand: Stand) -> None:
 async def test_a_server_stream_is_answered_message_by_message(stand: Stand) -> None:
     answers = [thing.count async for thing in method(stand.channel(), "Watch")(Thing(count=3))]
     assert answers == [0, 1, 2]
+
+
+async def test_a_server_stream_sends_its_headers_before_its_first_message(
+    certificate_directory: pathlib.Path,
+) -> None:
+    class Headed(Scratch):
+        async def Watch(self, request: Any, call: Any) -> AsyncIterator[Any]:
+            call.set_header("x-first", "1")
+            yield Thing(count=1)
+            await asyncio.Event().wait()
+
+    async with running(certificate_directory, servicer=lambda _: Headed()) as stand:
+        stream = method(stand.plain(), "Watch")(Thing())
+        assert (await stream.read()).count == 1
+        assert dict(await stream.initial_metadata())["x-first"] == "1"
+        stream.cancel()
 
 
 async def test_a_server_stream_that_fails_gives_what_it_had_and_then_its_status(stand: Stand) -> None:

@@ -163,9 +163,11 @@ async def test_an_event_that_is_none_is_passed_over(broker: Broker) -> None:
 def test_revocations_are_forgotten_when_no_token_can_be_left() -> None:
     revocations = Revocations()
     revocations.revoke("u1", ["s1"], time.time() - 2000)
-    revocations.revoke("u2", [], time.time())
+    revocations.revoke("u2", [], time.time() - 2000)
+    revocations.revoke("u3", [], time.time())
     assert not revocations.covers("u1", "s1", 0)
-    assert revocations.covers("u2", "s2", 0)
+    assert not revocations.covers("u2", "s2", 0)
+    assert revocations.covers("u3", "s3", 0)
 
 
 def test_a_revocation_that_is_heard_again_holds_up_the_forgetting_of_none() -> None:

@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from chassis.core import errors
 from chassis.observe import Batching, OtlpExport, Recorder, Template, exporter, tracing
@@ -50,6 +50,23 @@ def test_a_span_arrives_with_all_that_was_said_of_it(spans: Spans) -> None:
     assert found.events[0].name == "noticed"
     assert found.links[0].span_id == (2).to_bytes(8, "big")
     assert 0 < found.start_time_unix_nano <= found.end_time_unix_nano
+
+
+def test_what_the_api_of_opentelemetry_says_of_a_span_arrives(spans: Spans) -> None:
+    span = tracing.recorder().start(Template("work", SpanKind.SERVER))
+    span.update_name("other work")
+    span.add_link(SpanContext(1, 2, is_remote=True), {"why": "a"})
+    span.record_exception(ValueError("secret"), {"where": "b"})
+    span.set_status(StatusCode.ERROR, "c")
+    span.end()
+    (found,) = recorded(spans)
+    assert (found.name, found.status.message) == ("other work", "c")
+    assert found.links[0].trace_id == (1).to_bytes(16, "big")
+    assert {item.key: item.value.string_value for item in found.events[0].attributes} == {
+        "exception.type": "ValueError",
+        "where": "b",
+    }
+    assert b"secret" not in found.SerializeToString()
 
 
 def test_a_failure_is_named_by_its_class_alone(spans: Spans) -> None:

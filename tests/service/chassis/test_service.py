@@ -1,0 +1,63 @@
+"""A service with a database and a broker: its events go round, whichever processes it runs in."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+
+from chassis.core import Settings, uuid7
+from chassis.data import UnitOfWork
+from chassis.events import Broker, Envelope
+from chassis.service import Service
+from tests.service.chassis.things import happened
+
+
+@asynccontextmanager
+async def started(service: Service) -> AsyncIterator[None]:
+    """The service, from when it serves until it has drained."""
+    stop, served = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(service.run(stop, lambda _: served.set()))
+    try:
+        await asyncio.wait_for(served.wait(), 20)
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def test_what_one_process_of_a_service_writes_another_handles_and_watchers_see(
+    migrated_url: str, nats_url: str, broker: Broker
+) -> None:
+    handled: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
+        handled.put_nowait(event.order_id)
+
+    def process(role: Any) -> Service:
+        service = Service(
+            Settings(
+                service="ordering",
+                role=role,
+                port=0,
+                database_url=migrated_url,
+                nats_url=nats_url,
+                drain_wait_seconds=0,
+            )
+        )
+        service.subscribe("ordering.test", {OrderCancelled: handle})
+        return service
+
+    server, worker, order = process("server"), process("worker"), str(uuid7())
+    changes = server.live(OrderCancelled).changes(order, lambda: 60.0)
+    async with AsyncExitStack() as stack:
+        for service in (worker, server):
+            await stack.enter_async_context(started(service))
+        await anext(changes)  # at once
+        changed = asyncio.ensure_future(anext(changes))
+        async with server.database.unit_of_work() as work:
+            work.publish(happened(order))
+        # Sooner than the relay looks by itself, and than a watcher does.
+        assert await asyncio.wait_for(handled.get(), 10) == order
+        await asyncio.wait_for(changed, 4)
