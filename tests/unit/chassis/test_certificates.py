@@ -4,14 +4,14 @@ import pathlib
 
 import pytest
 
-from chassis.trust import Certificates, certificates
+from chassis.trust import CertificateError, Certificates
 from tests.certificates import Authority, issue
 
 
 @pytest.fixture
 def authority(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     """Of a directory whose files are looked at whenever they are used."""
-    monkeypatch.setattr(certificates, "_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("chassis.trust.certificates._CHECK_SECONDS", 0.0)
     return issue(tmp_path, "scratch")
 
 
@@ -37,7 +37,7 @@ def test_new_certificates_are_taken_once_their_files_fit_together(
 def test_files_are_looked_at_once_a_second(
     tmp_path: pathlib.Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "_CHECK_SECONDS", 60.0)
+    monkeypatch.setattr("chassis.trust.certificates._CHECK_SECONDS", 60.0)
     loaded = Certificates(tmp_path, "scratch")
     assert loaded.generation() == 0
     authority.issue(tmp_path, "scratch")
@@ -47,12 +47,12 @@ def test_files_are_looked_at_once_a_second(
 @pytest.mark.parametrize("name", ["scratch.key", "scratch.pem"])
 def test_a_damaged_file_is_said_so(tmp_path: pathlib.Path, authority: Authority, name: str) -> None:
     (tmp_path / name).write_text("no PEM")
-    with pytest.raises(certificates.CertificateError, match="is damaged"):
+    with pytest.raises(CertificateError, match="is damaged"):
         Certificates(tmp_path, "scratch")
 
 
 def test_a_file_that_cannot_be_read_is_said_so(tmp_path: pathlib.Path, authority: Authority) -> None:
     (tmp_path / "scratch.key").unlink()
     (tmp_path / "scratch.key").mkdir()
-    with pytest.raises(certificates.CertificateError, match=r"scratch\.key cannot be read"):
+    with pytest.raises(CertificateError, match=r"scratch\.key cannot be read"):
         Certificates(tmp_path, "scratch")
