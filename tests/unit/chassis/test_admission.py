@@ -100,6 +100,30 @@ async def test_a_caller_with_little_patience_says_nothing_about_the_server(
         assert [outcome for outcome in outcomes if isinstance(outcome, BaseException)] == []
 
 
+class Delayed(Scratch):
+    """Delays a call as a busy machine does; the others end together, once there are as many as `TOGETHER`."""
+
+    SECONDS, TOGETHER = 0.1, 20
+
+    def __init__(self, _: Service) -> None:
+        super().__init__()
+        self._together = asyncio.Barrier(self.TOGETHER)
+
+    async def Slow(self, request: Any, call: Any) -> Any:
+        await (asyncio.sleep(self.SECONDS) if request.text == "delayed" else self._together.wait())
+        return request
+
+
+async def test_a_delay_of_a_tenth_of_a_second_is_not_late_however_short_the_contracts_timeout(
+    certificate_directory: Any,
+) -> None:
+    """A quarter of 300 ms is 75 ms, and an RPC with one call at a time would be left with the least limit."""
+    async with running(certificate_directory, servicer=Delayed) as stand:
+        call = method(stand.channel(), "Slow")
+        await call(Thing(text="delayed"))
+        await asyncio.gather(*(call(Thing()) for _ in range(Delayed.TOGETHER)))
+
+
 async def offered(call: Any, *, per_second: float, seconds: float) -> list[Outcome]:
     """Calls at a rate, whatever becomes of those before, as many independent clients do."""
 
