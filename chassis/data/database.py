@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 
-from psycopg import AsyncConnection
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from chassis.core.settings import Settings
 from chassis.data import sql_spans
@@ -25,6 +26,10 @@ _SERVER_SETTINGS = (
 )
 
 
+# The connection that SQLAlchemy is about to join.
+_lent: ContextVar[Connection] = ContextVar("lent")
+
+
 class Database:
     """The pools and the two paths. Opening does not wait for PostgreSQL; restarts of PostgreSQL are survived.
 
@@ -41,17 +46,17 @@ class Database:
         self.name = name
         self.cursor_secret = cursor_secret.encode()
         self.bulkheads = Bulkheads(url, name=name, size=pool_size, options=_SERVER_SETTINGS)
-        self.engine: AsyncEngine = create_async_engine(
+        self._engine = create_async_engine(
             "postgresql+psycopg://",
-            async_creator=self._transactional,
+            async_creator=_joinable,
             poolclass=SessionPool,
-            # Otherwise the dialect queries the hstore type on its first connection.
-            use_native_hstore=False,
+            pool_reset_on_return=None,
+            # What SQLAlchemy would ask the server at first concerns tables that it creates or describes.
+            _initialize=False,
             # Exception texts are logged, so they must not hold values.
             hide_parameters=True,
         )
-        sql_spans.instrument(self.engine)
-        self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+        sql_spans.instrument(self._engine)
         # Set when a transaction with events has committed; the relay waits for it, and clears it.
         self.events_written = asyncio.Event()
 
@@ -82,7 +87,7 @@ class Database:
 
     def unit_of_work(self) -> UnitOfWork:
         """Returns a unit of work, one transaction: `async with database.unit_of_work() as work`."""
-        return UnitOfWork(self._sessions, self.events_written)
+        return UnitOfWork(self, self.events_written)
 
     async def one(self, query: Query, **parameters: Any) -> Row | None:
         """Returns the first row of a query, or None."""
@@ -95,7 +100,9 @@ class Database:
             return (await query.execute(connection, parameters)).rows
 
     @asynccontextmanager
-    async def connection(self, bulkhead: Bulkhead | None = None) -> AsyncIterator[AsyncConnection[Any]]:
+    async def connection(
+        self, bulkhead: Bulkhead | None = None
+    ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """Yields a pooled connection in autocommit mode, of the given bulkhead or of the task's."""
         connection = await self.bulkheads.take(bulkhead)
         try:
@@ -105,12 +112,26 @@ class Database:
         finally:
             self.bulkheads.give_back(connection)
 
-    async def _transactional(self) -> Connection:
+    async def take(self) -> Connection:
+        """Returns a connection whose next statement begins a transaction; return it with `give_back`."""
         connection = await self.bulkheads.take()
         try:
             if connection.autocommit:
                 await connection.set_autocommit(False)
         except BaseException:
-            self.bulkheads.give_back(connection)
+            self.give_back(connection)
             raise
         return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Returns a connection to its pool."""
+        self.bulkheads.give_back(connection)
+
+    async def joined(self, connection: Connection) -> AsyncConnection:
+        """Returns SQLAlchemy's view of a connection, in the same transaction; closing it leaves the connection open."""
+        _lent.set(connection)
+        return await self._engine.connect()
+
+
+async def _joinable() -> Connection:
+    return _lent.get()

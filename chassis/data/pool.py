@@ -11,7 +11,7 @@ from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import NullPool
-from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.pool import ConnectionPoolEntry
 
 CHECKOUT_SECONDS = 1.0
 # The weight of the last use in the mean time that a connection is lent for.
@@ -113,18 +113,11 @@ class Pool:
 
 
 class Connection(AsyncConnection[Any]):
-    """A pooled connection. `close` returns it to the pool, since SQLAlchemy has no other way to end its use."""
+    """A pooled connection."""
 
     lender: Pool | None = None
     lent_at = 0.0
     _logs_notices = False
-
-    async def close(self) -> None:
-        """Returns the connection to the pool while it is lent; really closes it otherwise."""
-        if self.lender is not None:
-            self.lender.give_back(self)
-        else:
-            await super().close()
 
     def add_notice_handler(self, callback: NoticeHandler) -> None:
         """Adds a handler once: SQLAlchemy adds its notice logger to a connection at each checkout."""
@@ -162,14 +155,10 @@ class Connection(AsyncConnection[Any]):
 
 
 class SessionPool(NullPool):
-    """SQLAlchemy's view of a pool that it does not own: it takes a connection for each session and closes it.
+    """SQLAlchemy's view of connections that it does not own: it joins the one of a unit of work, and leaves it open."""
 
-    A record connects when it is used, not when it is created, so that its connection is closed even if SQLAlchemy's
-    first queries to a server are cancelled.
-    """
-
-    def _create_connection(self) -> _ConnectionRecord:
-        return _ConnectionRecord(self, connect=False)
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        pass
 
 
 async def _configure(connection: AsyncConnection[Any]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy.exc import IntegrityError
+import psycopg
+import sqlalchemy.exc
 
 from chassis.core.errors import MeshError
 
@@ -33,8 +34,9 @@ class Refusals:
         """
         try:
             yield
-        except IntegrityError as error:
-            diagnosis = getattr(error.orig, "diag", None)
+        except (psycopg.IntegrityError, sqlalchemy.exc.IntegrityError) as error:
+            # SQLAlchemy wraps the driver's exception.
+            diagnosis = getattr(getattr(error, "orig", error), "diag", None)
             refusal = self.by_constraint.get(getattr(diagnosis, "constraint_name", None) or "")
             if refusal is None:
                 raise

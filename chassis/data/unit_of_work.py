@@ -1,17 +1,21 @@
 """The unit of work: rows, the events about them and the call's idempotency claim, in one transaction."""
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+import psycopg
 from google.protobuf.message import Message
-from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Executable, Result
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from chassis.data import outbox, sql_spans
+from chassis.data.pool import Connection
 from chassis.data.queries import Outcome, Prepared, Row
 
 Entity = TypeVar("Entity")
@@ -46,25 +50,38 @@ class Audit(Protocol):
 current_audit: ContextVar[Audit | None] = ContextVar("current_audit", default=None)
 
 
+# Rollbacks that nobody may wait for; a task without a reference could vanish.
 _closing: set[asyncio.Future[None]] = set()
 
 
-def _closed(closing: "asyncio.Future[None]") -> None:
-    _closing.discard(closing)
-    if not closing.cancelled():
-        closing.exception()  # a task that waits still gets it; without one, a failed rollback is not worth a log line
+class Connections(Protocol):
+    """The unit of work's view of its database."""
+
+    async def take(self) -> Connection:
+        """Returns a connection that begins a transaction with its next statement."""
+
+    def give_back(self, connection: Connection) -> None:
+        """Takes a connection back."""
+
+    def joined(self, connection: Connection) -> Awaitable[AsyncConnection]:
+        """Returns SQLAlchemy's view of a connection, which stays in the same transaction."""
 
 
 class UnitOfWork:
     """A transaction: committed on a clean exit, rolled back otherwise.
 
-    SQLAlchemy's version guard (`version_id_col`) raises StaleDataError when another transaction changed the row first;
-    the pipeline turns that into ABORTED.
+    Prepared statements run on its connection directly. The first entity, or the first statement that is not prepared,
+    starts a session of SQLAlchemy on the same connection. SQLAlchemy's version guard (`version_id_col`) raises
+    StaleDataError when another transaction changed the row first; the pipeline turns that into ABORTED.
     """
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession], events_written: asyncio.Event) -> None:
-        self.session = sessions()
-        self._connection: AsyncConnection[Any] | None = None
+    def __init__(self, connections: Connections, events_written: asyncio.Event) -> None:
+        self._connections = connections
+        self._connection: Connection | None = None
+        self._joined: AsyncConnection | None = None
+        self._session: AsyncSession | None = None
+        self._added: list[object] = []
+        self._ended = False
         self._events_written = events_written
         self._events: list[outbox.Draft] = []
         self._answer: Message | None = None
@@ -84,14 +101,32 @@ class UnitOfWork:
             await self._leave()
 
     async def _leave(self) -> None:
+        self._ended = True
+        connection = self._connection
+        if connection is None:
+            return
+        if self._joined is None and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._connections.give_back(connection)
+            return
         # Rolls back what is not committed, in a separate task: a cancellation must not keep the connection from the
         # pool, and a server that hangs must not hold up a cancelled task.
-        closing = asyncio.ensure_future(self.session.close())
+        closing = asyncio.ensure_future(self._roll_back(connection))
         _closing.add(closing)
-        closing.add_done_callback(_closed)
+        closing.add_done_callback(_closing.discard)
         task = asyncio.current_task()
         if task is None or not task.cancelling():
             await asyncio.shield(closing)
+
+    async def _roll_back(self, connection: Connection) -> None:
+        # A connection that cannot roll back is not lent again, so its failure must not hide the one before it.
+        try:
+            with contextlib.suppress(psycopg.Error, DBAPIError):
+                await connection.rollback()  # sends nothing after a commit
+                if self._session is not None and self._joined is not None:
+                    await self._session.close()
+                    await self._joined.close()
+        finally:
+            self._connections.give_back(connection)
 
     async def _commit(self) -> None:
         # The rows come first, so that their locks put events about one aggregate in the order of its changes.
@@ -101,8 +136,9 @@ class UnitOfWork:
             await self._claim.fence(self, self._answer)
         if self._audit is not None:
             await self._audit.write(self)
-        with sql_spans.span("COMMIT"):
-            await self.session.commit()
+        if self._connection is not None:
+            with sql_spans.span("COMMIT"):
+                await self._connection.commit()
         if self._claim is not None:
             self._claim.committed(self._answer)
         if self._audit is not None:
@@ -110,28 +146,51 @@ class UnitOfWork:
         if self._events:
             self._events_written.set()
 
+    async def _connected(self) -> Connection:
+        """Returns the transaction's connection, which its first use takes."""
+        if self._connection is None:
+            connection = await self._connections.take()
+            if self._ended or self._connection is not None:
+                self._connections.give_back(connection)
+                raise RuntimeError("A unit of work is for one task at a time, and not for later.")
+            self._connection = connection
+        return self._connection
+
+    async def _in_session(self) -> AsyncSession:
+        """Returns SQLAlchemy's session, with the entities that were added."""
+        if self._session is None:
+            self._joined = await self._connections.joined(await self._connected())
+            self._session = AsyncSession(self._joined, expire_on_commit=False)
+        self._session.add_all(self._added)
+        self._added.clear()
+        return self._session
+
     def add(self, entity: object) -> None:
         """Adds a new entity, which is inserted with the next flush."""
-        self.session.add(entity)
+        self._added.append(entity)
 
     async def save(self, entity: object) -> None:
         """Writes a new or changed entity now: its version increases, and a violated constraint is raised here."""
-        self.session.add(entity)
-        await self.session.flush()
+        self.add(entity)
+        await (await self._in_session()).flush()
 
     async def delete(self, entity: object) -> None:
         """Deletes an entity now."""
-        await self.session.delete(entity)
-        await self.session.flush()
+        session = await self._in_session()
+        await session.delete(entity)
+        await session.flush()
 
     async def flush(self) -> None:
         """Writes what was changed through the session; costs nothing when there are no changes."""
-        if self.session.new or self.session.dirty or self.session.deleted:
-            await self.session.flush()
+        if self._added:
+            await self._in_session()
+        session = self._session
+        if session is not None and (session.new or session.dirty or session.deleted):
+            await session.flush()
 
     async def execute(self, statement: Executable, parameters: Any = None) -> Result[Any]:
         """Runs a statement in the transaction."""
-        return await self.session.execute(statement, parameters)
+        return await (await self._in_session()).execute(statement, parameters)
 
     async def all(self, statement: Prepared, **parameters: Any) -> list[Row]:
         """Returns the rows that a prepared statement finds, or that its RETURNING clause gives."""
@@ -149,15 +208,11 @@ class UnitOfWork:
     async def _run(self, statement: Prepared, parameters: Mapping[str, Any]) -> Outcome:
         # Changes made through the session are written first, as with `execute`.
         await self.flush()
-        if self._connection is None:
-            pooled = await (await self.session.connection()).get_raw_connection()
-            self._connection = pooled.driver_connection
-            assert self._connection is not None
-        return await statement.execute(self._connection, parameters)
+        return await statement.execute(await self._connected(), parameters)
 
     async def get(self, entity_type: type[Entity], id: Any, *, for_update: bool = False) -> Entity | None:
         """Returns the entity with this primary key, if there is one; `for_update` locks it until the end."""
-        return await self.session.get(entity_type, id, with_for_update=for_update or None)
+        return await (await self._in_session()).get(entity_type, id, with_for_update=for_update or None)
 
     def publish(self, event: Message, *, version: int = 0) -> None:
         """Publishes an event once the transaction is committed; `version` is the aggregate's, if it has one.

@@ -110,7 +110,7 @@ async def lock_user(work: UnitOfWork, id: UUID) -> User:
 async def lock_administrators(work: UnitOfWork) -> Sequence[User]:
     """The administrators that can sign in, locked until the transaction ends, so the last two cannot both go."""
     administrators = select(User).where(User.role == ADMIN, User.disabled_at.is_(None)).order_by(User.id)
-    return (await work.session.scalars(administrators.with_for_update())).all()
+    return (await work.execute(administrators.with_for_update())).scalars().all()
 
 
 async def insert_user_once(work: UnitOfWork, user: User) -> bool:
@@ -123,7 +123,7 @@ async def insert_user_once(work: UnitOfWork, user: User) -> bool:
 async def lock_refresh_token(work: UnitOfWork, token_hash: bytes) -> RefreshToken | None:
     """The refresh token with this hash, locked until the transaction ends, so that one of two uses comes first."""
     statement = select(RefreshToken).where(RefreshToken.token_hash == token_hash).with_for_update()
-    return (await work.session.scalars(statement)).one_or_none()
+    return (await work.execute(statement)).scalar_one_or_none()
 
 
 async def revoke_sessions(
@@ -151,4 +151,4 @@ async def delete_expired_sessions(work: UnitOfWork, limit: int) -> int:
 async def lock_signing_keys(work: UnitOfWork) -> Sequence[SigningKey]:
     """All keys that are published. Locks the table, so transactions take turns even when there is no row yet."""
     await work.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
-    return (await work.session.scalars(select(SigningKey).where(_PUBLISHED))).all()
+    return (await work.execute(select(SigningKey).where(_PUBLISHED))).scalars().all()

@@ -36,6 +36,7 @@ RAISE = Prepared(
     .returning(Thing.name, Thing.rank)
 )
 ADD = Prepared(insert(Thing).values(id=bindparam("id"), name=bindparam("name")))
+PROCESS = Prepared(select(func.pg_backend_pid().label("id")))
 _SLEEPING = """
     SELECT count(*) FROM pg_stat_activity
     WHERE state = 'active' AND query LIKE '%pg_sleep(%' AND pid <> pg_backend_pid()
@@ -78,9 +79,41 @@ async def test_a_failed_unit_of_work_leaves_neither_rows_nor_events(database: Da
         async with database.unit_of_work() as work:
             work.add(Thing(name="lost"))
             work.publish(happened())
-            await work.session.flush()
+            await work.flush()
             raise LookupError
     assert await scalar(database, "SELECT (SELECT count(*) FROM things) + (SELECT count(*) FROM outbox)") == 0
+
+
+@pytest.mark.parametrize("used", ["prepared", "session"])
+async def test_what_failed_is_told_even_when_nothing_can_be_rolled_back_any_more(
+    database: Database, used: str
+):
+    with pytest.raises(LookupError):  # noqa: PT012 (what fails is the block)
+        async with database.unit_of_work() as work:
+            if used == "session":
+                await work.save(Thing(name="lost"))
+            row = await work.one(PROCESS)
+            assert row is not None
+            async with database.connection("keys") as other:
+                await other.execute("SELECT pg_terminate_backend(%s, 1000)", (row.id,))
+            raise LookupError
+    assert await scalar(database, "SELECT count(*) FROM things") == 0
+
+
+async def test_one_transaction_holds_what_both_paths_write_whichever_comes_first(migrated_url: str):
+    """In a process that has not used SQLAlchemy yet: it must not ask the server anything of its own."""
+    async with Database(migrated_url, pool_size=3) as database:
+        with suppress(LookupError):
+            async with database.unit_of_work() as work:
+                await work.run(ADD, id=uuid.uuid4(), name="prepared")
+                await work.save(Thing(name="entity"))
+                assert await work.run(RAISE, called="entity", by=1) == 1
+                raise LookupError
+        assert await scalar(database, "SELECT count(*) FROM things") == 0
+        async with database.unit_of_work() as work:
+            await work.run(ADD, id=uuid.uuid4(), name="prepared")
+            await work.save(Thing(name="entity"))
+        assert await scalar(database, "SELECT count(*) FROM things") == 2
 
 
 async def test_a_clean_exit_commits_rows_and_events_together(database: Database):

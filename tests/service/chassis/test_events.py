@@ -51,7 +51,7 @@ class Subscriber:
     async def handle(self, event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
         self.attempts[event.reason] += 1
         work.add(Thing(name=event.reason))
-        await work.session.flush()
+        await work.flush()
         if event.reason in self.broken:
             raise RuntimeError(f"cannot handle {event.reason}\nat all")
 
@@ -327,7 +327,7 @@ async def test_a_dead_letter_does_not_say_which_row_was_refused(
 
     async def handle(event: OrderCancelled, _: Envelope, work: UnitOfWork) -> None:
         insert = text("INSERT INTO things (id, name, rank) VALUES (gen_random_uuid(), :name, NULL)")
-        await work.session.execute(insert, {"name": "ada@example.com"})
+        await work.execute(insert, {"name": "ada@example.com"})
 
     monkeypatch.setattr(subscriber, "handle", handle)
     async with running(subscriber.consumer()):

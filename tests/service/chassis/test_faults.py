@@ -204,7 +204,7 @@ async def test_another_worker_takes_over_what_a_dead_one_had_in_hand(stand: Stan
 
     async def hang(_: OrderCancelled, __: Envelope, work: UnitOfWork) -> None:
         work.add(Thing(name="must be rolled back"))
-        await work.session.flush()
+        await work.flush()
         taken.set()
         await asyncio.Event().wait()
 

@@ -12,12 +12,11 @@ from protomesh.ordering.v1 import order_service_pb2
 from protomesh.ordering.v1.order_pb2 import Order
 from psycopg_pool import PoolTimeout
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chassis import contract
 from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from chassis.data import Database, UnitOfWork, idempotency_keys
+from chassis.data.pool import Connection
 from chassis.rpc import Call, Caller, current_call
 from chassis.rpc.stages import Idempotency
 from tests.service.chassis.things import Thing, happened, scalar
@@ -467,7 +466,7 @@ async def fail_at_the_commit(work: UnitOfWork) -> None:
 async def test_an_answer_whose_transaction_was_rolled_back_is_no_answer(shop: Shop, key: str, fail: Any):
     async def roll_back(_: Any, call: Call) -> Order:
         shop.executions.append(call.operation_id)
-        with suppress(ZeroDivisionError, IntegrityError):
+        with suppress(ZeroDivisionError, psycopg.IntegrityError):
             async with shop.database.unit_of_work() as work:
                 work.answer(Order(id=call.operation_id))
                 await fail(work)
@@ -487,7 +486,7 @@ async def test_an_answer_that_was_rolled_back_is_stored_when_the_handler_gives_i
     async def go_on_without(_: Any, call: Call) -> Order:
         shop.executions.append(call.operation_id)
         answer = Order(id=call.operation_id)
-        with suppress(ZeroDivisionError, IntegrityError):
+        with suppress(ZeroDivisionError, psycopg.IntegrityError):
             async with shop.database.unit_of_work() as work:
                 work.answer(answer)
                 await fail(work)
@@ -503,10 +502,10 @@ async def test_an_answer_that_was_rolled_back_is_stored_when_the_handler_gives_i
 async def test_an_answer_counts_whose_commit_was_not_heard_of(
     shop: Shop, key: str, monkeypatch: pytest.MonkeyPatch
 ):
-    commit = AsyncSession.commit
+    commit = Connection.commit
 
-    async def cut_off(session: AsyncSession) -> None:
-        await commit(session)
+    async def cut_off(connection: Connection) -> None:
+        await commit(connection)
         raise psycopg.OperationalError
 
     async def place(_: Any, call: Call) -> Order:
@@ -517,7 +516,7 @@ async def test_an_answer_counts_whose_commit_was_not_heard_of(
             raise NotFound("ORDER_NOT_FOUND", "No such order.") from None
         raise AssertionError
 
-    monkeypatch.setattr(AsyncSession, "commit", cut_off)
+    monkeypatch.setattr(Connection, "commit", cut_off)
     answer, call = await shop.call(key, handler=place)
     assert answer.id
     assert list(call.headers) == [("idempotent-replayed", "true")]

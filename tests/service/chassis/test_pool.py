@@ -2,19 +2,21 @@
 
 import asyncio
 import types
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import select
+from sqlalchemy import bindparam, insert, select
 
-from chassis.data import Database, PoolBusy, Query, bulkheads
+from chassis.data import Database, PoolBusy, Prepared, Query, bulkheads
 from chassis.rpc import failure
 from tests.service.chassis.things import Thing, scalar
 
 THINGS = Query(select(Thing.id))
+ADD = Prepared(insert(Thing).values(id=bindparam("id"), name=bindparam("name")))
 Way = Callable[[Database], Coroutine[Any, Any, None]]
 
 
@@ -25,6 +27,11 @@ async def read(database: Database) -> None:
 async def write(database: Database) -> None:
     async with database.unit_of_work() as work:
         work.add(Thing(name="written"))
+
+
+async def write_prepared(database: Database) -> None:
+    async with database.unit_of_work() as work:
+        await work.run(ADD, id=uuid.uuid4(), name="written")
 
 
 async def keep_books(database: Database) -> None:
@@ -46,7 +53,7 @@ async def have_news(database: Database) -> None:
 
 @pytest.mark.parametrize("cancellations", [1, 2])
 @pytest.mark.parametrize("before", [nothing, have_news])
-@pytest.mark.parametrize("way", [read, write, keep_books])
+@pytest.mark.parametrize("way", [read, write, write_prepared, keep_books])
 async def test_a_cancellation_at_any_await_costs_the_pool_no_connection(
     migrated_url: str, way: Way, before: Way, cancellations: int
 ):
@@ -57,7 +64,7 @@ async def test_a_cancellation_at_any_await_costs_the_pool_no_connection(
     await at_every_await(migrated_url, at)
 
 
-@pytest.mark.parametrize("way", [read, write, keep_books])
+@pytest.mark.parametrize("way", [read, write, write_prepared, keep_books])
 async def test_a_cancellation_in_line_for_a_connection_costs_none(migrated_url: str, way: Way):
     async def at(place: int, database: Database) -> bool:
         async with database.connection():
@@ -76,7 +83,7 @@ async def at_every_await(url: str, at: Callable[[int, Database], Awaitable[bool]
             assert await scalar(database, "SELECT 1") == 1, f"lost at await {place}"
             place += 1
         assert place > 0
-    # The first use of a session asks the server for more than the later ones.
+    # The first use of a database awaits more than the later ones.
     for place in range(30):
         async with Database(url, pool_size=1) as fresh:
             await at(place, fresh)
