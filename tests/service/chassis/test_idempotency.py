@@ -16,7 +16,6 @@ from sqlalchemy import text
 from chassis import contract
 from chassis.core import Aborted, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from chassis.data import Database, UnitOfWork, idempotency_keys
-from chassis.data.pool import Connection
 from chassis.rpc import Call, Caller, current_call
 from chassis.rpc.stages import Idempotency
 from tests.service.chassis.things import Thing, happened, scalar
@@ -502,9 +501,9 @@ async def test_an_answer_that_was_rolled_back_is_stored_when_the_handler_gives_i
 async def test_an_answer_counts_whose_commit_was_not_heard_of(
     shop: Shop, key: str, monkeypatch: pytest.MonkeyPatch
 ):
-    commit = Connection.commit
+    commit = psycopg.AsyncConnection.commit
 
-    async def cut_off(connection: Connection) -> None:
+    async def cut_off(connection: psycopg.AsyncConnection[Any]) -> None:
         await commit(connection)
         raise psycopg.OperationalError
 
@@ -516,7 +515,7 @@ async def test_an_answer_counts_whose_commit_was_not_heard_of(
             raise NotFound("ORDER_NOT_FOUND", "No such order.") from None
         raise AssertionError
 
-    monkeypatch.setattr(Connection, "commit", cut_off)
+    monkeypatch.setattr(psycopg.AsyncConnection, "commit", cut_off)
     answer, call = await shop.call(key, handler=place)
     assert answer.id
     assert list(call.headers) == [("idempotent-replayed", "true")]
