@@ -1,4 +1,4 @@
-# Two images of one build: `services` runs every deployable and meshctl, `edge` is Envoy with the contracts.
+# Two images of one build: `services` runs every deployable and meshctl, `edge` is Envoy.
 FROM python:3.11-slim AS build
 WORKDIR /app
 COPY requirements/runtime.txt requirements/
@@ -36,7 +36,5 @@ USER protomesh
 ENTRYPOINT ["python", "-P", "-m"]
 
 FROM envoyproxy/envoy:v1.40.0 AS edge
-# Where the configuration that `python -m meshctl.edge` writes looks for it.
-COPY gen/descriptors /app/gen/descriptors
 USER 10001
 ENTRYPOINT ["envoy", "--config-path", "/var/lib/protomesh/edge/edge.yaml", "--log-level", "warning"]

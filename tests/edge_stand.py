@@ -1,6 +1,7 @@
 """An edge to test: the real Envoy with the real configuration, before upstreams that remember what reached them."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -223,7 +224,8 @@ async def edge_stand(
         )
         command = rendering.command(chosen, rendering.write(chosen, directory))
         log = stack.enter_context((directory / "envoy.log").open("w"))
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+        environment = {**os.environ, **rendering.environment()}
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=environment)
         stack.push_async_callback(_stop, process)
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen.port}")

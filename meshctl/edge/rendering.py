@@ -6,6 +6,7 @@
 import hashlib
 import ipaddress
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis import contract
 from meshctl.core import files
-from meshctl.edge import placeholders
+from meshctl.edge import descriptors, placeholders
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_UPSTREAM_PORT = 9000
+DESCRIPTORS = "descriptors.binpb"
 
 # Connections to one service for short requests: `max_connections` in envoy/cluster.yaml.
 CONNECTIONS = 4
@@ -103,6 +105,8 @@ def write(settings: EdgeSettings, directory: Path) -> Path:
     for secret in _secrets(settings):
         _put(directory / "secrets" / f"{secret['name']}.yaml", {"resources": [secret]})
     write_targets(settings, directory, settings.targets)
+    image = (ROOT / "gen/descriptors/protomesh.binpb").read_bytes()
+    files.write_private(directory / DESCRIPTORS, descriptors.for_transcoder(image))
     return _put(directory / "edge.yaml", placeholders.fill(tree, _values(settings, directory)))
 
 
@@ -140,11 +144,23 @@ def command(settings: EdgeSettings, configuration: Path) -> tuple[str, ...]:
     return (program, "-c", str(configuration), *options, *workers)
 
 
+def environment(kernel: str = os.uname().release) -> dict[str, str]:
+    """Returns what Envoy's environment needs besides that of its parent.
+
+    Envoy's allocator wants each thread's registration for restartable sequences, to keep free memory for each core; by
+    default glibc takes it. Linux 6.19 broke how the allocator uses it, so from there on glibc keeps it. See
+    docs/decisions/the-edges-hot-path.md.
+    """
+    version = tuple(int(part) for part in re.findall(r"\d+", kernel)[:2])
+    wanted = sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and version < (6, 19)
+    return {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"} if wanted else {}
+
+
 def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     known = {
         "directory": str(directory),
         "jwks_socket": _socket(directory),
-        "descriptors": str(ROOT / "gen/descriptors/protomesh.binpb"),
+        "descriptors": str(directory / DESCRIPTORS),
         "downstream_tls": _downstream_tls(settings, directory),
         "transport_security": "max-age=31536000" if settings.tls_certificate else "",
         "trace_sample_percent": settings.trace_sample_ratio * 100,

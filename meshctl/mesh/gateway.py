@@ -37,6 +37,7 @@ class Gateway:
         return Program(
             name="edge",
             command=rendering.command(self._settings, configuration),
+            environment=rendering.environment(),
             port=self._settings.port,
             ready=self._live,
             metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
