@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
+import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from protomesh.ordering.v1.order_pb2 import Order
 from protomesh.ordering.v1.order_service_pb2 import ListOrdersResponse
 from protomesh.projects.v1.project_pb2 import Project
 
+from meshctl.edge import rendering
 from tests.edge_stand import Context, EdgeStand
 
 ORDERS = "/protomesh.ordering.v1.OrderService"
@@ -177,7 +180,7 @@ async def test_every_answer_has_the_trace_and_the_protective_headers(stand: Edge
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["x-frame-options"] == "DENY"
         assert "server" not in response.headers
-        assert not [name for name in response.headers if name.startswith("x-envoy")]
+        assert not [name for name in response.headers if name.startswith(("x-envoy", "grpc-", "accept-"))]
     sent = stand.upstream.received[-1].metadata["traceparent"]
     traced = await stand.http.get("/v1/orders", headers=stand.bearer())
     assert sent.split("-")[1] != traced.headers["trace-id"]
@@ -196,3 +199,12 @@ async def test_the_access_log_has_route_and_trace_and_no_query(stand: EdgeStand)
     assert (entry["method"], entry["path"], entry["status"]) == ("GET", "/v1/products", 200)
     assert entry["route"] == "protomesh.catalog.v1.ProductService.ListProducts"
     assert "secret" not in line
+
+
+async def test_envoys_allocator_keeps_free_memory_for_each_core(stand: EdgeStand) -> None:
+    if not rendering.environment():
+        pytest.skip("only on Linux before 6.19")
+    report = await stand.admin("/memory/tcmalloc")
+    kept = re.search(r"(\d+) \(.*\) Bytes in per-CPU cache freelist", report)
+    assert kept is not None
+    assert int(kept[1]) > 0

@@ -16,8 +16,25 @@ _PREVIOUS_HOSTS = {
         "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     },
 }
+# Takes a filter in that http_filters leaves out.
+_FILTER = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
 _NO_TOKEN = {
     "envoy.filters.http.jwt_authn": {"@type": f"{TYPE}jwt_authn.v3.PerRouteConfig", "disabled": True}
+}
+_GRPC_HEADERS = (
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
+    "grpc-accept-encoding",
+    "accept-encoding",
+)
+# What a service says to gRPC clients alone stays here.
+_REST_FILTERS = {
+    "envoy.filters.http.lua": _FILTER,
+    "envoy.filters.http.header_mutation": {
+        "@type": f"{TYPE}header_mutation.v3.HeaderMutationPerRoute",
+        "mutations": {"response_mutations": [{"remove": name} for name in _GRPC_HEADERS]},
+    },
 }
 # The transcoder would not pass on a path that no contract names, to which the router must respond.
 _UNCHECKED = {
@@ -27,6 +44,10 @@ _UNCHECKED = {
         "disabled": True,
     },
 }
+
+
+# By stage.
+_LIMITERS = ("rate_limit_per_address", "rate_limit_per_caller")
 
 
 def _retry(on: str) -> dict[str, Any]:
@@ -122,6 +143,7 @@ def _rest_route(binding: HttpBinding, method: MethodContract) -> dict[str, Any]:
     route = _route(method, f"{binding.verb} {binding.path}", match, whole_life=_streams(method))
     deadline = {"header": {"key": "grpc-timeout", "value": f"{int(method.timeout * 1000)}m"}}
     route["request_headers_to_add"] = [{**deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    route["typed_per_filter_config"].update(_REST_FILTERS)
     marks = _rest_marks(binding, method)
     if marks:
         route["metadata"] = {"filter_metadata": {"envoy.filters.http.lua": marks}}
@@ -144,7 +166,11 @@ def _route(
         "decorator": {"operation": operation, "propagate": False},
         **({"tracing": {"random_sampling": {"numerator": 0}}} if method.untraced else {}),
         **removed,
-        "typed_per_filter_config": {**(_NO_TOKEN if public else {}), **_buffer(method)},
+        "typed_per_filter_config": {
+            **(_NO_TOKEN if public else {}),
+            **_buffer(method),
+            **{_LIMITERS[limit["stage"]]: _FILTER for limit in _rate_limits(method)},
+        },
     }
 
 
