@@ -596,6 +596,36 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
 
 
 @pytest.mark.usefixtures("relay")
+async def test_a_drain_gives_back_what_it_has_not_begun(
+    database: Database, broker: Broker, subscriber: Subscriber
+):
+    """So that another process has it at once, and not when the time to acknowledge it is up."""
+    started = asyncio.Event()
+
+    async def hang(event: Any, _: Envelope, work: UnitOfWork) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def both_are_delivered() -> bool:
+        info = await (await broker.ready()).consumer_info("ORDERING", subscriber.name.replace(".", "-"))
+        return info.num_ack_pending == 2
+
+    policy = Policy(concurrency=1, batch=1, acknowledge_within=60, drain_within=0.1)
+    stuck = Consumer(database, broker, name=subscriber.name, handlers={OrderCancelled: hang}, policy=policy)
+    async with running(stuck):
+        await publish(database, happened(reason="in hand"))
+        await asyncio.wait_for(started.wait(), 15)
+        await publish(database, happened(reason="behind it"))
+        await eventually(both_are_delivered)
+    async with running(subscriber.consumer(policy)):
+
+        async def is_handled() -> bool:
+            return "behind it" in await subscriber.handled()
+
+        await eventually(is_handled)
+
+
+@pytest.mark.usefixtures("relay")
 async def test_a_drain_ends_at_whatever_moment_it_begins(database: Database, subscriber: Subscriber):
     for _ in range(20):
         # Of its own name each time, so that it starts with all events there are and is amid them when it is stopped.

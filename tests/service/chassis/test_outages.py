@@ -5,6 +5,7 @@ import urllib.parse
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -121,6 +122,24 @@ async def test_however_often_an_outage_interrupts_a_handler_its_event_is_no_near
         await publish(database, happened("one", "interrupted"), happened("one", "behind"))
         await handled(database, "interrupted", "behind")
         await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_an_outage_in_a_later_attempt_is_none_either(database: Database, broker: Broker):
+    """Later attempts are on record before they begin, so that one which kills its process counts."""
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if subscriber.calls[event.reason] == 1:
+            raise ZeroDivisionError
+        if subscriber.calls[event.reason] <= 4 * policy.attempts:
+            raise ConnectionResetError
+
+    policy = replace(QUICK, attempts=3)
+    subscriber = Subscriber(database, broker, act, policy)
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "interrupted"))
+        await handled(database, "interrupted")
+        assert [letter async for letter in dead_letters.listed(broker, subscriber.name)] == []
 
 
 @pytest.mark.usefixtures("relay")

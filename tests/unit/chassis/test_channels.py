@@ -3,10 +3,12 @@
 import asyncio
 import pathlib
 import time
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from chassis import contract
 from chassis.core import errors
@@ -134,6 +136,30 @@ async def test_one_trace_runs_through_client_and_server(
         path.append(tree[path[-1].parent_span_id])
     names = [span.name.rpartition("/")[2] for span in path]
     assert names == ["Open", "Open", "Onward", "Onward", "test"]
+
+
+async def test_a_call_leaves_a_client_span_with_its_outcome(spans: Spans, certificate_directory: Any) -> None:
+    async with running(certificate_directory) as stand:
+        channel = stand.channel()
+        await method(channel, "Open")(Thing())
+        stand.scratch.error = errors.NotFound("GONE", "It is gone.")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(channel, "Fail")(Thing())
+        async with aclosing(aiter(method(channel, "Watch")(Thing(count=2, text="hold")))) as things:
+            await anext(things)  # and has read enough
+        stand.scratch.started.clear()
+        slow = asyncio.ensure_future(anext(aiter(method(channel, "Watch")(Thing(text="hold")))))
+        await asyncio.wait_for(stand.scratch.started.wait(), 5)
+        slow.cancel()
+        await asyncio.wait([slow])
+    tracing.recorder().flush()
+    assert [
+        (attribute.value.string_value, span.status.code == Status.STATUS_CODE_ERROR)
+        for span in spans.all
+        if span.kind == Span.SPAN_KIND_CLIENT
+        for attribute in span.attributes
+        if attribute.key == "rpc.response.status_code"
+    ] == [("OK", False), ("NOT_FOUND", True), ("OK", False), ("CANCELLED", True)]
 
 
 async def test_an_untraced_call_begins_no_trace_and_is_part_of_one_all_the_same(
