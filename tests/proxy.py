@@ -20,6 +20,11 @@ class Proxy:
         # Set when something was swallowed.
         self.swallowed = asyncio.Event()
 
+    @property
+    def connections(self) -> int:
+        """How many connections go through now."""
+        return len(self._writers) // 2
+
     def hang(self) -> None:
         """Connections are taken, and nothing comes through in either direction."""
         self._flowing.clear()

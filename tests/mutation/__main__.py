@@ -31,7 +31,7 @@ def main() -> int:
     options, exempt = _options(), Exempt()
     with tempfile.TemporaryDirectory() as folder:
         trees = [_copy(Path(folder) / str(number)) for number in range(options.jobs)]
-        reach = Reach.measure(trees[0], options.suites)
+        reach = _reach(options, trees[0])
         for tree in trees[1:]:
             shutil.copy(trees[0] / SECONDS, tree)
         mutants = [
@@ -58,8 +58,27 @@ def _options() -> argparse.Namespace:
         "--files", default="*.py", help="pattern of the files to mutate, such as 'idempotency*.py'"
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many mutants at a time")
+    parser.add_argument(
+        "--learned",
+        type=Path,
+        help="folder that keeps which tests reach which line, for more runs on one commit",
+    )
     parser.add_argument("--suites", nargs="+", default=SUITES, help="the tests that must notice")
     return parser.parse_args()
+
+
+def _reach(options: argparse.Namespace, tree: Path) -> Reach:
+    """Learns which tests reach which line, unless an earlier run on the same commit has kept what it learned."""
+    if options.learned is None:
+        return Reach.measure(tree, options.suites)
+    if not options.learned.is_dir():
+        reach = Reach.measure(tree, options.suites)
+        options.learned.mkdir()
+        for name in Reach.FILES:
+            shutil.copy(tree / name, options.learned)
+        return reach
+    shutil.copy(options.learned / SECONDS, tree)
+    return Reach(options.learned)
 
 
 def _copy(tree: Path) -> Path:

@@ -26,6 +26,7 @@ _CONFIGURATION = """
 source = {tree}/chassis
 concurrency = greenlet, thread
 data_file = {tree}/.coverage
+relative_files = true
 parallel = true
 sigterm = true
 context = ${{PYTEST_CURRENT_TEST-}}
@@ -34,13 +35,14 @@ _PHASE = re.compile(r"(\|(setup|run|teardown)| \((setup|call|teardown)\))$")
 
 
 class Reach:
-    """What a run under coverage found in a copy of the tree."""
+    """What a run under coverage found, from the files that it left in a folder."""
 
-    def __init__(self, tree: Path) -> None:
-        self._tree = tree
-        self._data = CoverageData(str(tree / ".coverage"))
+    FILES = (".coverage", str(SECONDS))
+
+    def __init__(self, folder: Path) -> None:
+        self._data = CoverageData(str(folder / ".coverage"))
         self._data.read()
-        self._seconds: dict[str, float] = json.loads((tree / SECONDS).read_text())
+        self._seconds: dict[str, float] = json.loads((folder / SECONDS).read_text())
         self._lines: dict[str, dict[int, list[str]]] = {}
 
     @classmethod
@@ -56,7 +58,7 @@ class Reach:
     def tests(self, path: str, line: int) -> list[str]:
         """The ids of the tests that run a line, the quickest first; of its module, if the line runs before any test."""
         if path not in self._lines:
-            self._lines[path] = self._data.contexts_by_lineno(str(self._tree / path))
+            self._lines[path] = self._data.contexts_by_lineno(path)
         contexts = set(self._lines[path].get(line, ()))
         if contexts == {""}:
             contexts.update(*self._lines[path].values())

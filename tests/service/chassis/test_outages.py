@@ -18,7 +18,7 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.core import errors
 from chassis.data import Database, UnitOfWork
-from chassis.events import Broker, Consumer, Envelope, Policy, dead_letters
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters
 from tests.proxy import Proxy
 from tests.service.chassis.conftest import running
 from tests.service.chassis.things import Thing, happened, scalar
@@ -249,6 +249,37 @@ async def test_nats_that_is_away_is_waited_for(
             proxy.heal()
             await handled(database, "first", "second")
             await nothing_counted(database, broker, subscriber)
+
+
+async def test_a_relay_goes_on_after_an_outage_of_its_database(
+    proxied: tuple[Proxy, Database],
+    database: Database,
+    broker: Broker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr("chassis.events.relay.STREAM_SECONDS", 0.05)
+    monkeypatch.setattr("chassis.events.maintenance.MEASURE_SECONDS", 0.05)
+    proxy, away = proxied
+
+    async def all_sent() -> bool:
+        return not await scalar(database, "SELECT count(*) FROM outbox WHERE published_at IS NULL")
+
+    async def outage_is_noticed() -> bool:
+        return "could not be checked" in caplog.text and "could not be measured" in caplog.text
+
+    async with running(Relay(away, broker, "ordering")):
+        await publish(database, happened(reason="before"))
+        await eventually(all_sent)
+        with caplog.at_level("DEBUG", "chassis.events"):
+            proxy.hang()
+            proxy.cut()
+            await (await broker.ready()).delete_stream("ORDERING")
+            await eventually(outage_is_noticed)
+            proxy.heal()
+        await publish(database, happened(reason="after"))
+        await eventually(all_sent)
+    assert (await (await broker.ready()).stream_info("ORDERING")).state.messages == 2
 
 
 @pytest.mark.usefixtures("relay")

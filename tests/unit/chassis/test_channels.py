@@ -15,6 +15,7 @@ from chassis.core import errors
 from chassis.observe import tracing
 from chassis.rpc import Call, Caller, current_call
 from tests import certificates
+from tests.proxy import Proxy
 from tests.unit.chassis.stand import SERVICE, Spans, Stand, Thing, bearer, method, running, token
 
 CODE = grpc.StatusCode
@@ -275,6 +276,33 @@ async def test_renewed_certificates_are_taken_without_a_restart(tmp_path: Any) -
         old.issue(other, "edge")
         with pytest.raises(grpc.aio.AioRpcError):
             await method(stand.channel(tls_directory=other), "Open")(Thing(), timeout=1)
+
+
+async def test_an_open_channel_moves_over_to_renewed_certificates_and_running_calls_go_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.trust.certificates._CHECK_SECONDS", 0.0)
+    authority = certificates.issue(tmp_path, "scratch", "edge")
+    async with running(tmp_path) as stand, Proxy.before("127.0.0.1", stand.port) as proxy:
+        channel = stand.channel(targets={"scratch": f"ipv4:127.0.0.1:{proxy.port}"})
+        watch = method(channel, "Watch")(Thing(text="hold", count=1))
+        assert await watch.read() == Thing()
+        authority.issue(tmp_path, "edge")
+        for _ in range(2):
+            await method(channel, "Open")(Thing())
+        assert proxy.connections == 2
+        assert not watch.done()
+        watch.cancel()
+
+
+async def test_the_state_of_a_channel_to_many_cannot_be_asked_for(stand: Stand) -> None:
+    channel = stand.channel()
+    with pytest.raises(NotImplementedError):
+        channel.get_state()
+    with pytest.raises(NotImplementedError):
+        await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+    with pytest.raises(NotImplementedError):
+        await channel.channel_ready()
 
 
 async def _until_served(call: Any) -> None:

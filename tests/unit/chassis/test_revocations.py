@@ -160,6 +160,17 @@ async def test_an_event_that_is_none_is_passed_over(broker: Broker) -> None:
         await known(revocations, await revoke(broker))
 
 
+async def test_without_any_sessions_yet_there_is_nothing_to_wait_for(broker: Broker) -> None:
+    await (await broker.ready()).delete_stream("IDENTITY")
+    async with following(broker) as (_, feed):
+        assert await feed.caught_up(10)
+
+
+async def test_who_asks_for_nats_before_connecting_is_told_so() -> None:
+    with pytest.raises(RuntimeError, match="not connected"):
+        await Broker("nats://127.0.0.1:9").ready()
+
+
 def test_revocations_are_forgotten_when_no_token_can_be_left() -> None:
     revocations = Revocations()
     revocations.revoke("u1", ["s1"], time.time() - 2000)

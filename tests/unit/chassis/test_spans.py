@@ -1,6 +1,7 @@
 """Spans, as they arrive at a collector."""
 
 import asyncio
+import pathlib
 from typing import Any
 
 import grpc
@@ -16,6 +17,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from chassis.core import errors
 from chassis.observe import Batching, OtlpExport, Recorder, Template, exporter, tracing
+from chassis.trust import Certificates
+from tests import certificates
 from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -245,12 +248,8 @@ async def test_the_exporter_delivers_to_a_collector() -> None:
         received.put_nowait(request)
         return ExportTraceServiceResponse()
 
-    handler: Any = grpc.unary_unary_rpc_method_handler(
-        export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
-    )
-    name = "opentelemetry.proto.collector.trace.v1.TraceService"
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
+    server.add_generic_rpc_handlers((collecting(export),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     send = exporter.Exporter(f"127.0.0.1:{port}", "", None)
@@ -261,6 +260,44 @@ async def test_the_exporter_delivers_to_a_collector() -> None:
     await server.stop(None)
     assert request.resource_spans[0].resource.attributes[0].value.string_value == "scratch"
     assert request.resource_spans[0].scope_spans[0].spans[0].name == "work"
+
+
+async def test_the_exporter_takes_renewed_certificates(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.trust.certificates._CHECK_SECONDS", 0.0)
+    received: list[ExportTraceServiceRequest] = []
+
+    async def export(request: ExportTraceServiceRequest, _context: Any) -> ExportTraceServiceResponse:
+        received.append(request)
+        return ExportTraceServiceResponse()
+
+    for name in ("collector", "scratch"):
+        (tmp_path / name).mkdir()
+    authority = certificates.issue(tmp_path / "collector", "collector")
+    certificates.issue(tmp_path / "scratch", "scratch")  # by another one, whom the collector does not know
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((collecting(export),))
+    identity = Certificates(tmp_path / "collector", "collector").server_credentials()
+    port = server.add_secure_port("127.0.0.1:0", identity)
+    await server.start()
+    known = Certificates(tmp_path / "scratch", "scratch")
+    send = exporter.Exporter(f"127.0.0.1:{port}", "collector", known)
+    with pytest.raises(grpc.RpcError):
+        await asyncio.to_thread(send, ExportTraceServiceRequest())
+    authority.issue(tmp_path / "scratch", "scratch")
+    await asyncio.to_thread(send, ExportTraceServiceRequest())
+    await server.stop(None)
+    assert received == [ExportTraceServiceRequest()]
+
+
+def collecting(export: Any) -> grpc.GenericRpcHandler:
+    """The service of a collector of spans."""
+    handler: Any = grpc.unary_unary_rpc_method_handler(
+        export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
+    )
+    name = "opentelemetry.proto.collector.trace.v1.TraceService"
+    return grpc.method_handlers_generic_handler(name, {"Export": handler})
 
 
 def test_the_api_of_opentelemetry_records_too(spans: Spans) -> None:
