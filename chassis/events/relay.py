@@ -30,8 +30,6 @@ STREAM_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0
 # The wait while another relay holds the turn; it may have looked just before our events were committed.
 _TURN_SECONDS = 0.05
-# Commits seldom come alone: those that follow within this time share the batch.
-_GATHER_SECONDS = 0.005
 # Less than the server's idle_in_transaction_session_timeout.
 _BATCH_SECONDS = 8.0
 _LONGEST_ERROR = 500
@@ -84,6 +82,8 @@ class Relay:
         self._stream = streams.owned_by(service)
         self._stream_missing = asyncio.Event()
         self._had_turn = True
+        # Whether the last batch may have left due events behind.
+        self._was_full = False
 
     async def run(self) -> None:
         """Publishes until cancelled, through outages of PostgreSQL and NATS."""
@@ -124,9 +124,9 @@ class Relay:
             checkpoint()
             self._database.events_written.clear()
             try:
-                while await self.publish_batch():
+                while await self.publish_batch() and self._was_full:
                     checkpoint()
-                    pause = 0.0
+                pause = 0.0
             except Exception as error:  # noqa: BLE001 (the relay survives every failure)
                 if isinstance(error, nats.js.errors.NoStreamResponseError):
                     self._stream_missing.set()
@@ -135,7 +135,6 @@ class Relay:
                 await asyncio.sleep(pause)
                 continue
             await wait_up_to(self._database.events_written, POLL_SECONDS if self._had_turn else _TURN_SECONDS)
-            await asyncio.sleep(_GATHER_SECONDS)
 
     async def publish_batch(self) -> int:
         """Publishes a batch; returns how many events were published or refused.
@@ -152,6 +151,7 @@ class Relay:
                 return 0
             cursor = connection.cursor(row_factory=namedtuple_row)
             rows = await (await cursor.execute(_TAKE, (BATCH,), prepare=True)).fetchall()
+            self._was_full = len(rows) == BATCH
             sent = await self._send(rows)
             await _record(connection, sent)
         if sent.outage is not None:
@@ -164,24 +164,25 @@ class Relay:
         for row in rows:
             lines.setdefault((row.aggregate_type, row.aggregate_id), deque()).append(row)
         sent = _Sent()
-        await asyncio.gather(*(self._send_line(line, sent) for line in lines.values()))
+        try:
+            async with asyncio.timeout(_BATCH_SECONDS):
+                await asyncio.gather(*(self._send_line(line, sent) for line in lines.values()))
+        except TimeoutError as error:
+            sent.outage = error
         return sent
 
     async def _send_line(self, line: Sequence[Any], sent: _Sent) -> None:
-        try:
-            async with asyncio.timeout(_BATCH_SECONDS):
-                for row in line:
-                    try:
-                        await self._send_one(row)
-                    except Exception as error:
-                        if broker_module.is_away(error):
-                            raise
-                        logger.warning("NATS refused the event %s; it will be retried: %s", row.id, error)
-                        sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
-                        return
-                    sent.published.append(row.position)
-        except Exception as error:  # noqa: BLE001 (it ends the batch, once the others are marked)
-            sent.outage = error
+        for row in line:
+            try:
+                await self._send_one(row)
+            except Exception as error:  # noqa: BLE001 (a refusal ends the line, an outage the batch once it is marked)
+                if broker_module.is_away(error):
+                    sent.outage = error
+                    return
+                logger.warning("NATS refused the event %s; it will be retried: %s", row.id, error)
+                sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
+                return
+            sent.published.append(row.position)
 
     async def _send_one(self, row: Any) -> None:
         name = f"publish {row.type}"

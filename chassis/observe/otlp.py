@@ -36,7 +36,7 @@ _VALUE_FIELDS: Mapping[type, Any] = {
 
 
 class Template:
-    """What all spans of one RPC have in common, encoded once."""
+    """What all spans of one RPC have in common, encoded once, with the first span that is recorded."""
 
     __slots__ = ("_child", "_encoded", "_root", "attributes", "kind", "name")
 
@@ -44,12 +44,16 @@ class Template:
         self.name = name
         self.kind = kind
         self.attributes = attributes or {}
+        self._encoded = self._root = self._child = b""
+
+    def _encode(self) -> None:
         # The API counts kinds from INTERNAL = 0, OTLP from UNSPECIFIED = 0.
-        otlp_kind: Any = kind.value + 1
-        span = Span(name=name, kind=otlp_kind, attributes=pairs(self.attributes))
-        self._encoded = span.SerializeToString()
-        self._root = _item(self._encoded, _ROOT.size)
-        self._child = _item(self._encoded, _CHILD.size)
+        otlp_kind: Any = self.kind.value + 1
+        span = Span(name=self.name, kind=otlp_kind, attributes=pairs(self.attributes))
+        encoded = span.SerializeToString()
+        self._root = _item(encoded, _ROOT.size)
+        self._child = _item(encoded, _CHILD.size)
+        self._encoded = encoded
 
     def record(self, ids: tuple[bytes, bytes, bytes], start: int, stop: int, own: bytes = b"") -> bytes:
         """A span, as an item of `ScopeSpans.spans`.
@@ -57,6 +61,8 @@ class Template:
         `ids` are those of the trace (16 bytes), the span (8) and its parent (8 or 0); times are nanoseconds since
         1970; `own` is the encoding of the span's other fields.
         """
+        if not self._encoded:
+            self._encode()
         trace_id, span_id, parent_id = ids
         if parent_id:
             parent = (_PARENT_ID, parent_id)
