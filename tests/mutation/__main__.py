@@ -15,12 +15,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutation.exempt import Exempt
-from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.mutants import Mutant, places_in
 from tests.mutation.reach import PYTEST, SUITES, Reach, environment
 from tests.mutation.watch import LATEST, SECONDS, allowed_seconds
 
@@ -34,13 +34,11 @@ def main() -> int:
         reach = _reach(options, trees[0])
         for tree in trees[1:]:
             shutil.copy(trees[0] / SECONDS, tree)
-        mutants = [
-            mutant
-            for path in sorted((trees[0] / "chassis").rglob(options.files))
-            for mutant in mutants_of(trees[0], path)
-            if not exempt.is_left_alone(mutant)
-        ]
-        random.Random(options.seed).shuffle(mutants)
+        paths = sorted((trees[0] / "chassis").rglob(options.files))
+        places = [place for path in paths for place in places_in(trees[0], path)]
+        random.Random(options.seed).shuffle(places)
+        made = (place.mutant() for place in places)
+        mutants = (mutant for mutant in made if mutant is not None and not exempt.is_left_alone(mutant))
         survivors = _survivors(trees, reach, mutants, time.monotonic() + 60 * options.minutes)
     new = [mutant for mutant in survivors if not exempt.may_survive(mutant)]
     for mutant in new:
@@ -95,19 +93,19 @@ def _copy(tree: Path) -> Path:
     return tree
 
 
-def _survivors(trees: Sequence[Path], reach: Reach, mutants: Sequence[Mutant], until: float) -> list[Mutant]:
+def _survivors(trees: Sequence[Path], reach: Reach, mutants: Iterator[Mutant], until: float) -> list[Mutant]:
     """The mutants that no test notices, by failing or by hanging. A tree gets the next one as soon as it is free."""
     outcomes: Counter[str] = Counter()
     survivors = []
-    left = iter([(mutant, reach.tests(mutant.path, mutant.line)) for mutant in mutants])
     taking = threading.Lock()
 
     def work(tree: Path) -> None:
         while time.monotonic() < until:
             with taking:
-                mutant, tests = next(left, (None, []))
-            if mutant is None:
-                return
+                mutant = next(mutants, None)
+                if mutant is None:
+                    return
+                tests = reach.tests(mutant.path, mutant.line)
             outcome = _outcome(tree, mutant, tests, reach.seconds(tests)) if tests else "unreached"
             with taking:
                 outcomes[outcome] += 1
@@ -122,7 +120,7 @@ def _survivors(trees: Sequence[Path], reach: Reach, mutants: Sequence[Mutant], u
     with ThreadPoolExecutor(len(trees)) as workers:
         list(workers.map(work, trees))
     found = ", ".join(f"{count} {name}" for name, count in outcomes.items())
-    print(f"{len(mutants)} mutants, {outcomes.total()} tried: {found}")
+    print(f"{outcomes.total()} mutants: {found}")
     return survivors
 
 

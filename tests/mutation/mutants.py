@@ -1,12 +1,12 @@
 """Mutants: small changes to a module, each of which a good suite of tests notices."""
 
 import ast
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator
@@ -80,26 +80,31 @@ class Mutant:
         return f"{self.path} {self.function}: `{self.before}` → `{self.after}`"
 
 
-def mutants_of(root: Path, path: Path) -> Iterator[Mutant]:
-    """All mutants of a module that differ from it and still compile."""
-    source = path.read_text()
-    functions = _functions(ast.parse(source))
-    for operator in (*(get_operator(name)() for name in OPERATORS), DeleteStatement()):
-        for code in _versions(source, operator):
-            mutant = _mutant(str(path.relative_to(root)), functions, source, code)
-            if mutant is not None:
-                yield mutant
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One of the places in a module where an operator applies, counted from 0."""
 
+    path: str
+    source: str
+    operator: Any
+    occurrence: int
 
-def _versions(source: str, operator: Any) -> Iterator[str]:
-    for occurrence in itertools.count():
+    def mutant(self) -> Mutant | None:
+        """The mutant that the operator makes here; None when it is the same text, or does not compile."""
         try:
-            code = mutate_code(source, operator, occurrence)
+            code = mutate_code(self.source, self.operator, self.occurrence)
         except AttributeError:  # the library's operator does not know `except module.Error`
-            continue
-        if code is None:
-            return
-        yield code
+            return None
+        return _mutant(self.path, _functions(ast.parse(self.source)), self.source, code)
+
+
+def places_in(root: Path, path: Path) -> Iterator[Place]:
+    """Where a module can be broken. No mutant is made yet, which takes longer."""
+    source, name = path.read_text(), str(path.relative_to(root))
+    nodes = list(ast_nodes(get_ast(source)))
+    for operator in (*(get_operator(name)() for name in OPERATORS), DeleteStatement()):
+        count = sum(1 for node in nodes for _ in operator.mutation_positions(node))
+        yield from (Place(name, source, operator, occurrence) for occurrence in range(count))
 
 
 def _mutant(path: str, functions: dict[int, str], source: str, code: str) -> Mutant | None:

@@ -596,6 +596,24 @@ async def test_a_drain_finishes_what_is_in_hand(database: Database, broker: Brok
 
 
 @pytest.mark.usefixtures("relay")
+async def test_a_consumer_that_nothing_came_for_asks_again(
+    database: Database, broker: Broker, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chassis.events.subscription._PULL_SECONDS", 0.2)
+    monkeypatch.setattr("chassis.events.subscription._HEARTBEAT_SECONDS", 0.05)
+    pulls: asyncio.Queue[Any] = asyncio.Queue()
+    await broker.client.subscribe("$JS.API.CONSUMER.MSG.NEXT.ORDERING.>", cb=pulls.put)
+    await broker.client.flush()
+    async with running(subscriber.consumer()):
+        async with asyncio.timeout(10):
+            for _ in range(5):
+                await pulls.get()
+        await publish(database, happened(reason="at last"))
+        await eventually(subscriber.handled)
+    assert await subscriber.handled() == ["at last"]
+
+
+@pytest.mark.usefixtures("relay")
 async def test_a_drain_gives_back_what_it_has_not_begun(
     database: Database, broker: Broker, subscriber: Subscriber
 ):

@@ -194,6 +194,20 @@ async def test_a_page_is_one_query_with_its_total_or_without(
     assert (len(queries), none.meta.total) == (3, 0)
 
 
+async def test_of_more_estimates_than_are_kept_the_oldest_goes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(totals, "_ESTIMATES_KEPT", 2)
+    kept = totals.Totals(select(Thing.id).where(Thing.rank >= bindparam("least")), prepare=True)
+    for least in (1, 2, 3):
+        await kept.settled(database, {"least": least}, totals.EXACT_TOTAL + 1)
+    assert [kept.remembered(database, {"least": least}) is not None for least in (1, 2, 3)] == [
+        False,
+        True,
+        True,
+    ]
+
+
 async def test_an_estimate_is_made_anew_after_a_while_and_for_other_values(database: Database):
     await _fill_many(database, 30_000)
     now = 0.0

@@ -251,6 +251,28 @@ async def test_nats_that_is_away_is_waited_for(
             await nothing_counted(database, broker, subscriber)
 
 
+@pytest.mark.usefixtures("relay")
+async def test_a_handler_that_cannot_be_stopped_in_time_is_held_up_by_an_outage(
+    database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+):
+    """Its time was up, and its statement could not be cancelled: that says nothing about the event."""
+    monkeypatch.setattr("chassis.events.transaction._CANCEL_SECONDS", 0.05)
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if subscriber.calls[event.reason] <= 2 * QUICK.attempts:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.1)
+                raise
+
+    subscriber = Subscriber(database, broker, act, replace(QUICK, handle_within=0.05))
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "held up"))
+        await handled(database, "held up")
+        await nothing_counted(database, broker, subscriber)
+
+
 async def test_a_relay_goes_on_after_an_outage_of_its_database(
     proxied: tuple[Proxy, Database],
     database: Database,

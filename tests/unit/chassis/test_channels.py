@@ -287,10 +287,12 @@ async def test_an_open_channel_moves_over_to_renewed_certificates_and_running_ca
         channel = stand.channel(targets={"scratch": f"ipv4:127.0.0.1:{proxy.port}"})
         watch = method(channel, "Watch")(Thing(text="hold", count=1))
         assert await watch.read() == Thing()
+        await method(channel, "Open")(Thing())
+        assert proxy.connections == 1
         authority.issue(tmp_path, "edge")
         for _ in range(2):
             await method(channel, "Open")(Thing())
-        assert proxy.connections == 2
+            assert proxy.connections == 2
         assert not watch.done()
         watch.cancel()
 
