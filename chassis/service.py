@@ -266,12 +266,11 @@ async def _live(settings: Settings, compose: Compose) -> None:
     service = Service(settings)
     recorder = exporter.set_up(settings, service.certificates)
     try:
-        httpd, _ = metrics.serve(settings.metrics_port)
+        metrics.serve(settings.metrics_port)
     except OSError:
         raise StartError(f"the metrics port {settings.metrics_port} is taken.") from None
     try:
         await compose(service)
         await service.run(stop)
     finally:
-        httpd.shutdown()
         await asyncio.to_thread(recorder.shutdown)

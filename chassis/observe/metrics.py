@@ -2,10 +2,8 @@
 
 import bisect
 import itertools
-import threading
 from collections.abc import Iterator
 from typing import Literal
-from wsgiref.simple_server import WSGIServer
 
 import grpc
 from prometheus_client import REGISTRY, start_http_server
@@ -79,6 +77,6 @@ for _collector in _collectors.values():
     REGISTRY.register(_collector)
 
 
-def serve(port: int) -> tuple[WSGIServer, threading.Thread]:
-    """Serves `/metrics` on loopback from a separate thread. Raises OSError when the port is taken."""
-    return start_http_server(port, addr="127.0.0.1")
+def serve(port: int) -> None:
+    """Serves `/metrics` on loopback until the process ends. Raises OSError when the port is taken."""
+    start_http_server(port, addr="127.0.0.1")
