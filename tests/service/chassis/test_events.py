@@ -601,6 +601,10 @@ async def test_a_consumer_that_nothing_came_for_asks_again(
 ):
     monkeypatch.setattr("chassis.events.subscription._PULL_SECONDS", 0.2)
     monkeypatch.setattr("chassis.events.subscription._HEARTBEAT_SECONDS", 0.05)
+
+    async def is_handled() -> bool:
+        return await subscriber.handled() == ["at last"]
+
     pulls: asyncio.Queue[Any] = asyncio.Queue()
     await broker.client.subscribe("$JS.API.CONSUMER.MSG.NEXT.ORDERING.>", cb=pulls.put)
     await broker.client.flush()
@@ -609,8 +613,7 @@ async def test_a_consumer_that_nothing_came_for_asks_again(
             for _ in range(5):
                 await pulls.get()
         await publish(database, happened(reason="at last"))
-        await eventually(subscriber.handled)
-    assert await subscriber.handled() == ["at last"]
+        await eventually(is_handled)
 
 
 @pytest.mark.usefixtures("relay")

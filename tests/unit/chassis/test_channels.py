@@ -288,11 +288,11 @@ async def test_an_open_channel_moves_over_to_renewed_certificates_and_running_ca
         watch = method(channel, "Watch")(Thing(text="hold", count=1))
         assert await watch.read() == Thing()
         await method(channel, "Open")(Thing())
-        assert proxy.connections == 1
+        assert proxy.accepted == 1
         authority.issue(tmp_path, "edge")
         for _ in range(2):
             await method(channel, "Open")(Thing())
-            assert proxy.connections == 2
+            assert proxy.accepted == 2
         assert not watch.done()
         watch.cancel()
 

@@ -215,7 +215,10 @@ async def test_bytes_that_are_no_message_are_refused_in_full_form(stand: Stand) 
 
 
 async def test_a_request_above_the_contracts_size_is_refused(stand: Stand) -> None:
-    error = await failure(method(stand.channel(), "Small")(Thing(text="x" * 150)))
+    largest = Thing(text="x" * 98)
+    assert largest.ByteSize() == 100
+    assert await method(stand.channel(), "Small")(largest) == largest
+    error = await failure(method(stand.channel(), "Small")(Thing(text="x" * 99)))
     assert errors.reason_of(error) == "REQUEST_TOO_LARGE"
 
 

@@ -19,6 +19,7 @@ from chassis.core import errors
 from chassis.observe import Batching, OtlpExport, Recorder, Template, exporter, tracing
 from chassis.trust import Certificates
 from tests import certificates
+from tests.proxy import Proxy
 from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -282,13 +283,18 @@ async def test_the_exporter_takes_renewed_certificates(
     port = server.add_secure_port("127.0.0.1:0", identity)
     await server.start()
     known = Certificates(tmp_path / "scratch", "scratch")
-    send = exporter.Exporter(f"127.0.0.1:{port}", "collector", known)
-    with pytest.raises(grpc.RpcError):
+    certificates.issue(tmp_path / "scratch", "scratch")  # renewed before anything was sent, and still unknown
+    async with Proxy.before("127.0.0.1", port) as proxy:
+        send = exporter.Exporter(f"127.0.0.1:{proxy.port}", "collector", known)
+        with pytest.raises(grpc.RpcError):
+            await asyncio.to_thread(send, ExportTraceServiceRequest())
+        authority.issue(tmp_path / "scratch", "scratch")
         await asyncio.to_thread(send, ExportTraceServiceRequest())
-    authority.issue(tmp_path / "scratch", "scratch")
-    await asyncio.to_thread(send, ExportTraceServiceRequest())
+        connections = proxy.accepted
+        await asyncio.to_thread(send, ExportTraceServiceRequest())
+        assert proxy.accepted == connections
     await server.stop(None)
-    assert received == [ExportTraceServiceRequest()]
+    assert len(received) == 2
 
 
 def collecting(export: Any) -> grpc.GenericRpcHandler:
