@@ -368,6 +368,26 @@ async def test_an_event_whose_predecessor_will_never_come_is_handled(
         await eventually(lambda: _has_handled(subscriber, 1))
 
 
+async def test_a_relay_with_nothing_to_send_leaves_the_database_alone(database: Database, broker: Broker):
+    rounds = 0
+
+    class Counting(Relay):
+        async def publish_batch(self) -> int:
+            nonlocal rounds
+            rounds += 1
+            return await super().publish_batch()
+
+    async def is_sent() -> bool:
+        return await all_sent(database)
+
+    async with running(Counting(database, broker, "ordering")):
+        await publish(database, happened(reason="x"))
+        await eventually(is_sent)
+        before = rounds
+        await asyncio.sleep(0.5)  # what does not happen cannot be awaited
+        assert rounds - before <= 3
+
+
 async def test_two_relays_at_once_send_every_event_once_and_in_order(database: Database, broker: Broker):
     async with running(Relay(database, broker, "ordering")), running(Relay(database, broker, "ordering")):
         for n in range(60):

@@ -241,6 +241,7 @@ async def test_a_failed_call_waits_for_a_moment_until_its_key_is_free(shop: Shop
             await shop.call(key, handler=fail)
         assert loop.time() - failed > 0.2
     await asyncio.gather(*shop.stage._releases)
+    assert not shop.stage._releases
     assert (await shop.call(key))[0].id == shop.executions[0]
 
 

@@ -20,6 +20,8 @@ NEWEST = Listing(
 )
 BY_NAME = Listing(select(Thing.id, Thing.name), order_by=(Thing.name.asc(), Thing.rank.desc(), Thing.id))
 BY_NAME_DOWN = Listing(select(Thing.id, Thing.name), order_by=(Thing.name.desc(), Thing.id))
+BY_NAME_ALONE = Listing(select(Thing.id, Thing.name), order_by=(Thing.name.asc(), Thing.id.asc()))
+BY_RANK = Listing(select(Thing.id, Thing.rank), order_by=(Thing.rank.desc(), Thing.id.asc()))
 SCOPED = Listing(select(Thing.id).where(Thing.rank >= bindparam("least")), order_by=(Thing.id,))
 
 
@@ -67,7 +69,9 @@ async def _walk(listing: Listing, database: Database, limit: int, **options: Any
 
 
 @pytest.mark.parametrize(
-    "listing", [NEWEST, BY_NAME, BY_NAME_DOWN], ids=["newest", "nulls-last", "nulls-first"]
+    "listing",
+    [NEWEST, BY_NAME, BY_NAME_DOWN, BY_NAME_ALONE, BY_RANK],
+    ids=["newest", "nulls-last", "nulls-first", "nulls one way", "both ways"],
 )
 async def test_cursors_walk_through_the_same_rows_in_the_same_order_as_one_query(
     database: Database, listing: Listing

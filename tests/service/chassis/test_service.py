@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.core import Settings, uuid7
@@ -26,6 +27,29 @@ async def started(service: Service) -> AsyncIterator[None]:
     finally:
         stop.set()
         await task
+
+
+async def write(service: Service, order: str) -> None:
+    async with service.database.unit_of_work() as work:
+        work.publish(happened(order))
+
+
+async def test_a_scrape_tells_of_the_connections_in_use(migrated_url: str) -> None:
+    service = Service(
+        Settings(service="scraped", port=0, database_url=migrated_url, drain_wait_seconds=0, role="server")
+    )
+    database = service.database
+
+    def told(name: str, **labels: str) -> float | None:
+        labels |= {"database": "scraped", "bulkhead": "calls"}
+        return REGISTRY.get_sample_value(f"database_pool_{name}", labels)
+
+    async with started(service):
+        async with database.connection("calls"):
+            assert told("connections", state="used") == 1
+        assert told("connections", state="used") == 0
+        assert told("connections", state="idle") == database.bulkheads.pools["calls"].idle >= 1
+        assert told("waiting") == 0
 
 
 async def test_what_one_process_of_a_service_writes_another_handles_and_watchers_see(
@@ -60,9 +84,11 @@ async def test_what_one_process_of_a_service_writes_another_handles_and_watchers
         await anext(changes)  # at once
         changed = asyncio.ensure_future(anext(changes))
         async with asyncio.timeout(20):
-            while handled.empty():  # the first may be written before the worker hears of it
-                async with server.database.unit_of_work() as work:
-                    work.publish(happened(order))
-                await asyncio.wait((changed,), timeout=0.5)
-        assert handled.get_nowait() == order
+            first = asyncio.ensure_future(handled.get())
+            while not first.done():  # what is there when the relay begins, it finds by itself
+                await write(server, str(uuid7()))
+                await asyncio.wait((first,), timeout=0.5)
+            await write(server, order)
+            while await handled.get() != order:
+                pass
         await asyncio.wait_for(changed, 4)  # sooner than a watcher looks by itself

@@ -171,6 +171,13 @@ async def test_who_asks_for_nats_before_connecting_is_told_so() -> None:
         await Broker("nats://127.0.0.1:9").ready()
 
 
+async def test_who_gives_up_before_nats_is_there_leaves_nothing_running() -> None:
+    before = asyncio.all_tasks()
+    async with Broker("nats://127.0.0.1:9"):
+        await asyncio.sleep(0)  # the attempt begins
+    assert asyncio.all_tasks() <= before
+
+
 def test_revocations_are_forgotten_when_no_token_can_be_left() -> None:
     revocations = Revocations()
     revocations.revoke("u1", ["s1"], time.time() - 2000)
