@@ -1,6 +1,5 @@
 """The catalog as its three kinds of callers see it: everybody, staff, and ordering."""
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from protomesh.type.v1.money_pb2 import Money
 
 from chassis.core import MeshError, from_rpc, uuid7
 from tests.mesh import Mesh
+from tests.patience import UNFINISHED, patiently
 
 Metadata = list[tuple[str, str]]
 
@@ -91,15 +91,8 @@ class Catalog:
     ) -> Any:
         request = ReserveStockRequest(order_id=order_id, lines=stock_lines(lines), **fields)
         request.hold.FromSeconds(seconds)
-        while True:
-            try:
-                return await self.inventory.ReserveStock(request)
-            except grpc.aio.AioRpcError as error:
-                refused = from_rpc(error)
-                if refused.reason != "OVERLOADED":
-                    raise
-                # As every caller is told to who comes in a rush.
-                await asyncio.sleep(refused.retry_after or 0)
+        # As ordering does, under the same id.
+        return await patiently(lambda: self.inventory.ReserveStock(request), UNFINISHED)
 
 
 def told(product: Product) -> Product:

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import secrets
 import uuid
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import grpc
+import httpx
 import psycopg
 import pytest
 
@@ -15,6 +18,7 @@ from chassis.rpc import failure
 from services.ordering import repository
 from services.ordering.model import Order, OrderItem
 from tests.mesh import Mesh
+from tests.patience import UNFINISHED, patiently
 from tests.service.ordering.conftest import Process
 from tests.shop import Shop, eventually
 
@@ -130,14 +134,22 @@ async def test_a_reservation_that_comes_after_the_cancellation_fails(
 
 async def test_cancelling_and_placing_at_once_never_strands_stock(mesh: Mesh, shop: Shop):
     buyer, product = await mesh.sign_up(), await shop.new_product(100)
-    placing = [asyncio.create_task(shop.place(buyer, {product: 1})) for _ in range(30)]
+
+    async def place() -> httpx.Response:
+        key = secrets.token_hex(16)
+        return await patiently(lambda: shop.place(buyer, {product: 1}, key), UNFINISHED)
+
+    async def cancel(order: dict[str, Any]) -> httpx.Response:
+        return await patiently(lambda: shop.cancel(buyer, order["id"]), UNFINISHED)
+
+    placing = [asyncio.create_task(place()) for _ in range(30)]
     while not all(task.done() for task in placing):
         listed = await mesh.http.get("/v1/orders?limit=100", headers=buyer.headers)
         standing = [order for order in listed.json()["data"] if order["status"] != "cancelled"]
-        await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in standing))
+        await asyncio.gather(*map(cancel, standing))
     assert {task.result().status_code for task in placing} == {201}, [task.result().text for task in placing]
     orders = [task.result().json() for task in placing]
-    ended = await asyncio.gather(*(shop.cancel(buyer, order["id"]) for order in orders))
+    ended = await asyncio.gather(*map(cancel, orders))
     assert {answer.json()["status"] for answer in ended} == {"cancelled"}
 
     async def came_back() -> bool:
