@@ -1,7 +1,8 @@
-"""Imports many products at once, by SKU, in a few statements regardless of the number of rows."""
+"""Imports many products at once, by SKU, in as few statements as their size allows."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +69,10 @@ _INSERT = Prepared(
 )
 
 
+# The largest rows that the contract allows are 20 MB, which is too much for one statement and its time limit.
+_STATEMENT_CHARACTERS = 1_000_000
+
+
 class Batch:
     """The rows of one call, and the result of each."""
 
@@ -85,8 +90,8 @@ class Batch:
         new: list[dict[str, Any]] = []
         for sku, (row, _) in self._rows.items():
             (known if sku in held else new).append(_columns(sku, row, categories))
-        updated = await work.all(_UPDATE, rows=json.dumps(known)) if known else []
-        created = await self._create(work, new, actor_id) if new else []
+        updated = [row for part in _parts(known) for row in await work.all(_UPDATE, rows=part)]
+        created = await self._create(work, new, actor_id)
         self._report(held, created, updated)
         for product in created:
             message = convert.product_message(product, available=0)
@@ -122,7 +127,8 @@ class Batch:
     async def _create(self, work: UnitOfWork, rows: list[dict[str, Any]], actor_id: str) -> list[Row]:
         for row in rows:
             row |= {"id": str(uuid7()), "units": self._rows[row["sku"]][0].initial_stock}
-        created = await work.all(_INSERT, rows=json.dumps(rows), actor_id=actor_id)
+        parts = _parts(sorted(rows, key=itemgetter("sku")))
+        created = [row for part in parts for row in await work.all(_INSERT, rows=part, actor_id=actor_id)]
         if len(created) < len(rows):
             raise Aborted(
                 "CONFLICT", "Another import is changing the same products; try again.", retry_after=0.1
@@ -135,6 +141,22 @@ class Batch:
         for sku, (_, result) in self._rows.items():
             outcome, product_id = outcomes.get(sku) or (ProductRowResult.unchanged, held[sku])
             result.outcome, result.product_id = outcome, str(product_id)
+
+
+def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields the rows as JSON arrays, each of a size that a statement has time for."""
+    part: list[str] = []
+    size = 0
+    for row in rows:
+        # An escaped character may take up three times its size in UTF-8, and PostgreSQL must parse all of it.
+        text = json.dumps(row, ensure_ascii=False)
+        if part and size + len(text) > _STATEMENT_CHARACTERS:
+            yield f"[{','.join(part)}]"
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    if part:
+        yield f"[{','.join(part)}]"
 
 
 def _reject(result: ProductRowResult, reason: str, message: str) -> None:
