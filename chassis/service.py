@@ -31,11 +31,11 @@ from chassis.observe import exporter, logs, metrics
 from chassis.observe.sdk import ExporterError
 from chassis.rpc import pipeline
 from chassis.rpc.channels import MeshChannel
-from chassis.rpc.identity_keys import identity_keys
 from chassis.rpc.server import ListenError, Server
 from chassis.rpc.servicers import Servicers
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.per_caller import PerCaller
+from chassis.rpc.token_keys import identity_keys
 from chassis.trust.certificates import CertificateError, Certificates
 from chassis.trust.keys import KeySource
 from chassis.trust.revocations import Revocations

@@ -80,7 +80,7 @@ class Claim:
     ) -> None:
         """`scope` identifies the key within the service; `lease` returns the seconds that the call may still take."""
         self.scope = hashlib.sha256(scope.encode()).digest()
-        self.fingerprint = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        self.fingerprint = hashlib.sha256(_bytes(request)).digest()
         # The id of the first call that held the key; later calls take it over.
         self.operation_id = uuid7()
         # Whether an earlier call committed a unit of work under the key.
@@ -112,7 +112,7 @@ class Claim:
             changed = await work.run(_FENCE, **held)
         else:
             self._sent = tuple(self._headers())
-            changed = await work.run(_ANSWER, **held, **_outcome(_OK, _bytes(answer), self._sent))
+            changed = await work.run(_ANSWER, **held, **_outcome(_OK, answer, self._sent))
         if not changed:
             self.lost = True
             raise in_flight()
@@ -161,9 +161,11 @@ async def _look(connection: Any, claim: Claim) -> Found | None:
     return found
 
 
-async def store(database: Database, claim: Claim, status_code: int, data: bytes, headers: Headers) -> bool:
+async def store(
+    database: Database, claim: Claim, status_code: int, outcome: Message, headers: Headers
+) -> bool:
     """Stores how the call ended; returns False when another call holds the key by now."""
-    values = {"scope": claim.scope, "holder": claim.holder, **_outcome(status_code, data, headers)}
+    values = {"scope": claim.scope, "holder": claim.holder, **_outcome(status_code, outcome, headers)}
     async with database.connection("keys") as connection:
         stored = await _ANSWER.execute(connection, values)
         return stored.rowcount > 0
@@ -196,8 +198,8 @@ def in_flight() -> Aborted:
     )
 
 
-def _outcome(status_code: int, data: bytes, headers: Headers) -> dict[str, Any]:
-    return {"status_code": status_code, "answer": data, "headers": Jsonb(list(headers))}
+def _outcome(status_code: int, outcome: Message, headers: Headers) -> dict[str, Any]:
+    return {"status_code": status_code, "answer": _bytes(outcome), "headers": Jsonb(list(headers))}
 
 
 def _bytes(message: Message) -> bytes:

@@ -107,8 +107,7 @@ class Idempotency:
 
     async def _store(self, claim: Claim, call: Call, status_code: int, outcome: Message) -> Message | None:
         """Stores how the call ended. When another call holds the key by now, returns that call's answer."""
-        data = outcome.SerializeToString(deterministic=True)
-        storing = idempotency_keys.store(self._database, claim, status_code, data, call.headers)
+        storing = idempotency_keys.store(self._database, claim, status_code, outcome, call.headers)
         return await self._other(claim, call) if await self._attempt(call, storing) is False else None
 
     async def _attempt(self, call: Call, storing: Awaitable[Stored]) -> Stored | None:
