@@ -1,6 +1,8 @@
 """A fresh database with the chassis's tables, and a broker, for each test."""
 
 import asyncio
+import secrets
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -11,6 +13,8 @@ import pytest
 from chassis.contract import DEAD_LETTERS
 from chassis.data import Database, migrations
 from chassis.events import Broker, Consumer, Relay
+from tests.service.chassis.keyed_shop import Shop
+from tests.service.chassis.subscriber import Subscriber
 from tests.service.chassis.things import MIGRATIONS
 
 Part = TypeVar("Part", Relay, Consumer)
@@ -43,6 +47,27 @@ async def broker(nats_url: str) -> AsyncIterator[Broker]:
 async def relay(database: Database, broker: Broker) -> AsyncIterator[Relay]:
     async with running(Relay(database, broker, "ordering")) as started:
         yield started
+
+
+@pytest.fixture
+def subscriber(database: Database, broker: Broker) -> Subscriber:
+    return Subscriber(database, broker, f"things.{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+async def consumer(subscriber: Subscriber) -> AsyncIterator[Consumer]:
+    async with running(subscriber.consumer()) as started:
+        yield started
+
+
+@pytest.fixture
+async def shop(database: Database) -> Shop:
+    return Shop(database)
+
+
+@pytest.fixture
+def key() -> str:
+    return secrets.token_hex(16)
 
 
 @asynccontextmanager

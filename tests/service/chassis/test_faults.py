@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from meshctl.mesh.parts import postgres
 from meshctl.mesh.process import Process
 from tests import parts
 from tests.service.chassis.conftest import running
+from tests.service.chassis.subscriber import eventually
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 
 EVENTS = 300
@@ -273,9 +274,3 @@ async def supervised(*arguments: str) -> AsyncIterator[Callable[[], int]]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], within: float = 60) -> None:
-    async with asyncio.timeout(within):
-        while not await condition():  # noqa: ASYNC110 (the far end tells nobody)
-            await asyncio.sleep(0.05)

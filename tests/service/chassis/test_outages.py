@@ -18,9 +18,10 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.core import errors
 from chassis.data import Database, UnitOfWork
-from chassis.events import Broker, Consumer, Envelope, Policy, Relay, dead_letters
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay
 from tests.proxy import Proxy
 from tests.service.chassis.conftest import running
+from tests.service.chassis.subscriber import eventually, letters, publish
 from tests.service.chassis.things import Thing, happened, scalar
 
 QUICK = Policy(attempts=2, backoff=(0.01,), acknowledge_within=2, drain_within=2)
@@ -51,18 +52,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chassis.events.processor._LONGEST_OUTAGE_SECONDS", 0.1)
 
 
-async def publish(database: Database, *events: OrderCancelled) -> None:
-    async with database.unit_of_work() as work:
-        for event in events:
-            work.publish(event)
-
-
-async def eventually(condition: Callable[[], Awaitable[Any]], within: float = 30) -> None:
-    async with asyncio.timeout(within):
-        while not await condition():  # noqa: ASYNC110 (the far end tells nobody)
-            await asyncio.sleep(0.02)
-
-
 async def handled(database: Database, *reasons: str) -> None:
     """Waits for the effects of these events, each of them once, and of no others."""
 
@@ -78,7 +67,7 @@ async def handled(database: Database, *reasons: str) -> None:
 async def nothing_counted(database: Database, broker: Broker, subscriber: Subscriber) -> None:
     """No attempt is on record, and nothing is dead."""
     assert await scalar(database, "SELECT coalesce(sum(attempts), 0) FROM inbox_failures") == 0
-    assert [letter async for letter in dead_letters.listed(broker, subscriber.name)] == []
+    assert await letters(broker, subscriber.name) == []
 
 
 def unavailable(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
@@ -174,7 +163,7 @@ async def test_an_event_that_hangs_is_given_up_and_holds_up_nobody_else(
             database, happened("sick", "hangs"), happened("sick", "behind"), happened(reason="well")
         )
         await handled(database, "well", "behind")
-    [letter] = [letter async for letter in dead_letters.listed(broker, subscriber.name)]
+    [letter] = await letters(broker, subscriber.name)
     assert (letter.aggregate_id, letter.error) == ("sick", "TimeoutError:")
 
 
@@ -216,6 +205,40 @@ async def test_a_database_that_is_away_is_waited_for(
             while "will be retried" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
                 await asyncio.sleep(0.05)
         proxy.heal()
+        await handled(database, "first", "other", "second")
+        await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_database_that_is_too_slow_is_waited_for(
+    database: Database, broker: Broker, caplog: pytest.LogCaptureFixture
+):
+    """It answers, but no write of a consumer ends before its statement's time is up."""
+    async with database.connection() as connection:
+        await connection.execute("CREATE TABLE slowness ()")
+        await connection.execute(
+            """
+            CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN IF EXISTS (SELECT FROM slowness) THEN PERFORM pg_sleep(10); END IF; RETURN NEW; END'
+            """
+        )
+        for table in ("things", "inbox", "inbox_failures"):
+            await connection.execute(
+                f"CREATE TRIGGER slow BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION be_slow()"
+            )
+
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if len(subscriber.calls) == 1:
+            async with database.connection() as connection:
+                await connection.execute("INSERT INTO slowness DEFAULT VALUES")
+
+    subscriber = Subscriber(database, broker, act)
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "first"), happened("two", "other"), happened("one", "second"))
+        async with asyncio.timeout(60):
+            while caplog.text.count("will be retried: QueryCanceled") <= QUICK.attempts:  # noqa: ASYNC110 (a log tells nobody)
+                await asyncio.sleep(0.05)
+        await scalar(database, "DELETE FROM slowness RETURNING 1")
         await handled(database, "first", "other", "second")
         await nothing_counted(database, broker, subscriber)
 
