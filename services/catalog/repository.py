@@ -1,4 +1,4 @@
-"""The SQL of categories and products; that of stock stands in stock_repository.py."""
+"""The SQL of categories and products; the SQL of stock is in stock_repository.py."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -19,7 +19,7 @@ _SUBTREE = (
 )
 
 PRODUCT_COLUMNS = (*Product.__table__.columns, Stock.available)
-# Every product has stock; as an outer join, though, PostgreSQL leaves it out when a list is only counted.
+# Every product has stock, but PostgreSQL can skip an outer join when it only counts a list.
 _PRODUCTS = select(*PRODUCT_COLUMNS).outerjoin_from(Product, Stock, Stock.product_id == Product.id)
 _FILTERS = {
     "search": search.FOUND,
@@ -60,33 +60,37 @@ CATEGORIES = Listing(
     order_by=(Category.path,),
 )
 
-# What a broken constraint means depends on what was being done.
+# What the violation of a constraint means depends on the operation.
 WRITING = Refusals(
     {
         "categories_path_key": Refusal(
-            AlreadyExists, "SLUG_TAKEN", "A category beside it has this slug.", metadata=("slug",)
+            AlreadyExists, "SLUG_TAKEN", "Another category at this level has this slug.", metadata=("slug",)
         ),
-        "products_sku_key": Refusal(AlreadyExists, "SKU_TAKEN", "A product has this SKU.", metadata=("sku",)),
+        "products_sku_key": Refusal(
+            AlreadyExists, "SKU_TAKEN", "Another product has this SKU.", metadata=("sku",)
+        ),
         "products_category_id_fkey": Refusal(NotFound, "CATEGORY_NOT_FOUND", "No such category."),
     }
 )
 DELETING = Refusals(
     {
         "categories_parent_id_fkey": Refusal(
-            FailedPrecondition, "CATEGORY_HAS_CHILDREN", "There are categories below it."
+            FailedPrecondition, "CATEGORY_HAS_CHILDREN", "The category has subcategories."
         ),
-        "products_category_id_fkey": Refusal(FailedPrecondition, "CATEGORY_IN_USE", "Products hang in it."),
+        "products_category_id_fkey": Refusal(
+            FailedPrecondition, "CATEGORY_IN_USE", "The category has products."
+        ),
     }
 )
 
 
 async def lock_category_tree(work: UnitOfWork) -> None:
-    """Makes changes of the tree wait for each other: two moves that are harmless alone can close a cycle together."""
+    """Serializes changes of the tree: two concurrent moves, each valid alone, could create a cycle together."""
     await work.execute(text("SELECT pg_advisory_xact_lock(hashtext('catalog.categories'))"))
 
 
 async def category(work: UnitOfWork, id: str) -> Category:
-    """A category. NotFound CATEGORY_NOT_FOUND."""
+    """Returns a category. Raises NotFound CATEGORY_NOT_FOUND."""
     found = await work.get(Category, UUID(id))
     if found is None:
         raise category_not_found()
@@ -94,14 +98,14 @@ async def category(work: UnitOfWork, id: str) -> Category:
 
 
 async def parent(work: UnitOfWork, id: str) -> Category | None:
-    """The category to hang something below; None, the top, for an empty id. NotFound CATEGORY_NOT_FOUND."""
+    """Returns the parent category, or None (the top level) for an empty id. Raises NotFound CATEGORY_NOT_FOUND."""
     return await category(work, id) if id else None
 
 
 async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_depth: int) -> Sequence[Row]:
-    """Gives what is below a category that moved from `old_path` its new paths, and returns it as it is then.
+    """Updates the paths below a category that moved from `old_path`; returns the updated categories.
 
-    FailedPrecondition CATEGORY_TOO_DEEP.
+    Raises FailedPrecondition CATEGORY_TOO_DEEP.
     """
     below = func.starts_with(Category.path, f"{old_path}/")
     deepest = (await work.execute(select(func.max(Category.depth)).where(below))).scalar()
@@ -125,19 +129,19 @@ async def carry_subtree(work: UnitOfWork, moved: Category, old_path: str, old_de
 
 
 async def save_category(work: UnitOfWork, entity: Category) -> None:
-    """Writes a category. AlreadyExists SLUG_TAKEN."""
+    """Writes a category. Raises AlreadyExists SLUG_TAKEN."""
     with WRITING.told(slug=entity.slug):
         await work.save(entity)
 
 
 async def delete_category(work: UnitOfWork, entity: Category) -> None:
-    """Deletes a category. FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
+    """Deletes a category. Raises FailedPrecondition CATEGORY_HAS_CHILDREN or CATEGORY_IN_USE."""
     with DELETING.told():
         await work.delete(entity)
 
 
 async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:
-    """A product, held until the unit of work ends, and its available units. NotFound PRODUCT_NOT_FOUND."""
+    """Returns a product and its available units; locks the product. Raises NotFound PRODUCT_NOT_FOUND."""
     statement = (
         select(Product, Stock.available)
         .join(Stock, Stock.product_id == Product.id)
@@ -151,13 +155,13 @@ async def lock_product(work: UnitOfWork, id: str) -> tuple[Product, int]:
 
 
 async def save_product(work: UnitOfWork, entity: Product) -> None:
-    """Writes a product. AlreadyExists SKU_TAKEN; NotFound CATEGORY_NOT_FOUND."""
+    """Writes a product. Raises AlreadyExists SKU_TAKEN, NotFound CATEGORY_NOT_FOUND."""
     with WRITING.told(sku=entity.sku):
         await work.save(entity)
 
 
 async def category_ids(work: UnitOfWork, paths: Sequence[str]) -> dict[str, UUID]:
-    """The ids of those categories that exist, by path; they are kept from being deleted until the work ends."""
+    """Returns the ids of the categories that exist, by path; locks them against deletion."""
     held = (
         select(Category.path, Category.id)
         .where(Category.path.in_(paths))
@@ -167,10 +171,10 @@ async def category_ids(work: UnitOfWork, paths: Sequence[str]) -> dict[str, UUID
 
 
 def product_not_found() -> NotFound:
-    """There is no such product, or the caller may not see it."""
+    """Returns the error for a product that does not exist or that the caller may not see."""
     return NotFound("PRODUCT_NOT_FOUND", "No such product.")
 
 
 def category_not_found() -> NotFound:
-    """There is no such category."""
+    """Returns the error for a category that does not exist."""
     return NotFound("CATEGORY_NOT_FOUND", "No such category.")

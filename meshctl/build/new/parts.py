@@ -22,7 +22,7 @@ def add_service(tree: Tree, names: Names) -> None:
     proto = f"proto/protomesh/{domain}"
     for folder in (proto, f"services/{domain}"):
         if tree.has(folder):
-            raise OperatorError(f"{folder} exists already: choose another name for the service.")
+            raise OperatorError(f"{folder} already exists: choose another name for the service.")
     tree.create(f"services/{domain}/__init__.py", "init.py", values)
     tree.create(f"services/{domain}/__main__.py", "main.py", values)
     tree.create(f"services/{domain}/model.py", "model.py", values)
@@ -36,7 +36,7 @@ def add_service(tree: Tree, names: Names) -> None:
 
 
 def add_resource(tree: Tree, names: Names) -> None:
-    """Adds a resource that belongs to its owner: its contract, its table, its servicer and its tests."""
+    """Adds a resource that only its owner can see: its contract, its table, its servicer and its tests."""
     domain, noun, values = names.domain, names.noun, names.values()
     proto, service = f"proto/protomesh/{domain}/v1", f"services/{domain}"
     _check_path(tree, names)
@@ -64,7 +64,7 @@ def _offer(tree: Tree, names: Names) -> None:
     line = f"from protomesh.{names.domain}.v1.{names.noun}_service_pb2_grpc import {stub}"
     for path, channel in _CLIENTS.items():
         if f"self.{names.plural} = " in tree.read(path):
-            raise OperatorError(f"{path} has {names.plural!r} already: choose another name for the resource.")
+            raise OperatorError(f"{path} already has {names.plural!r}: choose another name for the resource.")
         last = f"        self.observer = ObserverServiceStub({channel})\n"
         tree.insert(path, last, f"        self.{names.plural} = {stub}({channel})\n")
         tree.import_in(path, line)
@@ -79,13 +79,13 @@ def _check_path(tree: Tree, names: Names) -> None:
 
 def _add_reason(tree: Tree, path: str, values: dict[str, str]) -> None:
     number = max((int(found) for found in _REASON.findall(tree.read(path))), default=0) + 1
-    text = "  // NOT_FOUND: there is no such {noun_text}, or it is somebody else's. Metadata: none.\n"
+    text = "  // NOT_FOUND: the {noun_text} does not exist, or belongs to another user. Metadata: none.\n"
     reason = f"  {values['NOUN']}_NOT_FOUND = {number};\n"
     tree.insert(path, "}\n", text.format(**values) + reason, after="enum ErrorReason")
 
 
 def serve(tree: Tree, names: Names) -> None:
-    """Has an existing service serve another resource."""
+    """Makes an existing service serve another resource."""
     main, servicer = f"services/{names.domain}/__main__.py", f"{names.message}Service"
     tree.import_in(main, f"from services.{names.domain}.{names.noun}_service import {servicer}")
     served = f'"protomesh.{names.domain}.v1.{servicer}"'
@@ -117,7 +117,7 @@ def resource_of(tree: Tree, domain: str, name: str, example: str) -> Names:
         if name != pascal(noun) and (name.endswith(pascal(noun)) or name.startswith(pascal(noun))):
             return Names(domain, noun)
     known = ", ".join(pascal(noun) for noun in nouns) or "no resource"
-    raise OperatorError(f"{name!r} names no resource of {domain}, which has {known}: {example}.")
+    raise OperatorError(f"{name!r} does not name a resource of {domain}, which has {known}: {example}.")
 
 
 def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
@@ -126,9 +126,11 @@ def add_rpc(tree: Tree, names: Names, rpc: str) -> None:
     contract = f"proto/protomesh/{names.domain}/v1/{names.noun}_service.proto"
     servicer = f"services/{names.domain}/{names.noun}_service.py"
     if "_" in verb or not rpc.endswith(names.message):
-        raise OperatorError(f"{rpc!r} is not a verb and a resource, such as `Archive{names.message}`.")
+        raise OperatorError(
+            f"{rpc!r} is not a verb followed by a resource, such as `Archive{names.message}`."
+        )
     if re.search(rf"\brpc {rpc}\(", tree.read(contract)):
-        raise OperatorError(f"{contract} has {rpc} already.")
+        raise OperatorError(f"{contract} already has {rpc}.")
     code = tree.read(servicer)
     if "_OWN = Scoped(" not in code or "_message = Mapper(" not in code:
         raise OperatorError(
@@ -168,6 +170,6 @@ def add_event(tree: Tree, names: Names, event: str) -> None:
     """Adds an event about a resource."""
     verb = snake(event.removeprefix(names.message))
     if _has_event(tree, names, event):
-        raise OperatorError(f"{_events(names)} has {event} already.")
+        raise OperatorError(f"{_events(names)} already has {event}.")
     values = {**names.values(), "Event": event, "verb": verb, "verb_text": verb.replace("_", " ")}
     tree.append(_events(names), "event.proto", values)
