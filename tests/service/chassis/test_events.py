@@ -12,7 +12,7 @@ from protomesh.type.v1.money_pb2 import Money
 
 from chassis.contract import event_type, stream_subjects
 from chassis.data import Database, UnitOfWork, retention
-from chassis.events import Broker, Consumer, Envelope, Relay, inbox, maintenance
+from chassis.events import Broker, Consumer, Envelope, Policy, Relay, inbox, maintenance
 from chassis.observe import OtlpExport, Recorder, tracing
 from tests.service.chassis.conftest import running
 from tests.service.chassis.subscriber import (

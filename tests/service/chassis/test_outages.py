@@ -128,7 +128,7 @@ async def test_an_outage_in_a_later_attempt_is_none_either(database: Database, b
     async with running(subscriber.consumer):
         await publish(database, happened("one", "interrupted"))
         await handled(database, "interrupted")
-        assert [letter async for letter in dead_letters.listed(broker, subscriber.name)] == []
+        assert await letters(broker, subscriber.name) == []
 
 
 @pytest.mark.usefixtures("relay")
