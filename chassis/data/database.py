@@ -96,8 +96,13 @@ class Database:
 
     async def all(self, query: Query, **parameters: Any) -> list[Row]:
         """Returns all rows of a query, run outside any transaction."""
-        async with self.connection() as connection:
+        connection = await self.bulkheads.take()
+        try:
+            if not connection.autocommit:
+                await connection.set_autocommit(True)
             return (await query.execute(connection, parameters)).rows
+        finally:
+            self.bulkheads.give_back(connection)
 
     @asynccontextmanager
     async def connection(

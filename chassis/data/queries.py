@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 from psycopg.rows import namedtuple_row
 from sqlalchemy import ARRAY, ClauseElement, Dialect, Float, Select
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -14,11 +14,13 @@ from sqlalchemy.sql.selectable import ReturnsRows
 from sqlalchemy.types import TypeEngine
 
 from chassis.data import sql_spans
+from chassis.data.pool import Connection
 
 # A named tuple whose fields are named after the columns; psycopg creates the class from the result.
 Row = Any
 
-_DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+# With PostgreSQL's own placeholders, which psycopg need not translate for each execution.
+_DIALECT: Dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 # Only numeric types depend on what the server sent: double precision or numeric.
 _FLOAT_OID, _NUMERIC_OID = 701, 1700
 
@@ -40,7 +42,7 @@ class Prepared:
     Raises TypeError for `IN`, and for an omitted column whose default is a Python function.
     """
 
-    __slots__ = ("_binders", "_fixed", "_loaders", "names", "prepare", "sql")
+    __slots__ = ("_binders", "_fixed", "_loaders", "_make", "_order", "names", "prepare", "sql")
 
     def __init__(self, statement: ClauseElement, *, prepare: bool = True) -> None:
         self.prepare = prepare
@@ -49,6 +51,9 @@ class Prepared:
         if compiled.post_compile_params or compiled.literal_execute_params:
             raise TypeError(f"This statement's text depends on its values; use any_() for IN: {compiled}")
         self.sql = str(compiled)
+        self._order = tuple(compiled.positiontup or ())
+        # Makes a named tuple; known from the first result.
+        self._make: _Conversion | None = None
         # The names of the required values.
         self.names = frozenset(name for name, bind in compiled.binds.items() if bind.required)
         self._fixed: dict[str, Any] = {
@@ -60,22 +65,26 @@ class Prepared:
         columns = statement.exported_columns.items() if isinstance(statement, ReturnsRows) else ()
         self._loaders = _conversions({name: _loader(column.type) for name, column in columns})
 
-    def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, parameters: Mapping[str, Any]) -> list[Any]:
         """Returns the parameters for psycopg: the statement's constants and the caller's values, converted."""
         values = {**self._fixed, **parameters}
         for name, bind in self._binders.items():
             values[name] = bind(values[name])
-        return values
+        return [values[name] for name in self._order]
 
     async def execute(self, connection: AsyncConnection[Any], parameters: Mapping[str, Any]) -> Outcome:
-        """Runs the statement on a connection, with a span."""
-        cursor: AsyncCursor[Row] = AsyncCursor(connection, row_factory=namedtuple_row)
+        """Runs the statement on a pooled connection, with a span."""
+        assert isinstance(connection, Connection)
+        cursor = connection.statements
         with sql_spans.span(self.sql) as span:
             await cursor.execute(self.sql, self.values(parameters), prepare=self.prepare)
             # `cursor.description` would create an object for each column.
             returns_rows = cursor.pgresult is not None and cursor.pgresult.nfields
             rows = await cursor.fetchall() if returns_rows else []
             span.set_rows(max(cursor.rowcount, 0))
+        if rows:
+            self._make = self._make or namedtuple_row(cursor)
+            rows = [*map(self._make, rows)]
         return Outcome(self.rows(rows), cursor.rowcount)
 
     def rows(self, rows: list[Row]) -> list[Row]:
@@ -107,7 +116,7 @@ class Query(Prepared):
     def explained(self) -> Self:
         """Returns a query for this query's plan (one row, one column of JSON)."""
         plan = copy.copy(self)
-        plan.sql, plan._loaders = f"EXPLAIN (FORMAT JSON) {self.sql}", {}  # noqa: SLF001 (its own)
+        plan.sql, plan._loaders, plan._make = f"EXPLAIN (FORMAT JSON) {self.sql}", {}, None  # noqa: SLF001 (its own)
         return plan
 
 

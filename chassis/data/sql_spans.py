@@ -1,9 +1,7 @@
 """Spans for the SQL statements of sampled calls, with the statement's text and never its values."""
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -14,10 +12,11 @@ from chassis.observe import tracing
 from chassis.observe.otlp import Template
 
 _LONGEST_TEXT = 2000
+_ROWS = "db.response.returned_rows"
 
 
 class SqlSpan:
-    """The span of a statement, or nothing when the call is not sampled."""
+    """The span of a statement, or nothing when the call around it is not recorded; a context manager."""
 
     __slots__ = ("_span",)
 
@@ -27,26 +26,21 @@ class SqlSpan:
     def set_rows(self, rows: int) -> None:
         """Records how many rows were returned or changed."""
         if self._span is not None:
-            self._span.set_attribute("db.response.returned_rows", rows)
+            self._span.set_attribute(_ROWS, rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if self._span is not None:
+            if error is not None:
+                _fail(self._span, error)
+            self._span.end()
 
 
-_UNSAMPLED = SqlSpan(None)
-
-
-@contextmanager
-def span(text: str) -> Iterator[SqlSpan]:
+def span(text: str) -> SqlSpan:
     """Records a statement when the call around it is recorded; otherwise costs a single check."""
-    started = _start(text)
-    if started is None:
-        yield _UNSAMPLED
-        return
-    try:
-        yield SqlSpan(started)
-    except BaseException as error:
-        _fail(started, error)
-        raise
-    finally:
-        started.end()
+    return SqlSpan(_start(text))
 
 
 def instrument(engine: AsyncEngine) -> None:
@@ -87,7 +81,7 @@ def _before(_connection: Any, _cursor: Any, statement: str, _values: Any, contex
 def _after(_connection: Any, cursor: Any, _statement: str, _values: Any, context: Any, _many: bool) -> None:
     started = getattr(context, "mesh_span", None)
     if started is not None:
-        SqlSpan(started).set_rows(max(cursor.rowcount, 0))
+        started.set_attribute(_ROWS, max(cursor.rowcount, 0))
         started.end()
 
 

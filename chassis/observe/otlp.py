@@ -96,6 +96,11 @@ def own(name: str, events: Sequence[Event] | None, status: Status | None, links:
     return message.SerializeToString()
 
 
+def attributes(added: Mapping[str, Any]) -> bytes:
+    """The encoding of attributes that a span has beside those of its template."""
+    return Span(attributes=pairs(added)).SerializeToString()
+
+
 def pairs(attributes: Mapping[str, Any]) -> list[KeyValue]:
     """Attributes in the form of OTLP."""
     return [KeyValue(key=key, value=_value(value)) for key, value in attributes.items()]

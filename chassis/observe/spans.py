@@ -117,10 +117,14 @@ class Span(trace.Span):
     def record(self) -> bytes:
         """The ended span in our own encoding."""
         template, own = self._template, b""
-        if self._attributes is not None:
-            template = Template(template.name, template.kind, {**template.attributes, **self._attributes})
         if self._events or self._status or self._links or self._name:
             own = otlp.own(self._name, self._events, self._status, self._links)
+        if self._attributes is not None:
+            if self._attributes.keys().isdisjoint(template.attributes):
+                own += otlp.attributes(self._attributes)
+            else:
+                both = {**template.attributes, **self._attributes}
+                template = Template(template.name, template.kind, both)
         return template.record(self.ids, self._start, self._stop, own)
 
     def is_recording(self) -> bool:

@@ -26,6 +26,8 @@ from services.catalog.pricing import Lines, Wanted
 _RESERVATION_STATUS = dict(Reservation.Status.items())
 
 _product = Mapper(Product, model.Product, without=("available", "in_stock"))
+# A product from a row with its available units.
+listed_product = Mapper(Product, {*dir(model.Product), "available"}, in_stock=lambda row: row.available > 0)
 category_message = Mapper(Category, model.Category)
 stock_message = Mapper(Stock, model.Stock)
 _price_message = Mapper(
@@ -39,11 +41,6 @@ held_message = Mapper(HeldReservation, ("order_id", "reserved_at"))
 def product_message(product: Any, available: int) -> Product:
     """Returns a product from a row or an entity."""
     return _product(product, available=available, in_stock=available > 0)
-
-
-def listed_product(row: Any) -> Product:
-    """Returns a product from a row with its available units."""
-    return product_message(row, row.available)
 
 
 def product_status(value: Product.Status.ValueType) -> str:

@@ -42,7 +42,7 @@ class ProductService:
         row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
         if row is None or row.status != ProductStatus.ACTIVE:
             raise repository.product_not_found()
-        return convert.product_message(row, row.available)
+        return convert.listed_product(row)
 
     async def ListProducts(self, request: ListProductsRequest, call: Call) -> ListProductsResponse:
         page = await self._page(request, {"for_sale": {}})
@@ -52,7 +52,7 @@ class ProductService:
         row = await self._database.one(repository.GET_PRODUCT, id=UUID(request.id))
         if row is None:
             raise repository.product_not_found()
-        return convert.product_message(row, row.available)
+        return convert.listed_product(row)
 
     async def ListAllProducts(self, request: ListAllProductsRequest, call: Call) -> ListAllProductsResponse:
         page = await self._page(request, {})

@@ -26,12 +26,12 @@ TABLE = Table(
 def test_values_are_bound_as_their_columns_hold_them() -> None:
     query = Query(select(TABLE.c.id).where(TABLE.c.colour == bindparam("colour"), TABLE.c.size == "large"))
     assert query.takes("colour")
-    assert sorted(query.values({"colour": Colour.RED}).values()) == ["RED", "large"]
+    assert sorted(query.values({"colour": Colour.RED})) == ["RED", "large"]
 
 
 def test_a_column_that_an_insert_omits_gets_its_default() -> None:
     values = insert(TABLE).values(id=bindparam("id"), made=bindparam("made"))
-    assert Prepared(values).values({"id": 1, "made": 2})["size"] == "small"
+    assert sorted(Prepared(values).values({"id": 1, "made": 2}), key=str) == [1, 2, "small"]
 
 
 @pytest.mark.parametrize(
