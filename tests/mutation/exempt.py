@@ -18,8 +18,8 @@ class Exempt:
         self._words = " ".join(page.split())
 
     def is_left_alone(self, mutant: Mutant) -> bool:
-        """Whether the line is one that is not broken."""
-        return any(pattern.search(mutant.before) for pattern in self._lines)
+        """Whether the line, or what it would become, is one that is not broken."""
+        return any(pattern.search(f"{mutant.before} → {mutant.after}") for pattern in self._lines)
 
     def may_survive(self, mutant: Mutant) -> bool:
         """Whether the page lists the mutant; the name may be wrapped there."""

@@ -15,6 +15,7 @@ import psycopg_pool
 import pytest
 from google.protobuf.message import DecodeError
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
+from sqlalchemy import text
 
 from chassis.core import errors
 from chassis.data import Database, UnitOfWork
@@ -272,6 +273,29 @@ async def test_nats_that_is_away_is_waited_for(
             proxy.heal()
             await handled(database, "first", "second")
             await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_events_that_cannot_be_committed_together_are_handled_one_by_one(
+    database: Database, broker: Broker
+):
+    async def act(event: OrderCancelled, work: UnitOfWork) -> None:
+        if subscriber.calls.total() == 1:
+            await eventually(the_others_wait)
+        elif subscriber.calls.total() <= 3:
+            table = "late (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+            await work.execute(text(f"CREATE TEMPORARY TABLE IF NOT EXISTS {table} ON COMMIT DROP"))
+            await work.execute(text("INSERT INTO late VALUES (1)"))
+
+    async def the_others_wait() -> bool:
+        info = await (await broker.ready()).consumer_info("ORDERING", subscriber.name.replace(".", "-"))
+        return info.num_ack_pending == 3
+
+    subscriber = Subscriber(database, broker, act, replace(QUICK, concurrency=1, acknowledge_within=60))
+    async with running(subscriber.consumer):
+        await publish(database, *(happened(reason=reason) for reason in ("first", "one", "other")))
+        await handled(database, "first", "one", "other")
+        await nothing_counted(database, broker, subscriber)
 
 
 @pytest.mark.usefixtures("relay")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from chassis.core import uuid7
 from chassis.data import Database, Query
 from chassis.observe import OtlpExport, Recorder, tracing
-from tests.service.chassis.things import Thing
+from tests.service.chassis.things import Thing, happened
 
 
 class Statements:
@@ -59,6 +59,20 @@ async def test_a_statement_tells_its_rows(database: Database, statements: Statem
         ("SQL INSERT", 2, ""),
         ("SQL SELECT", 2, ""),
     ]
+
+
+async def test_changes_come_before_their_events(database: Database, statements: Statements) -> None:
+    """So that the locks of the rows put the events about them in order."""
+    async with database.unit_of_work() as work:
+        work.add(thing := Thing(id=uuid7(), name="before"))
+    with tracing.span("work"):
+        async with database.unit_of_work() as work:
+            changed = await work.get(Thing, thing.id)
+            assert changed is not None
+            changed.name = "after"
+            work.publish(happened(str(thing.id)))
+    names = [name for name, _, _ in statements.told()]
+    assert names.index("SQL UPDATE") < names.index("SQL INSERT")
 
 
 async def test_a_statement_that_fails_tells_the_class_of_its_error(
