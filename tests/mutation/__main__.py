@@ -25,6 +25,8 @@ from tests.mutation.reach import PYTEST, SUITES, Reach, environment
 from tests.mutation.watch import LATEST, SECONDS, allowed_seconds
 
 ROOT = Path(__file__).parents[2]
+# A run of tests, none of which hangs, is given up after this many times what it is allowed.
+_BUSY = 4.0
 
 
 def main() -> int:
@@ -129,7 +131,7 @@ def _outcome(tree: Path, mutant: Mutant, tests: Sequence[str], seconds: float) -
     before = path.read_text()
     path.write_text(mutant.code)
     try:
-        return _run(tree, tests, allowed_seconds(seconds))
+        return _run(tree, tests, _BUSY * allowed_seconds(seconds))
     finally:
         path.write_text(before)
 
