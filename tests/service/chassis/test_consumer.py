@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,7 +101,8 @@ async def test_a_drain_ends_at_whatever_moment_it_begins(database: Database, sub
         # Of its own name each time, so that it starts with all events there are and is amid them when it is stopped.
         subscriber.name = f"things.{uuid.uuid4().hex[:8]}"
         before = sum(subscriber.attempts.values())
-        task = asyncio.create_task(subscriber.consumer().run())
+        # Far longer than a drain takes that does not wait until its time is up.
+        task = asyncio.create_task(subscriber.consumer(replace(QUICK, drain_within=60)).run())
         await publish(database, happened(reason="x"))
         async with asyncio.timeout(15):
             while sum(subscriber.attempts.values()) == before:  # noqa: ASYNC110 (any moment will do)

@@ -10,7 +10,7 @@ from nats.js.errors import NotFoundError
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database
-from chassis.events import Broker, Relay, maintenance, wakeup
+from chassis.events import Broker, Relay, maintenance, streams, wakeup
 from tests.service.chassis.conftest import running
 from tests.service.chassis.subscriber import (
     UNPUBLISHED,
@@ -21,6 +21,11 @@ from tests.service.chassis.subscriber import (
     publish,
 )
 from tests.service.chassis.things import happened, scalar
+
+
+async def test_a_stream_is_declared_once(broker: Broker):
+    assert await streams.declare(broker, "ORDERING")
+    assert not await streams.declare(broker, "ORDERING")
 
 
 async def test_a_relay_with_nothing_to_send_leaves_the_database_alone(database: Database, broker: Broker):

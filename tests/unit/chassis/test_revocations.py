@@ -171,6 +171,14 @@ async def test_who_asks_for_nats_before_connecting_is_told_so() -> None:
         await Broker("nats://127.0.0.1:9").ready()
 
 
+async def test_nats_at_an_address_that_is_none_is_said_so_each_time() -> None:
+    broker = Broker("nats://127.0.0.1:none")
+    await broker.connect()
+    for _ in range(2):
+        with pytest.raises(nats.errors.Error, match="invalid connect url"):
+            await broker.ready()
+
+
 async def test_who_gives_up_before_nats_is_there_leaves_nothing_running() -> None:
     before = asyncio.all_tasks()
     async with Broker("nats://127.0.0.1:9"):
