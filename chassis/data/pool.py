@@ -21,6 +21,14 @@ CHECKOUT_SECONDS = 1.0
 _SMOOTHING = 0.1
 # How long a connection stays at hand before psycopg's pool has it back, which closes old and superfluous ones.
 _AT_HAND_SECONDS = 1.0
+# A server that vanished (its machine or the network died, so that nothing says the connection has ended) is noticed
+# within 11 s, also by work without a deadline, such as the relay's. By default the kernel takes hours.
+_VANISHED = {
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 # How long a server may take to stop a statement whose task was cancelled. A server that hangs must not keep the caller
 # waiting beyond its deadline: the connection is dropped instead.
 _STOP_SECONDS = 0.05
@@ -44,7 +52,7 @@ class Pool:
         self._pool = AsyncConnectionPool[Connection](
             url,
             connection_class=Connection,
-            kwargs={"options": options, "application_name": name, "autocommit": True},
+            kwargs={"options": options, "application_name": name, "autocommit": True, **_VANISHED},
             configure=_configure,
             min_size=min(2, size),
             max_size=size,

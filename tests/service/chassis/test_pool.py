@@ -1,6 +1,8 @@
 """The pool: a cancelled call leaves every connection behind it, and nobody waits for one that cannot come in time."""
 
 import asyncio
+import os
+import socket
 import types
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -173,3 +175,16 @@ def test_a_process_has_as_many_connections_as_its_setting_says():
     for total in (3, 10, 12, 200):
         assert sum(bulkheads.shares(total).values()) == total
         assert min(bulkheads.shares(total).values()) >= 1
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can be asked for this bound")
+async def test_a_server_that_vanished_is_noticed_within_seconds(database: Database):
+    """No test can take the network away without rights, so it asks the kernel what it will do."""
+    async with database.connection() as connection:
+        own = socket.socket(fileno=os.dup(connection.fileno()))
+        with own:
+            unanswered = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            idle = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            interval = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+    assert 0 < unanswered <= 10_000
+    assert 0 < idle + interval <= 10
