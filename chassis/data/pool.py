@@ -9,9 +9,8 @@ from typing import Any
 from psycopg import AsyncConnection, AsyncRawCursor, errors, waiting
 from psycopg._connection_base import NoticeHandler
 from psycopg.abc import PQGen
-from psycopg.pq import ConnStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.waiting import Ready, Wait
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import NullPool
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -151,9 +150,6 @@ class Connection(AsyncConnection[Any]):
     lender: Pool | None = None
     lent_at = 0.0
     _logs_notices = False
-    # The socket that the loop watches, and what a task waits for that has sent a statement.
-    _watched: int | None = None
-    _arrival: "asyncio.Future[None] | None" = None
 
     def add_notice_handler(self, callback: NoticeHandler) -> None:
         """Adds a handler once: SQLAlchemy adds its notice logger to a connection at each checkout."""
@@ -172,18 +168,11 @@ class Connection(AsyncConnection[Any]):
     @property
     def has_news(self) -> bool:
         """Whether there is data to read although nobody asked for any: usually the end of the connection."""
-        if self._watched is not None:
-            return False  # or the loop would have said so
         if self.closed:
             return True
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))
-
-    async def close(self) -> None:
-        """Closes the connection; a task that waits for a response is told so."""
-        self._stop_watching()
-        await super().close()
 
     async def wait(
         self,
@@ -193,80 +182,25 @@ class Connection(AsyncConnection[Any]):
     ) -> Any:
         """Waits for the server. When cancelled, it gives the server a short time to stop the statement."""
         try:
-            if timeout is None:
-                return await self._driven(gen)
-            return await self._driven_by_psycopg(gen, timeout)
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
         except asyncio.CancelledError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self._stop(gen)
             raise
-        finally:
-            # libpq has closed the socket, whose number the next one may get.
-            if self.pgconn.status != ConnStatus.OK:
-                self._stop_watching()
-
-    async def _driven(self, gen: PQGen[Any]) -> Any:
-        """Waits as psycopg does, whose reader and timer for each response cost 9 of 13 system calls and 20 µs."""
-        try:
-            wanted = next(gen)
-            while wanted == Wait.R:
-                await self._response()
-                wanted = gen.send(Ready.R)
-        except StopIteration as end:
-            return end.value
-        return await self._driven_by_psycopg(_rest(gen, wanted), None)
-
-    async def _driven_by_psycopg(self, gen: PQGen[Any], seconds: float | None) -> Any:
-        self._stop_watching()
-        return await waiting.wait_async(gen, self.pgconn.socket, interval=0.1, timeout=seconds)
-
-    async def _response(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._arrival = loop.create_future()
-        if self._watched is None:
-            self._watched = self.pgconn.socket
-            loop.add_reader(self._watched, self._arrived)
-        try:
-            await self._arrival
-        finally:
-            self._arrival = None
-
-    def _arrived(self) -> None:
-        if self._arrival is None:
-            # Nobody reads this now, and the loop would call again and again.
-            self._stop_watching()
-        elif not self._arrival.done():
-            self._arrival.set_result(None)
-
-    def _stop_watching(self) -> None:
-        if self._watched is not None:
-            asyncio.get_running_loop().remove_reader(self._watched)
-            self._watched = None
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
 
     async def _stop(self, gen: PQGen[Any]) -> None:
         until = time.monotonic() + _STOP_SECONDS
         try:
             await self._try_cancel(timeout=_STOP_SECONDS)
-            await self._driven_by_psycopg(gen, max(0.001, until - time.monotonic()))
+            left = max(0.001, until - time.monotonic())
+            await waiting.wait_async(gen, self.pgconn.socket, timeout=left)
         except errors.QueryCanceled:
             pass
         except BaseException as error:
             # The connection's state is unknown. The server notices that it is closed when it sends its response.
-            self._stop_watching()
             self.pgconn.finish()
             if not isinstance(error, Exception):
                 raise
-
-
-def _rest(gen: PQGen[Any], wanted: Wait) -> PQGen[Any]:
-    """Continues a generator that has already said what it waits for."""
-    try:
-        while True:
-            wanted = gen.send((yield wanted))
-    except StopIteration as end:
-        return end.value
 
 
 class SessionPool(NullPool):

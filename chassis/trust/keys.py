@@ -19,6 +19,8 @@ UNKNOWN_KEY_SECONDS = 5.0
 # Shorter than any call's deadline, so that a caller who waits for the first keys still gets the real error.
 FETCH_SECONDS = 1.0
 RETRY_SECONDS = 1.0
+# Until the first keys are there, since services start together and the first callers come as soon as they can.
+FIRST_RETRY_SECONDS = 0.1
 
 FetchKeys = Callable[[], Awaitable[Iterable[Mapping[str, Any]]]]
 
@@ -66,8 +68,13 @@ class FetchedKeys:
         while True:
             await self._refresh()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS if self._away else REFRESH_SECONDS):
+                async with asyncio.timeout(self._pause()):
                     await self._wanted.wait()
+
+    def _pause(self) -> float:
+        if not self._away:
+            return REFRESH_SECONDS
+        return RETRY_SECONDS if self._keys else FIRST_RETRY_SECONDS
 
     async def _refresh(self) -> None:
         try:

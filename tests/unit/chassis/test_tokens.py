@@ -98,7 +98,10 @@ async def test_known_keys_stay_good_while_identity_is_away(monkeypatch: pytest.M
         assert await fetched.key("one")
 
 
-async def test_a_failure_is_remembered_and_asks_identity_no_more_than_a_success() -> None:
+async def test_a_failure_is_remembered_and_asks_identity_no_more_than_a_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keys, "FIRST_RETRY_SECONDS", 60.0)
     identity = Published()
     identity.away = True
     async with fetching(identity) as fetched:
@@ -122,7 +125,7 @@ async def test_a_fetch_that_hangs_ends_by_itself_and_counts_as_a_failure(
 async def test_keys_are_there_again_when_identity_is_though_nobody_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keys, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(keys, "FIRST_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.0)
     identity = Published()
     identity.away = True
@@ -131,6 +134,20 @@ async def test_keys_are_there_again_when_identity_is_though_nobody_asked(
             await fetched.key("one")
         identity.away = False
         await identity.asked_once_more()
+        await identity.asked_once_more()
+        assert await fetched.key("one")
+
+
+async def test_a_service_that_starts_before_identity_has_its_keys_soon_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keys, "RETRY_SECONDS", 60.0)
+    identity = Published()
+    identity.away = True
+    async with fetching(identity) as fetched, asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await fetched.key("one")
+        identity.away = False
         await identity.asked_once_more()
         assert await fetched.key("one")
 
