@@ -142,12 +142,14 @@ async def test_a_service_that_starts_before_identity_has_its_keys_soon_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(keys, "RETRY_SECONDS", 60.0)
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", 0.0)
     identity = Published()
     identity.away = True
     async with fetching(identity) as fetched, asyncio.timeout(5):
         with pytest.raises(Unavailable):
             await fetched.key("one")
         identity.away = False
+        await identity.asked_once_more()
         await identity.asked_once_more()
         assert await fetched.key("one")
 
