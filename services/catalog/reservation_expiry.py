@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from chassis.core import checkpoint
 from chassis.data import Database
 from services.catalog import expiry_repository
 
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 async def run(database: Database) -> None:
     """Expires reservations every few seconds, until cancelled."""
     while True:
+        checkpoint()
         try:
             while await expire_batch(database) == BATCH:
                 pass

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from chassis.core import checkpoint
 from chassis.data import Database
 from services.identity import repository
 
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 async def run(database: Database) -> None:
     """Deletes expired sessions every hour until cancelled."""
     while True:
+        checkpoint()
         try:
             while await delete_batch(database) == BATCH:
                 pass

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import ECKey
 
-from chassis.core import uuid7
+from chassis.core import checkpoint, uuid7
 from chassis.data import Database, Row
 from services.identity import repository
 from services.identity.model import SigningKey, now
@@ -76,6 +76,7 @@ class KeyRing:
     async def run(self) -> None:
         """Keeps the copy up to date and creates a key when the next is due, until cancelled."""
         while True:
+            checkpoint()
             try:
                 await self.refresh()
             except Exception:  # noqa: BLE001 (whatever it is, the next run tries again)

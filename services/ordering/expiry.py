@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from chassis.core import checkpoint
 from chassis.data import Database
 from services.ordering import convert, repository
 
@@ -16,6 +17,7 @@ _log = logging.getLogger(__name__)
 async def run(database: Database) -> None:
     """Expires orders every second, until cancelled. Orders that came due while no process ran expire at once."""
     while True:
+        checkpoint()
         try:
             while await expire_batch(database) == BATCH:
                 pass

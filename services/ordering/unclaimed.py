@@ -18,6 +18,7 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
     HeldReservation,
 )
 
+from chassis.core import checkpoint
 from chassis.data import Database
 from services.ordering import repository
 
@@ -43,6 +44,7 @@ class UnclaimedStock:
     async def run(self) -> None:
         """Checks reservations every few seconds, until cancelled."""
         while True:
+            checkpoint()
             try:
                 while await self.look() == BATCH:
                     pass

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvloop
 from sqlalchemy import bindparam, insert, select
 
+from chassis.core import checkpoint
 from chassis.data import Database, Prepared, Query, bulkheads, migrations
 from chassis.rpc import failure
 from meshctl.core.polling import until
@@ -38,6 +39,7 @@ class User:
     async def run(self) -> None:
         bulkheads.current.set(self._bulkhead)
         while True:
+            checkpoint()
             try:
                 await self._round()
                 self.rounds += 1
