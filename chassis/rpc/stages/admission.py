@@ -14,6 +14,9 @@ from chassis.rpc.stage import Proceed, Stage
 _IN_TIME = 0.25
 # In seconds: within this, no call was late. A busy machine delays a call by a tenth of a second with nothing in line.
 _NEVER_LATE = 0.2
+# In seconds: after this, every call was late, however long its contract lets it take. An RPC that is slow by nature
+# keeps the minimum.
+_ALWAYS_LATE = 1.0
 # The largest fraction of the limit that is left after a late call, and what a call in time adds, divided by the limit.
 _DECREASE = 0.9
 _INCREASE = 4.0
@@ -75,7 +78,7 @@ class _Calls:
 
     def __init__(self, budget: _Budget, timeout: float) -> None:
         self._budget = budget
-        self._in_time = min(timeout, max(timeout * _IN_TIME, _NEVER_LATE))
+        self._in_time = min(timeout, max(timeout * _IN_TIME, _NEVER_LATE), _ALWAYS_LATE)
         self._limit = float(budget.limit)
         self._running = 0
         self._shrunk_at = 0.0

@@ -8,7 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from chassis.core import errors
+from chassis.contract import method_at
+from chassis.core import ResourceExhausted, errors
+from chassis.rpc import Call
+from chassis.rpc.stages import Admission
 from chassis.service import Service
 from tests.unit.chassis.stand import Scratch, Thing, method, running
 
@@ -122,6 +125,24 @@ async def test_a_delay_of_a_tenth_of_a_second_is_not_late_however_short_the_cont
         call = method(stand.channel(), "Slow")
         await call(Thing(text="delayed"))
         await asyncio.gather(*(call(Thing()) for _ in range(Delayed.TOGETHER)))
+
+
+async def test_a_call_of_more_than_a_second_is_late_however_long_its_contract_lets_it_take() -> None:
+    """Placing an order may take ten seconds, and a quarter of that was a line that nobody wants to stand in."""
+    contract = method_at("/protomesh.ordering.v1.OrderService/PlaceOrder")
+    assert contract.timeout * 0.25 > 2
+    stage = Admission(calls=100, streams=1).stage(contract)
+
+    async def place(_request: Any, _call: Call) -> None:
+        """Ends when the test says so."""
+
+    calls = [Call(contract, {}) for _ in range(20)]
+    for call in calls:
+        await stage(place, None, call)
+    calls[0].arrived -= 1.5
+    calls[0].end(grpc.StatusCode.OK)
+    with pytest.raises(ResourceExhausted, match="OVERLOADED"):
+        stage(place, None, Call(contract, {}))
 
 
 async def offered(call: Any, *, per_second: float, seconds: float) -> list[Outcome]:
