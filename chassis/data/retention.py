@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from chassis.core.tasks import checkpoint
 from chassis.data.database import Database
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ Purge = Callable[[Database], Awaitable[int]]
 async def run(database: Database, purges: Sequence[Purge]) -> None:
     """Purges every hour until cancelled. Several processes may run it: each finds less to do."""
     while True:
+        checkpoint()
         try:
             await purge(database, purges)
         except Exception:

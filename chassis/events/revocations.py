@@ -1,7 +1,6 @@
 """The revocation feed: every process learns within moments that sessions have ended, and rejects their tokens."""
 
 import asyncio
-import contextlib
 import datetime
 import functools
 import logging
@@ -16,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from chassis.contract import registry
-from chassis.core.tasks import checkpoint
+from chassis.core.tasks import checkpoint, wait_up_to
 from chassis.events.broker import Broker
 from chassis.trust.revocations import REMEMBERED_SECONDS, Revocations
 
@@ -46,9 +45,7 @@ class RevocationFeed:
 
     async def caught_up(self, within: float) -> bool:
         """Waits up to `within` seconds until the events from before the start are known; returns whether they are."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await self._caught_up.wait()
+        await wait_up_to(self._caught_up, within)
         return self._caught_up.is_set()
 
     async def follow(self, broker: Broker) -> None:

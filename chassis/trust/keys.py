@@ -1,7 +1,6 @@
 """The public keys that verify access tokens: published by identity, kept up to date in the background."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 from joserfc.jwk import ECKey
 
 from chassis.core import errors
+from chassis.core.tasks import wait_up_to
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,7 @@ class FetchedKeys:
         """Fetches the keys now, every five minutes, when an unknown key is requested, and shortly after a failure."""
         while True:
             await self._refresh()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._wanted.wait()
+            await wait_up_to(self._wanted, self._pause())
 
     def _pause(self) -> float:
         if not self._away:
