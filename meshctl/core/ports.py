@@ -20,13 +20,14 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 class Ports:
-    """Hands out free ports, each one once."""
+    """Hands out free ports, each one once, and none of `promised`: somebody will listen on those later."""
 
-    def __init__(self) -> None:
+    def __init__(self, *promised: int) -> None:
         self._candidates = iter(random.sample(range(LOWEST, HIGHEST), HIGHEST - LOWEST))
+        self._promised = frozenset(promised)
 
     def take(self) -> int:
-        return next(port for port in self._candidates if is_free(port))
+        return next(port for port in self._candidates if port not in self._promised and is_free(port))
 
 
 def require_free(port: int) -> None:

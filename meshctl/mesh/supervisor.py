@@ -38,7 +38,7 @@ class Supervisor:
         self.options = options
         self.folder = MeshFolder(options.data.resolve())
         self._say = say
-        self._ports = ports.Ports()
+        self._ports = ports.Ports(options.port)
         self._processes: dict[str, Process] = {}
         self._restarting = asyncio.Lock()
         self._gateway: Gateway | None = None
