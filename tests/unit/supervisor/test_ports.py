@@ -1,11 +1,12 @@
 """The ports that a mesh gives to its parts."""
 
+import pytest
+
 from meshctl.core import ports
 from meshctl.core.ports import Ports
-from pytest import MonkeyPatch
 
 
-def test_a_promised_port_is_not_given_to_another(monkeypatch: MonkeyPatch) -> None:
+def test_a_promised_port_is_not_given_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     promised = Ports().take()
     monkeypatch.setattr(ports, "LOWEST", promised)
     monkeypatch.setattr(ports, "HIGHEST", promised + 40)
