@@ -20,7 +20,7 @@ from chassis.core.errors import (
 from chassis.core.identifiers import uuid7
 from chassis.core.moments import timestamp
 from chassis.core.settings import Role, Settings
-from chassis.core.tasks import Worker, checkpoint
+from chassis.core.tasks import Worker, checkpoint, repeat
 
 __all__ = [
     "Aborted",
@@ -41,6 +41,7 @@ __all__ = [
     "from_rpc",
     "overloaded",
     "reason_of",
+    "repeat",
     "status_of",
     "timestamp",
     "uuid7",

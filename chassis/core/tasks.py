@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 Worker = Callable[[], Awaitable[None]]
 
@@ -59,3 +60,32 @@ def checkpoint() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+async def repeat(
+    step: Callable[[], Awaitable[int | None]],
+    *,
+    every: float,
+    log: logging.Logger,
+    failure: str,
+    batch: int | None = None,
+) -> NoReturn:
+    """Takes a step every so many seconds until cancelled; after a step that did a full batch, the next one at once.
+
+    A step that fails is tried again. Of failures in a row only the first is logged with its traceback, since an outage
+    makes hundreds of them.
+    """
+    failing = False
+    while True:
+        checkpoint()
+        done: int | None = None
+        try:
+            done = await step()
+            failing = False
+        except Exception as error:
+            log.exception(
+                "%s (%s); trying again in %g s.", failure, type(error).__name__, every, exc_info=not failing
+            )
+            failing = True
+        if batch is None or done != batch:
+            await asyncio.sleep(every)

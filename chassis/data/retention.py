@@ -1,10 +1,10 @@
 """Retention: deletes expired rows of the chassis's own tables, in small batches."""
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
-from chassis.core.tasks import checkpoint
+from chassis.core.tasks import checkpoint, repeat
 from chassis.data.database import Database
 
 logger = logging.getLogger(__name__)
@@ -18,17 +18,12 @@ Purge = Callable[[Database], Awaitable[int]]
 
 async def run(database: Database, purges: Sequence[Purge]) -> None:
     """Purges every hour until cancelled. Several processes may run it: each finds less to do."""
-    while True:
-        checkpoint()
-        try:
-            await purge(database, purges)
-        except Exception:
-            logger.exception("Expired rows could not be deleted; the next run tries again.")
-        await asyncio.sleep(INTERVAL_SECONDS)
+    failure = "Expired rows could not be deleted"
+    await repeat(partial(purge, database, purges), every=INTERVAL_SECONDS, log=logger, failure=failure)
 
 
 async def purge(database: Database, purges: Sequence[Purge]) -> None:
     """Deletes all rows that have expired by now."""
     for delete in purges:
         while await delete(database) >= BATCH:
-            pass
+            checkpoint()

@@ -77,6 +77,7 @@ async def republish(database: Database, stream: str, before: dt.datetime | None 
     before = before or await now(database)
     async with database.connection() as connection:
         while True:
+            checkpoint()
             values = {"stream": stream, "before": before, "after": after, "limit": _REPUBLISHED_AT_ONCE}
             row = await (await connection.execute(_REPUBLISH, values)).fetchone()
             if row is None or not row[0]:

@@ -141,6 +141,7 @@ class Subscription:
             subject = kind.subject_of(delivery.aggregate_id)
             sequence = first
             while True:
+                checkpoint()
                 try:
                     found = await jetstream.get_msg(self._stream, sequence, subject, next=True)
                 except nats.js.errors.NotFoundError:

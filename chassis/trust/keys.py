@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from joserfc.jwk import ECKey
 
 from chassis.core import errors
-from chassis.core.tasks import wait_up_to
+from chassis.core.tasks import checkpoint, wait_up_to
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class FetchedKeys:
     async def run(self) -> None:
         """Fetches the keys now, every five minutes, when an unknown key is requested, and shortly after a failure."""
         while True:
+            checkpoint()
             await self._refresh()
             await wait_up_to(self._wanted, self._pause())
 

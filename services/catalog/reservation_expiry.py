@@ -1,9 +1,9 @@
 """Releases the stock of reservations whose time has ended, regardless of the state of the order and of ordering."""
 
-import asyncio
 import logging
+from functools import partial
 
-from chassis.core import checkpoint
+from chassis.core import repeat
 from chassis.data import Database
 from services.catalog import expiry_repository
 
@@ -16,14 +16,13 @@ _log = logging.getLogger(__name__)
 
 async def run(database: Database) -> None:
     """Expires reservations every few seconds, until cancelled."""
-    while True:
-        checkpoint()
-        try:
-            while await expire_batch(database) == BATCH:
-                pass
-        except Exception:  # noqa: BLE001 (any error is retried at the next interval)
-            _log.exception("Could not expire reservations; trying again in a few seconds.")
-        await asyncio.sleep(INTERVAL_SECONDS)
+    await repeat(
+        partial(expire_batch, database),
+        every=INTERVAL_SECONDS,
+        batch=BATCH,
+        log=_log,
+        failure="Reservations could not be expired",
+    )
 
 
 async def expire_batch(database: Database) -> int:

@@ -1,9 +1,9 @@
 """Deletion of expired sessions and their refresh tokens."""
 
-import asyncio
 import logging
+from functools import partial
 
-from chassis.core import checkpoint
+from chassis.core import repeat
 from chassis.data import Database
 from services.identity import repository
 
@@ -16,14 +16,13 @@ _log = logging.getLogger(__name__)
 
 async def run(database: Database) -> None:
     """Deletes expired sessions every hour until cancelled."""
-    while True:
-        checkpoint()
-        try:
-            while await delete_batch(database) == BATCH:
-                pass
-        except Exception:  # noqa: BLE001 (whatever it is, the next run tries again)
-            _log.exception("Expired sessions could not be deleted; trying again in an hour.")
-        await asyncio.sleep(INTERVAL_SECONDS)
+    await repeat(
+        partial(delete_batch, database),
+        every=INTERVAL_SECONDS,
+        batch=BATCH,
+        log=_log,
+        failure="Expired sessions could not be deleted",
+    )
 
 
 async def delete_batch(database: Database) -> int:

@@ -1,6 +1,5 @@
 """The keys that sign access tokens: one for all replicas, encrypted at rest, rotated with an overlap."""
 
-import asyncio
 import logging
 import os
 import time
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import ECKey
 
-from chassis.core import checkpoint, uuid7
+from chassis.core import repeat, uuid7
 from chassis.data import Database, Row
 from services.identity import repository
 from services.identity.model import SigningKey, now
@@ -75,14 +74,9 @@ class KeyRing:
 
     async def run(self) -> None:
         """Keeps the copy up to date and creates a key when the next is due, until cancelled."""
-        while True:
-            checkpoint()
-            try:
-                await self.refresh()
-            except Exception:  # noqa: BLE001 (whatever it is, the next run tries again)
-                # The known keys stay valid for longer than any outage that this process would survive.
-                _log.exception("The signing keys could not be read; the known keys stay in use.")
-            await asyncio.sleep(RELOAD_SECONDS)
+        # The known keys stay valid for longer than any outage that this process would survive.
+        failure = "The signing keys could not be read, the known ones stay in use"
+        await repeat(self.refresh, every=RELOAD_SECONDS, log=_log, failure=failure)
 
     async def refresh(self) -> None:
         """Reads the keys; creates one when there is none or when the next is due."""

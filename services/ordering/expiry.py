@@ -1,9 +1,9 @@
 """Expires orders that are not paid in time; catalog receives the event and releases their stock."""
 
-import asyncio
 import logging
+from functools import partial
 
-from chassis.core import checkpoint
+from chassis.core import repeat
 from chassis.data import Database
 from services.ordering import convert, repository
 
@@ -16,14 +16,13 @@ _log = logging.getLogger(__name__)
 
 async def run(database: Database) -> None:
     """Expires orders every second, until cancelled. Orders that came due while no process ran expire at once."""
-    while True:
-        checkpoint()
-        try:
-            while await expire_batch(database) == BATCH:
-                pass
-        except Exception:  # noqa: BLE001 (any error is retried at the next interval)
-            _log.exception("Could not expire unpaid orders; trying again in a second.")
-        await asyncio.sleep(INTERVAL_SECONDS)
+    await repeat(
+        partial(expire_batch, database),
+        every=INTERVAL_SECONDS,
+        batch=BATCH,
+        log=_log,
+        failure="Unpaid orders could not be expired",
+    )
 
 
 async def expire_batch(database: Database) -> int:

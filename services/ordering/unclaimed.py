@@ -5,7 +5,6 @@ A process can die between the reservation and the order. The database refuses to
 its call is repeated, which reserves again.
 """
 
-import asyncio
 import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from protomesh.catalog.v1.inventory_service_pb2 import (
     HeldReservation,
 )
 
-from chassis.core import checkpoint
+from chassis.core import repeat
 from chassis.data import Database
 from services.ordering import repository
 
@@ -43,17 +42,13 @@ class UnclaimedStock:
 
     async def run(self) -> None:
         """Checks reservations every few seconds, until cancelled."""
-        while True:
-            checkpoint()
-            try:
-                while await self.look() == BATCH:
-                    pass
-            except Exception as error:  # noqa: BLE001 (any error is retried at the next interval)
-                _log.warning(
-                    "Could not release unclaimed stock; trying again in a few seconds: %s",
-                    type(error).__name__,
-                )
-            await asyncio.sleep(INTERVAL_SECONDS)
+        await repeat(
+            self.look,
+            every=INTERVAL_SECONDS,
+            batch=BATCH,
+            log=_log,
+            failure="Unclaimed stock could not be released",
+        )
 
     async def look(self) -> int:
         """Checks the next reservations and releases those without an order; returns how many it checked."""
