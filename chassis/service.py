@@ -173,7 +173,10 @@ class Service:
             pool_metrics.watch_pool(database)
             self._workers.keep_tables(database)
         if settings.nats_url:
-            broker = Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
+            try:
+                broker = Broker(settings.nats_url, name=settings.service, replicas=settings.nats_replicas)
+            except ValueError as error:
+                raise StartError(f"PROTOMESH_NATS_URL: {error}.") from None
             await parts.enter_async_context(broker)
             self._workers.beside_server(partial(self._revocation_feed.follow, broker))
             for live in self._live_events:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Self
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -26,11 +27,13 @@ _REFUSALS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.erro
 class Broker:
     """The connection of a process: `async with Broker(url) as broker`. Opening it does not wait for NATS.
 
-    Its calls raise `nats.errors.Error` (TimeoutError when NATS does not answer) and `nats.js.errors.Error`.
+    The URL may be those of several servers, separated by commas. Its calls raise `nats.errors.Error` (TimeoutError when
+    NATS does not answer) and `nats.js.errors.Error`.
     """
 
     def __init__(self, url: str, *, name: str = "protomesh", replicas: int = 1) -> None:
-        self._url = url
+        """Raises ValueError for a URL that no server can have."""
+        self._servers = _servers(url)
         self._name = name
         # The replicas of streams that are created over this connection.
         self.replicas = replicas
@@ -44,7 +47,7 @@ class Broker:
 
     async def _connect(self) -> None:
         await self._client.connect(
-            self._url.split(","),
+            self._servers,
             name=self._name,
             max_reconnect_attempts=-1,
             reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # accepts fractions too
@@ -94,6 +97,21 @@ class Broker:
         """Publishes to the stream of the subject; returns once NATS has the message on disk."""
         jetstream = await self.ready()
         return await jetstream.publish(subject, payload, PUBLISH_SECONDS, headers=dict(headers))
+
+
+def _servers(urls: str) -> list[str]:
+    """Returns the servers' URLs. nats-py would find a wrong one only once it connects, and then could not close."""
+    servers = urls.split(",")
+    parsed = [urlsplit(url if "://" in url else f"nats://{url}") for url in servers]
+    try:
+        complete = all(url.hostname and url.port != 0 for url in parsed)
+    except ValueError:  # the port is not a number, or too high
+        complete = False
+    schemes = {url.scheme for url in parsed}
+    if not complete or not (schemes <= {"nats", "tls"} or schemes <= {"ws", "wss"}):
+        # Without the text itself, which may have a password.
+        raise ValueError("this is not a list of NATS URLs, such as nats://10.0.0.1:4222,nats://10.0.0.2:4222")
+    return servers
 
 
 async def _note(error: Exception) -> None:

@@ -171,12 +171,26 @@ async def test_who_asks_for_nats_before_connecting_is_told_so() -> None:
         await Broker("nats://127.0.0.1:9").ready()
 
 
-async def test_nats_at_an_address_that_is_none_is_said_so_each_time() -> None:
-    broker = Broker("nats://127.0.0.1:none")
-    await broker.connect()
-    for _ in range(2):
-        with pytest.raises(nats.errors.Error, match="invalid connect url"):
-            await broker.ready()
+@pytest.mark.parametrize(
+    "url",
+    ["", "nats://127.0.0.1:none", "nats://:4222", "nats://a:4222,", "nats://a,ws://b", "nats://a:99999"],
+)
+def test_a_url_that_nats_cannot_have_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="not a list of NATS URLs"):
+        Broker(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["nats", "nats:4222", "tls://me:secret@nats", "nats://a,b:4333", "wss://a,ws://b"]
+)
+def test_a_url_may_leave_out_what_nats_can_guess(url: str) -> None:
+    Broker(url)
+
+
+def test_a_refused_url_does_not_tell_its_password() -> None:
+    with pytest.raises(ValueError, match="not a list of NATS URLs") as refused:
+        Broker("nats://me:secret@nats:none")
+    assert "secret" not in str(refused.value)
 
 
 async def test_who_gives_up_before_nats_is_there_leaves_nothing_running() -> None:

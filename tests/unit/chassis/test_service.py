@@ -310,6 +310,13 @@ def test_a_setting_that_is_no_good_is_named(certificate_directory: pathlib.Path)
     assert "PROTOMESH_PORT is not valid" in refusal(certificate_directory, port="many")
 
 
+def test_a_broker_that_cannot_be_is_said_in_one_sentence(certificate_directory: pathlib.Path) -> None:
+    text = refusal(certificate_directory, nats_url="nats://127.0.0.1:none")
+    assert text.startswith(
+        "scratch cannot start: PROTOMESH_NATS_URL: this is not a list of NATS URLs, such as "
+    )
+
+
 def test_a_missing_database_is_said_in_one_sentence(certificate_directory: pathlib.Path) -> None:
     text = refusal(certificate_directory, compose="service.database")
     assert text == "scratch cannot start: scratch needs a database: set PROTOMESH_DATABASE_URL."
