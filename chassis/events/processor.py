@@ -174,9 +174,15 @@ class Processor:
 
     async def _failed(self, delivery: Delivery, error: BaseException, *, on_record: bool) -> str:
         text = logs.clean(f"{type(error).__name__}: {error}")
-        failure = await self._inbox.fail(
-            delivery.event_id, delivery.aggregate_id, text, self._policy, count=0 if on_record else 1
-        )
+        try:
+            failure = await self._inbox.fail(
+                delivery.event_id, delivery.aggregate_id, text, self._policy, count=0 if on_record else 1
+            )
+        except Exception:
+            # The database responds to nobody, so that the handler's own failure may be its fault.
+            if on_record:
+                self._cut_short.add(delivery.event_id)
+            raise
         logger.warning(
             "%s failed on %s, attempt %d", self._name, delivery.event_id, failure.attempts, exc_info=error
         )

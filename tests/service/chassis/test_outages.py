@@ -210,11 +210,9 @@ async def test_a_database_that_is_away_is_waited_for(
         await nothing_counted(database, broker, subscriber)
 
 
-@pytest.mark.usefixtures("relay")
-async def test_a_database_that_is_too_slow_is_waited_for(
-    database: Database, broker: Broker, caplog: pytest.LogCaptureFixture
-):
-    """It answers, but no write of a consumer ends before its statement's time is up."""
+@pytest.fixture
+async def slow_down(database: Database) -> Callable[[], Awaitable[None]]:
+    """Makes the database so slow that no write of a consumer ends before its statement's time is up."""
     async with database.connection() as connection:
         await connection.execute("CREATE TABLE slowness ()")
         await connection.execute(
@@ -228,10 +226,23 @@ async def test_a_database_that_is_too_slow_is_waited_for(
                 f"CREATE TRIGGER slow BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION be_slow()"
             )
 
+    async def begin() -> None:
+        async with database.connection() as connection:
+            await connection.execute("INSERT INTO slowness DEFAULT VALUES")
+
+    return begin
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_database_that_is_too_slow_is_waited_for(
+    database: Database,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+    slow_down: Callable[[], Awaitable[None]],
+):
     async def act(event: OrderCancelled, _: UnitOfWork) -> None:
-        if len(subscriber.calls) == 1:
-            async with database.connection() as connection:
-                await connection.execute("INSERT INTO slowness DEFAULT VALUES")
+        if subscriber.calls.total() == 1:
+            await slow_down()
 
     subscriber = Subscriber(database, broker, act)
     async with running(subscriber.consumer):
@@ -241,6 +252,31 @@ async def test_a_database_that_is_too_slow_is_waited_for(
                 await asyncio.sleep(0.05)
         await scalar(database, "DELETE FROM slowness RETURNING 1")
         await handled(database, "first", "other", "second")
+        await nothing_counted(database, broker, subscriber)
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_database_that_becomes_too_slow_during_the_last_attempt_is_waited_for(
+    database: Database,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+    slow_down: Callable[[], Awaitable[None]],
+):
+    async def act(event: OrderCancelled, _: UnitOfWork) -> None:
+        if subscriber.calls[event.reason] == 1:
+            raise ZeroDivisionError
+        if subscriber.calls[event.reason] == QUICK.attempts:
+            await slow_down()
+
+    async def is_noticed() -> bool:
+        return "will be retried: QueryCanceled" in caplog.text
+
+    subscriber = Subscriber(database, broker, act)
+    async with running(subscriber.consumer):
+        await publish(database, happened("one", "interrupted"))
+        await eventually(is_noticed)
+        await scalar(database, "DELETE FROM slowness RETURNING 1")
+        await handled(database, "interrupted")
         await nothing_counted(database, broker, subscriber)
 
 
