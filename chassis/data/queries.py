@@ -79,12 +79,14 @@ class Prepared:
         with sql_spans.span(self.sql) as span:
             await cursor.execute(self.sql, self.values(parameters), prepare=self.prepare)
             # `cursor.description` would create an object for each column.
-            returns_rows = cursor.pgresult is not None and cursor.pgresult.nfields
-            rows = await cursor.fetchall() if returns_rows else []
+            result = cursor.pgresult
+            rows = await cursor.fetchall() if result is not None and result.nfields else []
             span.set_rows(max(cursor.rowcount, 0))
         if rows:
             self._make = self._make or namedtuple_row(cursor)
             rows = [*map(self._make, rows)]
+        if result is not None:
+            result.clear()  # a large one would stay in memory until the connection's next statement
         return Outcome(self.rows(rows), cursor.rowcount)
 
     def rows(self, rows: list[Row]) -> list[Row]:

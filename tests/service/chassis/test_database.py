@@ -28,6 +28,7 @@ from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 GET_THING = Query(
     select(Thing.id, Thing.name, Thing.rank, Thing.created_at).where(Thing.id == bindparam("id"))
 )
+ALL_NAMES = Query(select(Thing.name))
 SLEEP = Query(select(func.pg_sleep(30)))
 RAISE = Prepared(
     update(Thing)
@@ -72,6 +73,18 @@ async def test_a_prepared_read_answers_rows_with_named_columns(database: Databas
 def test_a_query_whose_text_depends_on_its_values_is_refused_at_its_definition():
     with pytest.raises(TypeError, match="any_"):
         Query(select(Thing.id).where(Thing.rank.in_([1, 2])))
+
+
+async def test_a_connection_keeps_no_rows_once_they_are_read(database: Database):
+    """A large result would stay in memory until the next statement on the same connection."""
+    async with database.unit_of_work() as work:
+        work.add(Thing(name="large"))
+        assert len(await work.all(ALL_NAMES)) == 1
+        connection = work._connection
+        assert connection is not None
+        assert connection.statements.pgresult is not None
+        assert connection.statements.pgresult.ntuples == 0
+        assert [row.name for row in await work.all(ALL_NAMES)] == ["large"]
 
 
 async def test_a_failed_unit_of_work_leaves_neither_rows_nor_events(database: Database):
