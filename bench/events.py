@@ -95,7 +95,7 @@ async def _through(postgres_url: str, nats_url: str) -> float:
         async def write() -> None:
             for event in events:
                 async with database.unit_of_work() as work:
-                    work.publish(event)
+                    work.publish(event, version=1)
 
         consumer = Consumer(database, broker, name="bench", handlers={OrderPlaced: handle})
         await streams.declare(broker, "ORDERING")

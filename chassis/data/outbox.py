@@ -77,7 +77,7 @@ class Draft:
     trace_context: dict[str, str]
 
 
-def draft(event: Message, version: int = 0) -> Draft:
+def draft(event: Message, version: int) -> Draft:
     """Returns an event as it will be sent, with the trace that it continues; without personal data (see `published`).
 
     Raises TypeError for a message that is not an event, ValueError for one that names no aggregate or is too large.

@@ -214,8 +214,11 @@ class UnitOfWork:
         """Returns the entity with this primary key, if there is one; `for_update` locks it until the end."""
         return await (await self._in_session()).get(entity_type, id, with_for_update=for_update or None)
 
-    def publish(self, event: Message, *, version: int = 0) -> None:
-        """Publishes an event once the transaction is committed; `version` is the aggregate's, if it has one.
+    def publish(self, event: Message, *, version: int) -> None:
+        """Publishes an event once the transaction is committed.
+
+        `version` is the aggregate's after the change, by which subscribers tell older states from newer ones; 0 when
+        the event is about something that has none.
 
         Raises TypeError for a message that is not an event by its contract, ValueError for one that names no
         aggregate or is too large.

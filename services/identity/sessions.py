@@ -97,7 +97,7 @@ async def end(work: UnitOfWork, user_id: UUID, *, only: UUID | None = None, but:
     """Ends sessions of a user (all of them, one of them, or all but one) and publishes that to every service."""
     ended = await repository.revoke_sessions(work, user_id, only=only, but=but)
     for event in convert.sessions_revoked(user_id, ended):
-        work.publish(event)
+        work.publish(event, version=0)  # the sessions of a user have no version in common
 
 
 def refresh_token_invalid() -> Unauthenticated:

@@ -37,7 +37,7 @@ class Shop:
         async with self.database.unit_of_work() as work:
             if await work.get(Thing, call.operation_id) is None:
                 work.add(Thing(id=call.operation_id, name=request.shipping_note))
-                work.publish(happened(call.operation_id))
+                work.publish(happened(call.operation_id), version=1)
         return Order(id=call.operation_id)
 
     def dies(self, monkeypatch: pytest.MonkeyPatch) -> None:

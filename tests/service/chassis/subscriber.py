@@ -53,7 +53,7 @@ class Subscriber:
 async def publish(database: Database, *events: Message) -> None:
     async with database.unit_of_work() as work:
         for event in events:
-            work.publish(event)
+            work.publish(event, version=1)
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]], within: float = 60) -> None:

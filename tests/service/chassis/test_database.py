@@ -91,7 +91,7 @@ async def test_a_failed_unit_of_work_leaves_neither_rows_nor_events(database: Da
     with pytest.raises(LookupError):  # noqa: PT012 (what fails is the block)
         async with database.unit_of_work() as work:
             work.add(Thing(name="lost"))
-            work.publish(happened())
+            work.publish(happened(), version=1)
             await work.flush()
             raise LookupError
     assert await scalar(database, "SELECT (SELECT count(*) FROM things) + (SELECT count(*) FROM outbox)") == 0
@@ -138,9 +138,18 @@ async def test_a_clean_exit_commits_rows_and_events_together(database: Database)
     assert await scalar(database, "SELECT count(*) FROM things") == 1
 
 
+async def test_an_event_without_a_version_is_refused(database: Database):
+    async with database.unit_of_work() as work:
+        with pytest.raises(TypeError, match="version"):
+            work.publish(happened())  # type: ignore[call-arg]
+    assert await scalar(database, "SELECT count(*) FROM outbox") == 0
+
+
 async def test_personal_data_never_enters_the_outbox(database: Database):
     async with database.unit_of_work() as work:
-        work.publish(OrderPlaced(order_id="one", order=Order(id="one", shipping_note="Ring twice")))
+        work.publish(
+            OrderPlaced(order_id="one", order=Order(id="one", shipping_note="Ring twice")), version=1
+        )
     payload = await scalar(database, "SELECT payload FROM outbox")
     assert OrderPlaced.FromString(payload).order == Order(id="one")
 

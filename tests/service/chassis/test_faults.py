@@ -69,7 +69,7 @@ class Stand:
             if await scalar(self.database, "SELECT 1 FROM outbox WHERE aggregate_id = %s", order_id):
                 return True
             async with self.database.unit_of_work() as work:
-                work.publish(happened(order_id))
+                work.publish(happened(order_id), version=1)
         except Exception:  # noqa: BLE001 (whatever a part that is down makes of it)
             return False
         return True
@@ -225,7 +225,7 @@ async def test_another_worker_takes_over_what_a_dead_one_had_in_hand(stand: Stan
         # The same aggregate's next event must not overtake the one that nobody acknowledged.
         async with running(stand.consumer()):
             async with stand.database.unit_of_work() as work:
-                work.publish(happened(written[0], "second"))
+                work.publish(happened(written[0], "second"), version=1)
             await stand.settled([written[0], written[0]])
 
 
@@ -234,8 +234,8 @@ async def test_an_event_that_kills_its_process_is_given_up_as_well(
 ):
     name = f"deadly.{uuid.uuid4().hex[:8]}"
     async with database.unit_of_work() as work:
-        work.publish(happened(reason="deadly"))
-        work.publish(happened(reason="harmless"))
+        work.publish(happened(reason="deadly"), version=1)
+        work.publish(happened(reason="harmless"), version=1)
     async with running(Relay(database, broker, "ordering")):
         deaths = 0
         async with supervised(migrated_url, nats_url, name) as died:

@@ -42,7 +42,7 @@ async def test_every_watcher_of_an_aggregate_wakes_when_its_event_is_published(
         await watcher.next()  # at once
     waiting = [asyncio.create_task(watcher.next()) for watcher in watchers]
     async with database.unit_of_work() as work:
-        work.publish(happened(order))
+        work.publish(happened(order), version=1)
     await asyncio.gather(*waiting)
 
 
@@ -55,7 +55,7 @@ async def test_an_event_about_another_aggregate_wakes_nobody(
     await witness.next()
     waiting = asyncio.create_task(watcher.next())
     async with database.unit_of_work() as work:
-        work.publish(happened(other))
+        work.publish(happened(other), version=1)
     await witness.next()
     assert not waiting.done()
     waiting.cancel()

@@ -31,7 +31,7 @@ async def started(service: Service) -> AsyncIterator[None]:
 
 async def write(service: Service, order: str) -> None:
     async with service.database.unit_of_work() as work:
-        work.publish(happened(order))
+        work.publish(happened(order), version=1)
 
 
 async def test_a_scrape_tells_of_the_connections_in_use(migrated_url: str) -> None:

@@ -70,7 +70,7 @@ async def test_changes_come_before_their_events(database: Database, statements: 
             changed = await work.get(Thing, thing.id)
             assert changed is not None
             changed.name = "after"
-            work.publish(happened(str(thing.id)))
+            work.publish(happened(str(thing.id)), version=1)
     names = [name for name, _, _ in statements.told()]
     assert names.index("SQL UPDATE") < names.index("SQL INSERT")
 
