@@ -22,6 +22,7 @@ from chassis import contract
 from meshctl.core.ports import Ports
 from meshctl.edge import rendering
 from tests import certificates as authority
+from tests.patience import eventually
 
 JWKS = "/protomesh.identity.v1.AuthService/GetJsonWebKeySet"
 RATE_LIMIT = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit"
@@ -180,9 +181,11 @@ class EdgeStand:
 
     async def eventually(self, status: int, path: str = "/v1/orders", seconds: float = 45) -> None:
         """Asks with a good token until the edge answers with this status. TimeoutError when it never does."""
-        async with asyncio.timeout(seconds):
-            while (await self.http.get(path, headers=self.bearer())).status_code != status:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+
+        async def answered() -> bool:
+            return (await self.http.get(path, headers=self.bearer())).status_code == status
+
+        await eventually(answered, within=seconds)
 
     async def admin(self, path: str) -> str:
         async with httpx.AsyncClient() as client:

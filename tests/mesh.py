@@ -17,11 +17,11 @@ import grpc
 import httpx
 
 from meshctl.core.folder import MeshFolder
-from meshctl.core.polling import until
 from meshctl.core.ports import Ports
 from meshctl.mesh import control
 from meshctl.mesh.program import launch_command
 from meshctl.mesh.running import RunningMesh
+from tests.patience import eventually
 
 ROOT = Path(__file__).parents[1]
 UP_SECONDS, HEALTHY_SECONDS = 120.0, 60.0
@@ -127,8 +127,7 @@ class Mesh:
         async def all_healthy() -> bool:
             return all(state["healthy"] for state in await asyncio.to_thread(self.status))
 
-        async with asyncio.timeout(HEALTHY_SECONDS):
-            await until(all_healthy)
+        await eventually(all_healthy, within=HEALTHY_SECONDS)
 
     async def close(self) -> None:
         await self.http.aclose()

@@ -1,8 +1,9 @@
-"""A client who comes in a rush and does as a refusal says: it asks again, and not before it may."""
+"""Waiting for what takes its time: for what no event tells of, and for a call that is refused in a rush."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import httpx
@@ -22,12 +23,33 @@ UNFINISHED = BUSY | {
 }
 # For a refusal that names no time.
 PAUSE_SECONDS = 0.2
+# Between two looks at what tells nobody when it changes.
+LOOK_SECONDS = 0.05
+
+
+async def eventually(
+    look: Callable[[], Awaitable[Answer]] | Callable[[], bool], within: float = 60.0
+) -> Answer:
+    """Looks until it sees something that is true or not empty, and returns that; `within` is in seconds.
+
+    For another program's state, a log, and whatever else sets no event. Raises TimeoutError.
+    """
+    async with asyncio.timeout(within):
+        while True:
+            seen: Any = look()
+            if inspect.isawaitable(seen):
+                seen = await seen
+            if seen:
+                return cast(Answer, seen)
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def patiently(
     ask: Callable[[], Awaitable[Answer]], passing: Collection[str] = BUSY, within: float = 120.0
 ) -> Answer:
     """What `ask` gives, a message or a response, once it is no refusal for a passing reason; `within` is in seconds.
+
+    It asks again, and not before the refusal says that it may.
 
     A refusal for any other reason is an answer: a response is given back, a gRPC error is raised.
     """

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -96,11 +95,3 @@ async def insist(call: Callable[[], Awaitable[httpx.Response]], seconds: float =
                 if answer.status_code < 409:
                     return answer
             await asyncio.sleep(0.2)
-
-
-async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
-    """Waits until something is so, and fails when it is not in time; for effects that no event tells of."""
-    deadline = time.monotonic() + seconds
-    while not await check():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        await asyncio.sleep(0.1)

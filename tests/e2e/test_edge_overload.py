@@ -15,6 +15,7 @@ from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 
 from chassis.core import errors
 from tests.edge_stand import Context, EdgeStand, edge_stand
+from tests.patience import eventually
 
 ID = "0198f2a0-0000-7000-8000-000000000001"
 GET, PLACE = (f"/protomesh.ordering.v1.OrderService/{name}" for name in ("GetOrder", "PlaceOrder"))
@@ -70,10 +71,10 @@ async def full(directory: Path, certificates: Path, rpc: str) -> AsyncIterator[t
 
 
 async def in_line(stand: EdgeStand, number: int) -> None:
-    pending = f"rq_pending_active: {number}"
-    async with asyncio.timeout(10):
-        while pending not in await stand.admin("/stats?filter=cluster.ordering"):  # noqa: ASYNC110 (Envoy tells nobody)
-            await asyncio.sleep(0.05)
+    async def pending() -> bool:
+        return f"rq_pending_active: {number}" in await stand.admin("/stats?filter=cluster.ordering")
+
+    await eventually(pending, within=10)
 
 
 async def ask(stand: EdgeStand, rpc: str) -> httpx.Response:

@@ -14,6 +14,7 @@ from protomesh.projects.v1.project_pb2 import Project
 
 from meshctl.edge import rendering
 from tests.edge_stand import Context, EdgeStand
+from tests.patience import eventually
 
 ORDERS = "/protomesh.ordering.v1.OrderService"
 PROJECTS = "/protomesh.projects.v1.ProjectService"
@@ -191,9 +192,7 @@ async def test_the_access_log_has_route_and_trace_and_no_query(stand: EdgeStand)
     response = await stand.http.get("/v1/products?search=a-secret-wish")
     trace_id = response.headers["trace-id"]
     log = stand.directory / "envoy.log"
-    async with asyncio.timeout(10):
-        while trace_id not in log.read_text():  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await eventually(lambda: trace_id in log.read_text(), within=10)
     (line,) = (line for line in log.read_text().splitlines() if trace_id in line)
     entry = json.loads(line)
     assert (entry["method"], entry["path"], entry["status"]) == ("GET", "/v1/products", 200)

@@ -13,6 +13,7 @@ from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
 from meshctl.core.ports import Ports
 from meshctl.edge import rendering
 from tests.edge_stand import Context, EdgeStand, edge_stand
+from tests.patience import eventually
 from tests.wire import Wire
 
 ID = "0198f2a0-0000-7000-8000-000000000001"
@@ -151,16 +152,17 @@ def route(stand: EdgeStand, targets: dict[str, str]) -> None:
 
 
 async def unlisted(stand: EdgeStand, deployable: str, port: int) -> None:
-    async with asyncio.timeout(30):
-        while f"{deployable}::127.0.0.1:{port}::" in await stand.admin("/clusters"):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    async def gone() -> bool:
+        return f"{deployable}::127.0.0.1:{port}::" not in await stand.admin("/clusters")
+
+    await eventually(gone, within=30)
 
 
 async def healthy(stand: EdgeStand, deployable: str, *ports: int) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            text = await stand.admin("/clusters")
-            lines = [f"{deployable}::127.0.0.1:{port}::health_flags::healthy" for port in ports]
-            if all(line in text for line in lines):
-                return
-            await asyncio.sleep(0.1)
+    lines = [f"{deployable}::127.0.0.1:{port}::health_flags::healthy" for port in ports]
+
+    async def all_are() -> bool:
+        text = await stand.admin("/clusters")
+        return all(line in text for line in lines)
+
+    await eventually(all_are, within=30)

@@ -12,7 +12,8 @@ from prometheus_client.samples import Sample
 from chassis import contract
 from chassis.contract import MethodContract
 from tests.mesh import Mesh, User
-from tests.shop import Shop, eventually
+from tests.patience import eventually
+from tests.shop import Shop
 
 SERVICES = ("catalog", "identity", "observer", "ordering", "projects", "ratelimit")
 WITH_DATABASE = ("catalog", "identity", "ordering", "projects")

@@ -9,7 +9,8 @@ import pytest
 
 from tests.e2e.terminal import meshctl, start
 from tests.mesh import Mesh, User
-from tests.shop import Shop, eventually
+from tests.patience import eventually
+from tests.shop import Shop
 
 # A second service with an RPC of the same name, as a larger platform would have.
 AMBIGUOUS = """

@@ -10,7 +10,8 @@ import pytest
 
 from tests.e2e.terminal import meshctl
 from tests.mesh import GENEROUS, Mesh, running_mesh
-from tests.shop import Shop, eventually
+from tests.patience import eventually
+from tests.shop import Shop
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ async def dead_letter(mesh: Mesh, aggregate_id: str) -> int:
         found[:] = [row for row in rows if aggregate_id in row]
         return bool(found)
 
-    await eventually(buried, seconds=30)
+    await eventually(buried, within=30)
     assert "catalog.release_stock" in found[0]
     return int("".join(char if char.isdigit() else " " for char in found[0]).split()[0])
 
@@ -84,7 +85,7 @@ async def test_a_stream_that_lost_what_it_had_is_filled_again(mesh: Mesh) -> Non
         async def filled() -> bool:
             return (await jetstream.stream_info("IDENTITY")).state.messages >= before
 
-        await eventually(filled, seconds=30)
+        await eventually(filled, within=30)
     finally:
         await client.close()
 

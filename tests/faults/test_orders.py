@@ -11,7 +11,8 @@ from protomesh.catalog.v1.reconciliation_service_pb2_grpc import ReconciliationS
 from chassis.data import Database
 from services.ordering.reconcile import Finding, compare
 from tests.mesh import Mesh, User
-from tests.shop import Shop, eventually, fresh_key, insist
+from tests.patience import eventually
+from tests.shop import Shop, fresh_key, insist
 
 ORDERS = 1000
 IN_FLIGHT = 40

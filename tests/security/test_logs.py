@@ -14,7 +14,8 @@ import pytest
 
 from chassis.data import audit_records
 from tests.mesh import Mesh
-from tests.shop import Shop, eventually, fresh_key
+from tests.patience import eventually
+from tests.shop import Shop, fresh_key
 from tests.traces import Traces
 
 BEGINNING = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)

@@ -4,10 +4,10 @@ import asyncio
 
 from protomesh.notes.v1.note_service_pb2 import ArchiveNoteRequest, CreateNoteRequest, ListNotesRequest
 
-from meshctl.core.polling import until
 from protomesh_sdk import Mesh as Client
 from protomesh_sdk import rows
 from tests.mesh import Mesh
+from tests.patience import eventually
 
 
 async def test_the_sdk_calls_what_was_made(mesh: Mesh):
@@ -32,6 +32,5 @@ async def test_another_service_hears_of_it(mesh: Mesh):
     async def heard() -> bool:
         return (await mesh.http.get(path, headers=user.headers)).status_code == 200
 
-    async with asyncio.timeout(20):
-        await until(heard)
+    await eventually(heard, within=20)
     assert (await mesh.http.get(path, headers=user.headers)).json()["name"] == "Heard"

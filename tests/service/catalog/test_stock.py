@@ -32,9 +32,8 @@ from chassis.core import from_rpc
 from chassis.data import Database
 from chassis.events import Envelope
 from services.catalog import subscribers
-from tests.patience import UNFINISHED, patiently
+from tests.patience import UNFINISHED, eventually, patiently
 from tests.service.catalog.conftest import Catalog, new_id, refusal
-from tests.shop import eventually
 
 ENVELOPE = Envelope(uuid4(), OrderCancelled.DESCRIPTOR.full_name, "", 1, datetime.now(UTC), "")
 

@@ -3,8 +3,6 @@
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from google.protobuf.message import Message
 from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled, OrderPlaced
@@ -54,12 +52,6 @@ async def publish(database: Database, *events: Message) -> None:
     async with database.unit_of_work() as work:
         for event in events:
             work.publish(event, version=1)
-
-
-async def eventually(condition: Callable[[], Awaitable[Any]], within: float = 60) -> None:
-    async with asyncio.timeout(within):
-        while not await condition():  # noqa: ASYNC110 (the far end tells nobody)
-            await asyncio.sleep(0.02)
 
 
 async def all_sent(database: Database) -> bool:

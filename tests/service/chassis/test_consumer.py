@@ -10,8 +10,9 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database, UnitOfWork
 from chassis.events import Broker, Consumer, Envelope, Policy, Relay
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
-from tests.service.chassis.subscriber import QUICK, Subscriber, eventually, publish
+from tests.service.chassis.subscriber import QUICK, Subscriber, publish
 from tests.service.chassis.things import Thing, happened, scalar
 
 

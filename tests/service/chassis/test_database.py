@@ -18,11 +18,11 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from chassis.data import Database, Prepared, Query, UnitOfWork, migrations
 from chassis.rpc import failure
-from meshctl.core.polling import until
 from meshctl.core.ports import Ports
 from meshctl.mesh.parts import postgres
 from meshctl.mesh.process import Process
 from tests import parts
+from tests.patience import eventually
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 
 GET_THING = Query(
@@ -180,8 +180,7 @@ async def test_cancelling_a_task_cancels_its_statement_and_returns_its_connectio
 
         async with await psycopg.AsyncConnection.connect(migrated_url, autocommit=True) as watcher:
             task = asyncio.create_task(sleep())
-            while not await _sleeping(watcher):  # noqa: ASYNC110 (the server tells nobody)
-                await asyncio.sleep(0.01)
+            await eventually(lambda: _sleeping(watcher))
             task.cancel()
             await asyncio.wait([task])
             assert task.cancelled()
@@ -251,7 +250,7 @@ async def _killed_and_restarted(server: Process) -> None:
     async def restarted() -> bool:
         return server.pid != killed and await server.healthy()
 
-    await until(restarted)
+    await eventually(restarted)
 
 
 async def test_a_prepared_change_sees_what_the_session_changed_and_is_part_of_the_transaction(

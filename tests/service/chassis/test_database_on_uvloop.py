@@ -13,10 +13,10 @@ from sqlalchemy import bindparam, insert, select
 from chassis.core import checkpoint
 from chassis.data import Database, Prepared, Query, bulkheads, migrations
 from chassis.rpc import failure
-from meshctl.core.polling import until
 from meshctl.core.ports import Ports
 from meshctl.mesh.parts import postgres
 from tests import parts
+from tests.patience import eventually
 from tests.service.chassis.things import MIGRATIONS, Thing
 
 ADD = Prepared(insert(Thing).values(id=bindparam("id"), name=bindparam("name")))
@@ -79,7 +79,7 @@ async def all_served(users: list[User]) -> None:
     async def each_is() -> bool:
         return all(user.rounds >= count + 3 for user, count in zip(users, before, strict=True))
 
-    await until(each_is)
+    await eventually(each_is)
 
 
 async def test_nobody_waits_for_good_when_a_server_dies_with_all_its_connections_in_use(

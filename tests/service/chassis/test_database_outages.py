@@ -20,6 +20,7 @@ from meshctl.core.ports import Ports
 from meshctl.mesh.parts import postgres
 from meshctl.mesh.process import Process
 from tests import certificates, parts
+from tests.patience import eventually
 from tests.unit.chassis.stand import FILES, Scratch, Stand, Thing, method, running
 
 ONE = Query(select(func.now()))
@@ -193,6 +194,8 @@ async def health(stand: Stand) -> int:
 
 async def until_served(stand: Stand, what: str) -> None:
     """Whatever happened, the service finds its database again, and every connection of its pool is fit."""
-    async with asyncio.timeout(15):
-        while await failures(stand, what):  # noqa: ASYNC110 (the far end tells nobody)
-            await asyncio.sleep(0.1)
+
+    async def served() -> bool:
+        return not await failures(stand, what)
+
+    await eventually(served, within=15)

@@ -8,8 +8,9 @@ from sqlalchemy import text
 
 from chassis.data import Database, UnitOfWork
 from chassis.events import Broker, Envelope, dead_letters, streams
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
-from tests.service.chassis.subscriber import Subscriber, eventually, has_handled, is_buried, letters, publish
+from tests.service.chassis.subscriber import Subscriber, has_handled, is_buried, letters, publish
 from tests.service.chassis.things import happened, scalar
 
 

@@ -12,8 +12,9 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled, OrderPlace
 from chassis.core import uuid7
 from chassis.data import Database
 from chassis.events import Broker, streams
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
-from tests.service.chassis.subscriber import Journal, Subscriber, eventually, has_handled, publish
+from tests.service.chassis.subscriber import Journal, Subscriber, has_handled, publish
 from tests.service.chassis.things import happened
 
 

@@ -13,13 +13,13 @@ from chassis.contract import event_type, stream_subjects
 from chassis.data import Database, retention
 from chassis.events import Broker, inbox, maintenance
 from chassis.observe import OtlpExport, Recorder, tracing
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
 from tests.service.chassis.subscriber import (
     UNPUBLISHED,
     Journal,
     Subscriber,
     all_sent,
-    eventually,
     has_handled,
     publish,
 )

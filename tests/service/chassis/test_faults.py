@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -22,8 +23,8 @@ from meshctl.mesh.parts import nats as nats_part
 from meshctl.mesh.parts import postgres
 from meshctl.mesh.process import Process
 from tests import parts
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
-from tests.service.chassis.subscriber import eventually
 from tests.service.chassis.things import MIGRATIONS, Thing, happened, scalar
 
 EVENTS = 300
@@ -59,8 +60,7 @@ class Stand:
         for _ in range(count):
             order_id = str(uuid.uuid4())
             # Under the same id, so that a commit whose answer got lost is found again.
-            while not await self._write_one(order_id):  # noqa: ASYNC110 (the far end tells nobody)
-                await asyncio.sleep(0.05)
+            await eventually(partial(self._write_one, order_id))
             written.append(order_id)
         return written
 
@@ -79,10 +79,12 @@ class Stand:
 
     async def settled(self, written: list[str]) -> None:
         """Waits until as many effects are there as events; they must be these, each once."""
-        async with asyncio.timeout(60):
-            while len(effects := await self._effects()) < len(written):  # noqa: ASYNC110 (the far end tells nobody)
-                await asyncio.sleep(0.1)
-        assert sorted(effects) == sorted(written)
+
+        async def all_there() -> list[str]:
+            effects = await self._effects()
+            return effects if len(effects) >= len(written) else []
+
+        assert sorted(await eventually(all_there)) == sorted(written)
 
     async def _effects(self) -> list[str]:
         try:

@@ -20,9 +20,10 @@ from sqlalchemy import text
 from chassis.core import errors
 from chassis.data import Database, UnitOfWork
 from chassis.events import Broker, Consumer, Envelope, Policy, Relay
+from tests.patience import eventually
 from tests.proxy import Proxy
 from tests.service.chassis.conftest import running
-from tests.service.chassis.subscriber import eventually, letters, publish
+from tests.service.chassis.subscriber import letters, publish
 from tests.service.chassis.things import Thing, happened, scalar
 
 QUICK = Policy(attempts=2, backoff=(0.01,), acknowledge_within=2, drain_within=2)
@@ -201,10 +202,7 @@ async def test_a_database_that_is_away_is_waited_for(
     subscriber = Subscriber(away, broker, act, policy)
     async with running(subscriber.consumer):
         await publish(database, happened("one", "first"), happened("two", "other"), happened("one", "second"))
-        async with asyncio.timeout(60):
-            await in_hand.wait()
-            while "will be retried" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
-                await asyncio.sleep(0.05)
+        await eventually(lambda: "will be retried" in caplog.text)
         proxy.heal()
         await handled(database, "first", "other", "second")
         await nothing_counted(database, broker, subscriber)
@@ -247,9 +245,7 @@ async def test_a_database_that_is_too_slow_is_waited_for(
     subscriber = Subscriber(database, broker, act)
     async with running(subscriber.consumer):
         await publish(database, happened("one", "first"), happened("two", "other"), happened("one", "second"))
-        async with asyncio.timeout(60):
-            while caplog.text.count("will be retried: QueryCanceled") <= QUICK.attempts:  # noqa: ASYNC110 (a log tells nobody)
-                await asyncio.sleep(0.05)
+        await eventually(lambda: caplog.text.count("will be retried: QueryCanceled") > QUICK.attempts)
         await scalar(database, "DELETE FROM slowness RETURNING 1")
         await handled(database, "first", "other", "second")
         await nothing_counted(database, broker, subscriber)
@@ -268,13 +264,10 @@ async def test_a_database_that_becomes_too_slow_during_the_last_attempt_is_waite
         if subscriber.calls[event.reason] == QUICK.attempts:
             await slow_down()
 
-    async def is_noticed() -> bool:
-        return "will be retried: QueryCanceled" in caplog.text
-
     subscriber = Subscriber(database, broker, act)
     async with running(subscriber.consumer):
         await publish(database, happened("one", "interrupted"))
-        await eventually(is_noticed)
+        await eventually(lambda: "will be retried: QueryCanceled" in caplog.text)
         await scalar(database, "DELETE FROM slowness RETURNING 1")
         await handled(database, "interrupted")
         await nothing_counted(database, broker, subscriber)
@@ -370,7 +363,7 @@ async def test_a_relay_goes_on_after_an_outage_of_its_database(
     async def all_sent() -> bool:
         return not await scalar(database, "SELECT count(*) FROM outbox WHERE published_at IS NULL")
 
-    async def outage_is_noticed() -> bool:
+    def outage_is_noticed() -> bool:
         return "could not be checked" in caplog.text and "could not be measured" in caplog.text
 
     async with running(Relay(away, broker, "ordering")):

@@ -11,12 +11,12 @@ from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis.data import Database
 from chassis.events import Broker, Relay, maintenance, streams, wakeup
+from tests.patience import eventually
 from tests.service.chassis.conftest import running
 from tests.service.chassis.subscriber import (
     UNPUBLISHED,
     Subscriber,
     all_sent,
-    eventually,
     has_handled,
     publish,
 )

@@ -22,6 +22,7 @@ from chassis.data import Database, UnitOfWork, audit_records
 from chassis.rpc import Call, Caller
 from chassis.rpc.stages import Audit
 from services.identity import convert, repository
+from tests.patience import eventually
 from tests.service.identity.accounts import PASSWORD
 from tests.service.identity.stand import ADMIN_EMAIL, Identity, came_from
 
@@ -163,9 +164,7 @@ async def test_a_call_that_its_caller_gives_up_is_on_record(
     call = identity.users.UpdateUser(UpdateUserRequest(id=user.id, first_name="Ada"), metadata=session)
     await asyncio.wait_for(begun.wait(), 5)
     call.cancel()
-    async with asyncio.timeout(5):
-        while not (kept := await records(migrated_url, principal=f"user:{user.id}")):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    kept = await eventually(lambda: records(migrated_url, principal=f"user:{user.id}"), within=5)
     assert [record.outcome for record in kept] == ["CANCELLED"]
 
 

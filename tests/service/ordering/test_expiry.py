@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from services.ordering import expiry
 from tests.mesh import Mesh
+from tests.patience import eventually
 from tests.service.ordering.conftest import Process
-from tests.shop import Shop, eventually, reason_of
+from tests.shop import Shop, reason_of
 
 
 async def make_due(process: Process, order_ids: Iterable[str]) -> None:

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.mesh import Mesh, User
-from tests.patience import UNFINISHED, patiently
-from tests.shop import Shop, eventually, fresh_key, reason_of
+from tests.patience import UNFINISHED, eventually, patiently
+from tests.shop import Shop, fresh_key, reason_of
 
 
 @pytest.fixture

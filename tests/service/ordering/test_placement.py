@@ -18,9 +18,9 @@ from chassis.rpc import failure
 from services.ordering import repository
 from services.ordering.model import Order, OrderItem
 from tests.mesh import Mesh
-from tests.patience import UNFINISHED, patiently
+from tests.patience import UNFINISHED, eventually, patiently
 from tests.service.ordering.conftest import Process
-from tests.shop import Shop, eventually
+from tests.shop import Shop
 
 
 def new_id() -> str:
@@ -37,7 +37,7 @@ async def test_stock_that_was_reserved_for_no_order_comes_back_within_thirty_sec
     async def came_back() -> bool:
         return await shop.stock(product) == (10, 0)
 
-    await eventually(came_back, seconds=30)
+    await eventually(came_back, within=30)
 
 
 async def test_a_retry_goes_on_with_what_the_first_attempt_reserved(mesh: Mesh, shop: Shop, process: Process):

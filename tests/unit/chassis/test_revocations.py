@@ -14,6 +14,7 @@ from protomesh.identity.v1.identity_events_pb2 import SessionsRevoked
 
 from chassis.events import Broker, RevocationFeed, streams
 from chassis.trust import Revocations
+from tests.patience import eventually
 from tests.proxy import Proxy
 
 USER = "11111111-1111-7111-8111-111111111111"
@@ -65,9 +66,7 @@ async def following(broker: Broker) -> AsyncIterator[tuple[Revocations, Revocati
 
 async def known(revocations: Revocations, session_id: str) -> None:
     """Returns once a session is known to have ended."""
-    async with asyncio.timeout(10):
-        while not revocations.covers(USER, session_id, time.time()):  # noqa: ASYNC110 (nobody tells)
-            await asyncio.sleep(0.01)
+    await eventually(lambda: revocations.covers(USER, session_id, time.time()), within=10)
 
 
 async def test_a_revocation_is_heard_by_who_runs_and_by_who_starts_later(broker: Broker) -> None:

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from chassis.core import Settings
 from chassis.data import bulkheads
 from chassis.service import Service
+from tests.patience import eventually
 from tests.unit.chassis.stand import SERVICE, Keys, Scratch, Stand, Thing, method, running
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -163,8 +164,7 @@ async def test_a_service_that_is_stopped_while_it_waits_for_its_database_never_s
     assert service.database
     with caplog.at_level("INFO", "chassis.service"):
         task = asyncio.ensure_future(service.run(stop, served.append))
-        while "Waiting for the database" not in caplog.text:  # noqa: ASYNC110 (a log tells nobody)
-            await asyncio.sleep(0.01)
+        await eventually(lambda: "Waiting for the database" in caplog.text)
         stop.set()
         await asyncio.wait_for(task, 10)
     assert not served
