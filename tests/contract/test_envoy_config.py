@@ -12,7 +12,7 @@ from protomesh.type.v1 import error_reason_pb2
 
 from chassis import contract
 from chassis.contract import MethodContract
-from meshctl.build.gen import envoy, envoy_errors, envoy_routes
+from meshctl.build.gen import envoy, envoy_errors, envoy_matcher, envoy_routes
 from meshctl.edge import rendering
 from tests import certificates
 from tests.edge_stand import WORKLOADS
@@ -91,7 +91,7 @@ PATHS = {
 def test_the_matcher_takes_the_route_that_is_first_in_the_list(
     routes: list[dict[str, Any]], path: str
 ) -> None:
-    matcher = envoy_routes.matcher(routes)
+    matcher = envoy_matcher.matcher(routes)
     beginnings = matcher["matcher_tree"]["prefix_match_map"]["map"]
     fitting = max((key for key in beginnings if path.startswith(key)), key=len, default=None)
     action = (beginnings[fitting] if fitting else matcher["on_no_match"])["action"]

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, MethodContract
-from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_routes
+from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_matcher, envoy_routes
 from meshctl.edge import placeholders
 
 BASE = Path(__file__).resolve().parents[3] / "envoy"
@@ -22,7 +22,7 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
     exposed = [method for method in methods if method.access is not None and method.access.kind != "internal"]
     errors = envoy_errors.load(base / "errors.yaml")
     values = {
-        "contract.matcher": envoy_routes.matcher(envoy_routes.routes(exposed)),
+        "contract.matcher": envoy_matcher.matcher(envoy_routes.routes(exposed)),
         "contract.retry_unsent": envoy_routes.RETRY_UNSENT,
         "contract.services": sorted({method.service for method in exposed}),
         "contract.max_request_bytes": max(
