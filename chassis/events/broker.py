@@ -2,17 +2,19 @@
 
 import asyncio
 import contextlib
+import itertools
+import json
 import logging
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import PubAck
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,16 @@ _RECONNECT_SECONDS = 0.5
 _CLUSTER_UNAVAILABLE = 10008
 # Errors for messages that the client itself refuses to send.
 _REFUSALS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError)
+# The status of a reply when no stream has the subject.
+_NO_RESPONDERS = "503"
+
+
+class Message(NamedTuple):
+    """A message for a stream."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str]
 
 
 class Broker:
@@ -39,6 +51,10 @@ class Broker:
         self.replicas = replicas
         self._client = Client()
         self._jetstream = self._client.jetstream()
+        # Acknowledgements that are waited for, by the subject on which they come.
+        self._unacknowledged: dict[str, asyncio.Future[Exception | None]] = {}
+        self._inbox = self._client.new_inbox()
+        self._numbers = itertools.count()
         self._connecting: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
@@ -54,6 +70,7 @@ class Broker:
             ping_interval=10,
             error_cb=_note,
         )
+        await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
     async def close(self) -> None:
         """Sends buffered messages and disconnects."""
@@ -93,10 +110,58 @@ class Broker:
         """Whether NATS is reachable now, as far as the client knows."""
         return self._client.is_connected
 
-    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> PubAck:
+    async def publish(self, subject: str, payload: bytes, headers: Mapping[str, str]) -> None:
         """Publishes to the stream of the subject; returns once NATS has the message on disk."""
-        jetstream = await self.ready()
-        return await jetstream.publish(subject, payload, PUBLISH_SECONDS, headers=dict(headers))
+        [error] = await self.publish_together([Message(subject, payload, headers)])
+        if error is not None:
+            raise error
+
+    async def publish_together(
+        self, messages: Sequence[Message], seconds: float = PUBLISH_SECONDS
+    ) -> list[Exception | None]:
+        """Publishes messages in this order; returns for each None once NATS has it on disk, or its error.
+
+        The client library's `publish` costs a task and a timer for each message, and its `publish_async` leaves the
+        sender of a message that is refused waiting for good (nats-py 2.16).
+        """
+        await self.ready()
+        waiting = {f"{self._inbox}.{next(self._numbers)}": each for each in messages}
+        acknowledged = {reply: asyncio.Future[Exception | None]() for reply in waiting}
+        self._unacknowledged |= acknowledged
+        try:
+            for reply, message in waiting.items():
+                await self._send(message, reply)
+            await asyncio.wait(acknowledged.values(), timeout=seconds)
+            return [
+                each.result() if each.done() else nats.errors.TimeoutError() for each in acknowledged.values()
+            ]
+        finally:
+            for reply in acknowledged:
+                del self._unacknowledged[reply]
+
+    async def _send(self, message: Message, reply: str) -> None:
+        try:
+            await self._client.publish(message.subject, message.payload, reply, dict(message.headers))
+        except Exception as error:  # noqa: BLE001 (the outcome of this message, and not of the others)
+            self._unacknowledged[reply].set_result(error)
+
+    async def _acknowledged(self, reply: Msg) -> None:
+        waiting = self._unacknowledged.get(reply.subject)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(_refusal(reply))
+
+
+def _refusal(reply: Msg) -> Exception | None:
+    """Returns the error in a stream's reply; None for an acknowledgement."""
+    if reply.headers is not None and reply.headers.get("Status") == _NO_RESPONDERS:
+        return nats.js.errors.NoStreamResponseError()
+    error = json.loads(reply.data).get("error")
+    if error is not None:
+        try:
+            nats.js.errors.APIError.from_error(error)  # raises it
+        except nats.js.errors.APIError as refusal:
+            return refusal
+    return None
 
 
 def _servers(urls: str) -> list[str]:

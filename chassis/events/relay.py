@@ -1,8 +1,10 @@
 """The relay: sends events from the outbox to the broker, in order, at least once."""
 
 import asyncio
+import functools
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 
 import nats.errors
 import nats.js.errors
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Span, SpanKind
 from psycopg import AsyncConnection
 from psycopg.rows import namedtuple_row
 
@@ -18,9 +20,10 @@ from chassis.core.tasks import checkpoint, wait_up_to
 from chassis.data.database import Database
 from chassis.events import broker as broker_module
 from chassis.events import maintenance, streams, wakeup
-from chassis.events.broker import Broker
+from chassis.events.broker import PUBLISH_SECONDS, Broker, Message
 from chassis.events.delivery import PREVIOUS_HEADER, VERSION_HEADER
 from chassis.observe import logs, tracing
+from chassis.observe.otlp import Template
 
 logger = logging.getLogger(__name__)
 
@@ -159,60 +162,77 @@ class Relay:
         return len(sent.published) + len(sent.refused)
 
     async def _send(self, rows: Sequence[Any]) -> _Sent:
-        """Sends events concurrently, but those of one aggregate in sequence, and none behind one that failed."""
+        """Sends events together, but those of one aggregate in sequence, and none behind one that failed."""
         lines: dict[tuple[str, str], deque[Any]] = {}
         for row in rows:
             lines.setdefault((row.aggregate_type, row.aggregate_id), deque()).append(row)
         sent = _Sent()
-        try:
-            async with asyncio.timeout(_BATCH_SECONDS):
-                await asyncio.gather(*(self._send_line(line, sent) for line in lines.values()))
-        except TimeoutError as error:
-            sent.outage = error
+        until = time.monotonic() + _BATCH_SECONDS
+        while lines and sent.outage is None:
+            first = [line.popleft() for line in lines.values()]
+            await self._send_together(first, sent, min(PUBLISH_SECONDS, until - time.monotonic()))
+            lines = {
+                aggregate: line
+                for (aggregate, line), row in zip(lines.items(), first, strict=True)
+                if line and row.position not in sent.refused
+            }
         return sent
 
-    async def _send_line(self, line: Sequence[Any], sent: _Sent) -> None:
-        for row in line:
-            try:
-                await self._send_one(row)
-            except Exception as error:  # noqa: BLE001 (a refusal ends the line, an outage the batch once it is marked)
-                if broker_module.is_away(error):
-                    sent.outage = error
-                    return
-                logger.warning("NATS refused the event %s; it will be retried: %s", row.id, error)
-                sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
-                return
-            sent.published.append(row.position)
+    async def _send_together(self, rows: Sequence[Any], sent: _Sent, seconds: float) -> None:
+        spans = [_span(row) for row in rows]
+        messages = [
+            Message(row.subject, row.payload, self._headers(row, span))
+            for row, span in zip(rows, spans, strict=True)
+        ]
+        errors = await self._broker.publish_together(messages, seconds)
+        for row, span, error in zip(rows, spans, errors, strict=True):
+            if error is None:
+                sent.published.append(row.position)
+            else:
+                tracing.fail(span, error)
+                _note(row, error, sent)
+            span.end()
 
-    async def _send_one(self, row: Any) -> None:
-        name = f"publish {row.type}"
-        attributes = {
-            "messaging.system": "nats",
-            "messaging.destination.name": row.subject,
-            "messaging.message.id": str(row.id),
-        }
-        # The request that wrote the event has ended; its trace continues here.
-        with tracing.span(name, SpanKind.PRODUCER, attributes, parent=row.trace_context):
-            await self._broker.publish(row.subject, row.payload, self._headers(row))
-
-    def _headers(self, row: Any) -> dict[str, str]:
+    def _headers(self, row: Any, span: Span) -> dict[str, str]:
         """Returns headers of CloudEvents in binary mode, and those that consumers of the mesh also need."""
+        event_id = str(row.id)
         headers = {
             # Differs for each rebuild, whose events the broker would otherwise drop as duplicates.
-            "Nats-Msg-Id": f"{row.id}/{row.rebuilds}" if row.rebuilds else str(row.id),
+            "Nats-Msg-Id": f"{event_id}/{row.rebuilds}" if row.rebuilds else event_id,
             "ce-specversion": "1.0",
-            "ce-id": str(row.id),
+            "ce-id": event_id,
             "ce-source": self._source,
             "ce-type": row.type,
             "ce-subject": row.aggregate_id,
             "ce-time": row.created_at.isoformat(),
             "content-type": "application/protobuf",
             VERSION_HEADER: str(row.aggregate_version),
-            **tracing.trace_headers(),
+            **tracing.trace_headers(span),
         }
         if row.previous:
             headers[PREVIOUS_HEADER] = json.dumps(row.previous)
         return headers
+
+
+@functools.cache
+def _template(event_type: str) -> Template:
+    return Template(f"publish {event_type}", SpanKind.PRODUCER, {"messaging.system": "nats"})
+
+
+def _span(row: Any) -> Span:
+    # The request that wrote the event has ended; its trace continues here.
+    span = tracing.start(_template(row.type), row.trace_context)
+    span.set_attributes({"messaging.destination.name": row.subject, "messaging.message.id": str(row.id)})
+    return span
+
+
+def _note(row: Any, error: Exception, sent: _Sent) -> None:
+    """Notes a failure: a refusal ends the events of its aggregate, an outage the batch once it is marked."""
+    if broker_module.is_away(error):
+        sent.outage = error
+        return
+    logger.warning("NATS refused the event %s; it will be retried: %s", row.id, error)
+    sent.refused[row.position] = logs.clean(f"{type(error).__name__}: {error}")
 
 
 async def _record(connection: AsyncConnection[Any], sent: _Sent) -> None:

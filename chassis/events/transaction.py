@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import SpanKind
 
 from chassis.data.database import Database
 from chassis.data.unit_of_work import UnitOfWork
 from chassis.events.delivery import Delivery, Envelope
 from chassis.events.inbox import Inbox, Taken, may_be_forgotten
 from chassis.observe import tracing
+from chassis.observe.otlp import Template
 
 Handle = Callable[[Any, Envelope, UnitOfWork], Awaitable[None]]
 
@@ -43,8 +44,11 @@ class Transactions:
     ) -> None:
         self._database = database
         self._inbox = inbox
-        self._consumer = consumer
         self._handlers = handlers
+        attributes = {"messaging.system": "nats", "messaging.consumer.group.name": consumer}
+        self._templates = {
+            name: Template(f"process {name}", SpanKind.CONSUMER, attributes) for name in handlers
+        }
 
     def predecessors(self, delivery: Delivery) -> list[uuid.UUID]:
         """Returns the events of this consumer that must be handled or given up before this one."""
@@ -113,13 +117,9 @@ class Transactions:
                 raise InboxError from error
             raise HandlerError(delivery) from error
 
-    def _span(self, delivery: Delivery) -> "contextlib.AbstractContextManager[Span]":
-        attributes = {
-            "messaging.system": "nats",
-            "messaging.destination.name": delivery.subject,
-            "messaging.message.id": str(delivery.event_id),
-            "messaging.consumer.group.name": self._consumer,
-        }
-        return tracing.span(
-            f"process {delivery.type.name}", SpanKind.CONSUMER, attributes, parent=delivery.headers
+    def _span(self, delivery: Delivery) -> tracing.using:
+        span = tracing.start(self._templates[delivery.type.name], delivery.headers)
+        span.set_attributes(
+            {"messaging.destination.name": delivery.subject, "messaging.message.id": str(delivery.event_id)}
         )
+        return tracing.using(span)

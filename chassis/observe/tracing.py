@@ -1,7 +1,6 @@
 """Traces: spans of one trace from the edge to the last consumer, recorded behind the OpenTelemetry API."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry import context as context_api
@@ -9,9 +8,12 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from chassis.observe.otlp import Template
 from chassis.observe.recorder import Recorder
 
-_propagator = TraceContextTextMapPropagator()
+# The header of a trace context, of version 00 (W3C).
+_TRACEPARENT = "traceparent"
+
 _recorder = Recorder()
 
 
@@ -19,7 +21,7 @@ def install(recorder: Recorder) -> Recorder:
     """Makes a recorder the one that this process uses, also behind the OpenTelemetry API."""
     global _recorder  # noqa: PLW0603 (the API keeps one provider per process as well)
     _recorder = recorder
-    propagate.set_global_textmap(_propagator)
+    propagate.set_global_textmap(TraceContextTextMapPropagator())
     trace.set_tracer_provider(recorder)
     return recorder
 
@@ -29,37 +31,52 @@ def recorder() -> Recorder:
     return _recorder
 
 
-@contextmanager
+class using:  # noqa: N801 (called like a function)
+    """Makes a span the current one, and ends it: `with tracing.using(span):`. An exception marks the span as failed."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> trace.Span:
+        self._token = context_api.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        context_api.detach(self._token)
+        if error is not None:
+            fail(self._span, error)
+        self._span.end()
+
+
 def span(
     name: str,
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Mapping[str, Any] | None = None,
     *,
-    parent: Mapping[str, str] | None = None,
     links: Sequence[Link] = (),
-) -> Iterator[trace.Span]:
-    """Records a piece of work as the current span; `parent` holds a `traceparent` from another process.
-
-    An exception marks the span as failed and is recorded only by its class, since its text may hold sensitive data.
-    """
-    context = _propagator.extract(parent) if parent else None
-    started = _recorder.start_span(name, context, kind, attributes, links)
-    token = context_api.attach(trace.set_span_in_context(started, context))
-    try:
-        yield started
-    except BaseException as error:
-        started.set_status(Status(StatusCode.ERROR, type(error).__name__))
-        raise
-    finally:
-        context_api.detach(token)
-        started.end()
+) -> using:
+    """Records a piece of work below the current span: `with tracing.span("…") as span:`."""
+    return using(_recorder.start_span(name, None, kind, attributes, links))
 
 
-def trace_headers() -> dict[str, str]:
-    """The trace context of the current span as `traceparent`; empty outside a trace."""
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
-    return carrier
+def start(template: Template, headers: Mapping[str, str]) -> trace.Span:
+    """Starts a span in the trace that the headers of a request or of an event name, or else in a new one."""
+    return _recorder.start(template, headers.get(_TRACEPARENT, ""))
+
+
+def fail(failed: trace.Span, error: BaseException) -> None:
+    """Marks a span as failed. It holds only the class of the error, since its text may hold sensitive data."""
+    failed.set_status(Status(StatusCode.ERROR, type(error).__name__))
+
+
+def trace_headers(of: trace.Span | None = None) -> dict[str, str]:
+    """The trace context of a span, by default the current one, as `traceparent`; empty outside a trace."""
+    context = (of or trace.get_current_span()).get_span_context()
+    if not context.is_valid:
+        return {}
+    return {_TRACEPARENT: f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
 
 
 def trace_id() -> str:

@@ -160,14 +160,14 @@ async def test_a_jetstream_store_that_is_removed_is_rebuilt_and_nothing_is_lost_
 async def test_nats_that_dies_between_taking_an_event_and_acknowledging_it_gets_it_again(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ):
-    relay, publish = stand.relay(), stand.broker.publish
+    relay, publish = stand.relay(), stand.broker.publish_together
 
-    async def stored_but_not_acknowledged(*arguments: Any) -> None:
+    async def stored_but_not_acknowledged(*arguments: Any) -> list[Exception | None]:
         await publish(*arguments)
         kill(stand.nats)
-        raise nats.errors.TimeoutError
+        return [nats.errors.TimeoutError()]
 
-    monkeypatch.setattr(stand.broker, "publish", stored_but_not_acknowledged)
+    monkeypatch.setattr(stand.broker, "publish_together", stored_but_not_acknowledged)
     [order_id] = await stand.write(1)
     await streams.declare(stand.broker, "ORDERING")
     with pytest.raises(nats.errors.TimeoutError):
@@ -185,13 +185,13 @@ async def test_a_relay_that_dies_between_acknowledgement_and_mark_sends_the_even
 ):
     [order_id] = await stand.write(1)
     await streams.declare(stand.broker, "ORDERING")
-    publish = stand.broker.publish
+    publish = stand.broker.publish_together
 
     async def then_die(*arguments: Any) -> None:
         await publish(*arguments)
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(stand.broker, "publish", then_die)
+    monkeypatch.setattr(stand.broker, "publish_together", then_die)
     dying = asyncio.create_task(stand.relay().publish_batch())
     await asyncio.wait([dying])
     assert dying.cancelled()

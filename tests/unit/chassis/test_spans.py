@@ -24,6 +24,7 @@ from tests.unit.chassis.stand import Spans, Thing, method, running
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = PARENT[:-1] + "0"
+WORK = Template("work", SpanKind.CONSUMER)
 
 
 def recorded(spans: Spans) -> list[Span]:
@@ -82,14 +83,14 @@ def test_a_failure_is_named_by_its_class_alone(spans: Spans) -> None:
 
 
 def test_a_remote_parent_is_joined(spans: Spans) -> None:
-    with tracing.span("work", parent={"traceparent": PARENT}):
+    with tracing.using(tracing.start(WORK, {"traceparent": PARENT})):
         assert tracing.trace_headers()["traceparent"].startswith(PARENT[:36])
     (found,) = recorded(spans)
     assert (found.trace_id.hex(), found.parent_span_id.hex()) == (PARENT[3:35], PARENT[36:52])
 
 
 def test_a_trace_that_its_caller_does_not_record_is_not_recorded_but_goes_on(spans: Spans) -> None:
-    with tracing.span("work", parent={"traceparent": UNSAMPLED}):
+    with tracing.using(tracing.start(WORK, {"traceparent": UNSAMPLED})):
         assert tracing.trace_headers()["traceparent"].startswith(PARENT[:36])
         assert tracing.trace_headers()["traceparent"].endswith("-00")
     assert recorded(spans) == []
