@@ -7,6 +7,7 @@ price of those guarantees. Writers, relay and consumer share one process, as the
 
 import asyncio
 import contextlib
+import contextvars
 import tempfile
 import time
 import uuid
@@ -23,7 +24,7 @@ from sqlalchemy import text
 
 from bench.goals import EVENTS as EVENTS_GOAL
 from bench.report import Figure, Report
-from chassis.data import Database, Prepared, UnitOfWork, upgrade
+from chassis.data import Database, Prepared, UnitOfWork, bulkheads, upgrade
 from chassis.events import Broker, Consumer, Envelope, Relay, streams
 from tests import parts
 
@@ -121,7 +122,10 @@ async def _database(postgres_url: str) -> AsyncIterator[Database]:
 
 @contextlib.asynccontextmanager
 async def _running(*workers: Any) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(worker()) for worker in workers]
+    # As in a service, background work has connections of its own.
+    with_background = contextvars.copy_context()
+    with_background.run(bulkheads.current.set, "background")
+    tasks = [asyncio.create_task(worker(), context=with_background) for worker in workers]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,6 +53,8 @@ class Processor:
         self._transactions = transactions
         self._is_coming = is_coming
         self._policy = policy
+        # Looking up a counter by its labels takes a lock.
+        self._counter = functools.cache(functools.partial(HANDLED.labels, name))
         self._suspects = asyncio.Lock()
         # Events that this process put back without an attempt, oldest first.
         self._put_back: dict[uuid.UUID, None] = {}
@@ -107,7 +110,7 @@ class Processor:
             outcome = await answer
         except Exception as error:  # noqa: BLE001 (PostgreSQL or NATS is unreachable; JetStream delivers it again)
             outcome = await self._interrupted(delivery, error)
-        HANDLED.labels(self._name, outcome).inc()
+        self._counter(outcome).inc()
 
     async def _together(self, batch: Sequence[Delivery]) -> list[Delivery]:
         """Handles deliveries in one transaction; returns those that it had no time for."""

@@ -109,8 +109,11 @@ class Subscription:
         Raises TimeoutError when NATS is silent or the consumer is gone.
         """
         while True:
-            async with asyncio.timeout(_SILENCE_SECONDS):
-                message = await incoming.get()
+            if incoming.empty():
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await incoming.get()
+            else:
+                message = incoming.get_nowait()
             status = (message.headers or {}).get("Status")
             if status is None:
                 return message
