@@ -14,9 +14,8 @@ from sqlalchemy import text
 
 from chassis.core.identifiers import uuid7
 from chassis.data.database import Database
-from chassis.data.queries import Prepared, Row
+from chassis.data.queries import Prepared, Row, Step
 from chassis.data.retention import BATCH
-from chassis.data.unit_of_work import UnitOfWork
 
 # A commit whose response was lost may have written the record; the change was then made, and the record is correct.
 _INSERT = Prepared(
@@ -71,10 +70,9 @@ class AuditEntry:
         self._describe = describe
         self._written = False
 
-    async def write(self, work: UnitOfWork) -> None:
-        """Records that the call succeeded, in the transaction of its change."""
-        if not self._written:
-            await work.run(_INSERT, **self._values(self._describe()))
+    def record(self) -> Step | None:
+        """Returns the write that records, in the transaction of its change, that the call succeeded."""
+        return None if self._written else (_INSERT, self._values(self._describe()))
 
     def committed(self) -> None:
         """Notes that the transaction was committed, and the record with it."""

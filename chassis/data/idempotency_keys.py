@@ -14,8 +14,7 @@ from sqlalchemy import text
 from chassis.core.errors import Aborted
 from chassis.core.identifiers import uuid7
 from chassis.data.database import Database
-from chassis.data.queries import Prepared
-from chassis.data.unit_of_work import UnitOfWork
+from chassis.data.queries import Prepared, Step
 
 # Added to the time left until the call's deadline; by then no process can still be working on the call.
 LEASE_MARGIN_SECONDS = 2.0
@@ -105,17 +104,18 @@ class Claim:
             "kept": self._kept,
         }
 
-    async def fence(self, work: UnitOfWork, answer: Message | None) -> None:
-        """Records in the transaction that work has begun, or its answer. Raises Aborted when a retry holds the key."""
+    def fence(self, answer: Message | None) -> Step:
+        """Returns the write of the answer, or that work has begun; it changes no row if a retry holds the key."""
         held = {"scope": self.scope, "holder": self.holder}
         if answer is None:
-            changed = await work.run(_FENCE, **held)
-        else:
-            self._sent = tuple(self._headers())
-            changed = await work.run(_ANSWER, **held, **_outcome(_OK, answer, self._sent))
-        if not changed:
-            self.lost = True
-            raise in_flight()
+            return _FENCE, held
+        self._sent = tuple(self._headers())
+        return _ANSWER, {**held, **_outcome(_OK, answer, self._sent)}
+
+    def lose(self) -> Aborted:
+        """Notes that a retry holds the key, and returns the error for it."""
+        self.lost = True
+        return in_flight()
 
     def committed(self, answer: Message | None) -> None:
         """Notes that what `fence` wrote is committed."""

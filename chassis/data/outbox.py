@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.message import Message
 from psycopg.types.json import Jsonb
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from chassis.contract.event_content import published
 from chassis.contract.event_types import event_type
 from chassis.core.identifiers import uuid7
-from chassis.data.queries import Prepared
+from chassis.data.queries import Prepared, Step
 from chassis.observe import tracing
 
 # Below the broker's limit of 1 MiB for a message with its headers. Larger data belongs in object storage.
@@ -55,13 +55,6 @@ _INSERT_ONE = Prepared(
 )
 
 
-class Work(Protocol):
-    """The part of a unit of work that the outbox needs."""
-
-    async def run(self, statement: Prepared, **parameters: Any) -> int:
-        """Runs a prepared statement in the transaction."""
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
     """An event that waits for its transaction to commit."""
@@ -102,21 +95,18 @@ def draft(event: Message, version: int) -> Draft:
     )
 
 
-async def write(work: Work, drafts: Sequence[Draft]) -> None:
-    """Inserts events, in order, with one statement."""
-    if not drafts:
-        return
+def insertion(drafts: Sequence[Draft]) -> Step:
+    """Returns the write that inserts events, in order."""
     if len(drafts) == 1:
         [event] = drafts
         values = {name: getattr(event, name) for name in Draft.__slots__}
-        await work.run(_INSERT_ONE, **values | {"trace_context": Jsonb(event.trace_context)})
-        return
+        return _INSERT_ONE, values | {"trace_context": Jsonb(event.trace_context)}
     columns: dict[str, list[Any]] = {
         name: [getattr(event, name) for event in drafts] for name in Draft.__slots__
     }
     columns["trace_context"] = [Jsonb(event.trace_context) for event in drafts]
     columns["previous"] = [Jsonb(previous) for previous in _previous_within(drafts)]
-    await work.run(_INSERT, **columns)
+    return _INSERT, columns
 
 
 def _previous_within(drafts: Sequence[Draft]) -> list[dict[str, str]]:

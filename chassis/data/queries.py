@@ -1,7 +1,10 @@
 """Prepared statements: a SQLAlchemy statement, compiled once, that psycopg runs prepared."""
 
 import copy
-from collections.abc import Callable, Mapping
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 from psycopg import AsyncConnection
@@ -23,6 +26,8 @@ Row = Any
 _DIALECT: Dialect = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 # Only numeric types depend on what the server sent: double precision or numeric.
 _FLOAT_OID, _NUMERIC_OID = 701, 1700
+
+_PLACEHOLDER = re.compile(r"\$(\d+)")
 
 _Conversion = Callable[[Any], Any]
 
@@ -89,6 +94,15 @@ class Prepared:
             result.clear()  # a large one would stay in memory until the connection's next statement
         return Outcome(self.rows(rows), cursor.rowcount)
 
+    @property
+    def placeholders(self) -> int:
+        """The number of values that the text takes."""
+        return len(self._order)
+
+    def numbered_from(self, start: int) -> str:
+        """Returns the text with the numbers of its placeholders increased by `start`."""
+        return _PLACEHOLDER.sub(lambda found: f"${int(found[1]) + start}", self.sql)
+
     def rows(self, rows: list[Row]) -> list[Row]:
         """Returns the rows with the columns' own conversions applied, such as that of an encrypted field."""
         if not self._loaders:
@@ -120,6 +134,34 @@ class Query(Prepared):
         plan = copy.copy(self)
         plan.sql, plan._loaders, plan._make = f"EXPLAIN (FORMAT JSON) {self.sql}", {}, None  # noqa: SLF001 (its own)
         return plan
+
+
+# A statement and its values.
+Step = tuple[Prepared, Mapping[str, Any]]
+
+
+async def execute_together(connection: Connection, steps: Sequence[Step]) -> int:
+    """Runs writes as one statement, in one round trip; returns how many rows the last one changed.
+
+    Each sees the database as it was before the first one.
+    """
+    sql = _combined(tuple(statement for statement, _ in steps))
+    values = [value for statement, parameters in steps for value in statement.values(parameters)]
+    cursor = connection.statements
+    with sql_spans.span(sql) as span:
+        await cursor.execute(sql, values, prepare=True)
+        span.set_rows(max(cursor.rowcount, 0))
+    return cursor.rowcount
+
+
+@functools.cache
+def _combined(statements: tuple[Prepared, ...]) -> str:
+    """Returns the last statement with the others in its WITH clause."""
+    starts = accumulate((statement.placeholders for statement in statements), initial=0)
+    *others, last = map(Prepared.numbered_from, statements, starts)
+    if not others:
+        return last
+    return f"WITH {', '.join(f'step{number} AS ({sql})' for number, sql in enumerate(others))} {last}"
 
 
 def containing(text: str) -> str:

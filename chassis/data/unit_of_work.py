@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from chassis.data import outbox, sql_spans
 from chassis.data.pool import Connection
-from chassis.data.queries import Outcome, Prepared, Row
+from chassis.data.queries import Outcome, Prepared, Row, Step, execute_together
 
 Entity = TypeVar("Entity")
 Answer = TypeVar("Answer", bound=Message)
@@ -25,8 +25,11 @@ Answer = TypeVar("Answer", bound=Message)
 class Claim(Protocol):
     """The unit of work's view of the call's idempotency key."""
 
-    async def fence(self, work: "UnitOfWork", answer: Message | None) -> None:
-        """Lets the transaction commit, with the answer if there is one, only if the call still holds its key."""
+    def fence(self, answer: Message | None) -> Step:
+        """Returns the write of the answer, if there is one; it changes no row if the call no longer holds its key."""
+
+    def lose(self) -> Exception:
+        """Notes that the call no longer holds its key, and returns the error for it."""
 
     def committed(self, answer: Message | None) -> None:
         """Notes that the transaction was committed, and the answer with it."""
@@ -39,8 +42,8 @@ current_claim: ContextVar[Claim | None] = ContextVar("current_claim", default=No
 class Audit(Protocol):
     """The unit of work's view of the call's audit record."""
 
-    async def write(self, work: "UnitOfWork") -> None:
-        """Writes the record in the transaction, unless an earlier transaction did."""
+    def record(self) -> Step | None:
+        """Returns the write of the record; None when an earlier transaction wrote it."""
 
     def committed(self) -> None:
         """Notes that the transaction was committed, and the record with it."""
@@ -131,11 +134,10 @@ class UnitOfWork:
     async def _commit(self) -> None:
         # The rows come first, so that their locks put events about one aggregate in the order of its changes.
         await self.flush()
-        await outbox.write(self, self._events)
-        if self._claim is not None:
-            await self._claim.fence(self, self._answer)
-        if self._audit is not None:
-            await self._audit.write(self)
+        if steps := [*self._last_steps()]:
+            changed = await execute_together(await self._connected(), steps)
+            if self._claim is not None and not changed:
+                raise self._claim.lose()
         if self._connection is not None:
             with sql_spans.span("COMMIT"):
                 await self._connection.commit()
@@ -145,6 +147,15 @@ class UnitOfWork:
             self._audit.committed()
         if self._events:
             self._events_written.set()
+
+    def _last_steps(self) -> Iterator[Step]:
+        """Yields what the chassis writes at the end of a transaction; the last one tells if the call holds its key."""
+        if self._events:
+            yield outbox.insertion(self._events)
+        if self._audit is not None and (record := self._audit.record()) is not None:
+            yield record
+        if self._claim is not None:
+            yield self._claim.fence(self._answer)
 
     async def _connected(self) -> Connection:
         """Returns the transaction's connection, which its first use takes."""

@@ -12,7 +12,7 @@ from chassis.core import FailedPrecondition, NotFound, Unavailable
 from chassis.data import UnitOfWork
 from chassis.rpc import Call
 from tests.service.chassis.keyed_shop import Shop
-from tests.service.chassis.things import Thing, scalar
+from tests.service.chassis.things import Thing, happened, scalar
 
 
 async def test_a_handler_without_a_unit_of_work_is_stored_too(shop: Shop, key: str):
@@ -85,6 +85,20 @@ async def test_an_answer_that_was_rolled_back_is_stored_when_the_handler_gives_i
     assert first == again
     assert list(call.headers) == [("idempotent-replayed", "true")]
     assert len(shop.executions) == 1
+
+
+async def test_the_events_of_a_transaction_and_the_answer_are_stored_together(shop: Shop, key: str):
+    async def place(_: Any, call: Call) -> Order:
+        async with shop.database.unit_of_work() as work:
+            work.publish(happened(call.operation_id, reason="first"), version=3)
+            work.publish(happened(call.operation_id, reason="second"), version=4)
+            return work.answer(Order(id=call.operation_id))
+
+    answer, _ = await shop.call(key, handler=place)
+    again, _ = await shop.call(key, handler=place)
+    assert again == answer
+    events = "SELECT string_agg(aggregate_id || ' ' || aggregate_version, ', ' ORDER BY position) FROM outbox"
+    assert await scalar(shop.database, events) == f"{answer.id} 3, {answer.id} 4"
 
 
 async def test_an_answer_counts_whose_commit_was_not_heard_of(

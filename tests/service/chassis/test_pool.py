@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, insert, select
 
 from chassis.data import Database, PoolBusy, Prepared, Query, bulkheads
 from chassis.rpc import failure
-from tests.service.chassis.things import Thing, scalar
+from tests.service.chassis.things import Thing, happened, scalar
 
 THINGS = Query(select(Thing.id))
 ADD = Prepared(insert(Thing).values(id=bindparam("id"), name=bindparam("name")))
@@ -34,6 +34,12 @@ async def write(database: Database) -> None:
 async def write_prepared(database: Database) -> None:
     async with database.unit_of_work() as work:
         await work.run(ADD, id=uuid.uuid4(), name="written")
+
+
+async def write_and_publish(database: Database) -> None:
+    async with database.unit_of_work() as work:
+        await work.run(ADD, id=uuid.uuid4(), name="written")
+        work.publish(happened(), version=1)
 
 
 async def keep_books(database: Database) -> None:
@@ -55,7 +61,7 @@ async def have_news(database: Database) -> None:
 
 @pytest.mark.parametrize("cancellations", [1, 2])
 @pytest.mark.parametrize("before", [nothing, have_news])
-@pytest.mark.parametrize("way", [read, write, write_prepared, keep_books])
+@pytest.mark.parametrize("way", [read, write, write_prepared, write_and_publish, keep_books])
 async def test_a_cancellation_at_any_await_costs_the_pool_no_connection(
     migrated_url: str, way: Way, before: Way, cancellations: int
 ):
