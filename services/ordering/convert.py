@@ -11,14 +11,14 @@ from protomesh.type.v1.money_pb2 import Money
 from chassis.contract.mapping import Mapper
 from chassis.core import timestamp
 from chassis.data import Row
-from services.ordering.model import Order, OrderItem
+from services.ordering.model import NewItem, NewOrder, Order
 
 _without_lines = Mapper(order_pb2.Order, Order, without=("lines", "history"))
 
 Prices = Sequence[inventory_service_pb2.ProductPrice]
 
 
-def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Prices) -> list[OrderItem]:
+def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Prices) -> list[NewItem]:
     """Returns the items of a new order, in the order of `lines`, at the prices of their products."""
     by_product = {UUID(price.product_id): price for price in prices}
     items = []
@@ -26,7 +26,7 @@ def order_items(lines: Sequence[order_service_pb2.PlaceOrderLine], prices: Price
         product_id = UUID(line.product_id)
         price = by_product[product_id]
         items.append(
-            OrderItem(
+            NewItem(
                 position=position,
                 product_id=product_id,
                 sku=price.sku,
@@ -49,7 +49,7 @@ def order_message(row: Row) -> order_pb2.Order:
     return message
 
 
-def entity_message(order: Order) -> order_pb2.Order:
+def entity_message(order: Order | NewOrder) -> order_pb2.Order:
     """Returns an order with its lines, without its history."""
     message = _without_lines(order)
     message.lines.extend(
@@ -66,7 +66,7 @@ def entity_message(order: Order) -> order_pb2.Order:
     return message
 
 
-def placed_message(order: Order) -> order_pb2.Order:
+def placed_message(order: NewOrder) -> order_pb2.Order:
     """Returns an order that was just placed, with its lines and its history."""
     message = entity_message(order)
     message.history.append(_transition(order.version, order.status, order.reason, order.updated_at))
@@ -115,7 +115,7 @@ def reservation(
     return message
 
 
-def order_placed(order: Order) -> ordering_events_pb2.OrderPlaced:
+def order_placed(order: NewOrder) -> ordering_events_pb2.OrderPlaced:
     return ordering_events_pb2.OrderPlaced(
         order_id=str(order.id),
         buyer_id=str(order.buyer_id),

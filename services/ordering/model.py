@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -44,6 +45,69 @@ class OrderItem(Model):
     unit_price_minor: Mapped[int]
 
 
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """An `OrderItem` that is not written yet."""
+
+    position: int
+    product_id: UUID
+    sku: str
+    name: str
+    quantity: int
+    unit_price_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An `Order` that waits for payment and is not written yet.
+
+    Not an entity: SQLAlchemy would keep books on every attribute, and one prepared statement writes the order.
+    """
+
+    id: UUID
+    buyer_id: UUID
+    items: Sequence[NewItem]
+    currency_code: str
+    total_minor: int
+    shipping_note: str
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime
+    status: str = Status.PENDING_PAYMENT.value
+    reason: str = ""
+    version: int = 1
+
+    @classmethod
+    def place(
+        cls,
+        id: UUID,
+        buyer_id: UUID,
+        items: Sequence[NewItem],
+        *,
+        currency: str,
+        note: str = "",
+        at: datetime,
+        payable_for: timedelta,
+    ) -> "NewOrder":
+        """Returns a new order. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
+        total = sum(item.quantity * item.unit_price_minor for item in items)
+        if total > LARGEST_AMOUNT:
+            raise FailedPrecondition(
+                "ORDER_TOTAL_TOO_LARGE", "The total of the order is too large; split it into several orders."
+            )
+        return cls(
+            id=id,
+            buyer_id=buyer_id,
+            items=items,
+            currency_code=currency,
+            total_minor=total,
+            shipping_note=note,
+            created_at=at,
+            updated_at=at,
+            expires_at=at + payable_for,
+        )
+
+
 class OrderTransition(Model):
     """A status that an order had, and why: the state of its row at that version."""
 
@@ -77,39 +141,6 @@ class Order(Model):
     items: Mapped[list[OrderItem]] = relationship(lazy="raise", order_by=OrderItem.position)
 
     __mapper_args__ = {"version_id_col": version, "version_id_generator": False}  # noqa: RUF012 (SQLAlchemy declares the name)
-
-    @classmethod
-    def place(
-        cls,
-        id: UUID,
-        buyer_id: UUID,
-        items: Sequence[OrderItem],
-        *,
-        currency: str,
-        note: str = "",
-        at: datetime,
-        payable_for: timedelta,
-    ) -> "Order":
-        """Returns a new order that waits for payment. Raises FailedPrecondition ORDER_TOTAL_TOO_LARGE."""
-        total = sum(item.quantity * item.unit_price_minor for item in items)
-        if total > LARGEST_AMOUNT:
-            raise FailedPrecondition(
-                "ORDER_TOTAL_TOO_LARGE", "The total of the order is too large; split it into several orders."
-            )
-        return cls(
-            id=id,
-            buyer_id=buyer_id,
-            currency_code=currency,
-            total_minor=total,
-            shipping_note=note,
-            items=list(items),
-            status=Status.PENDING_PAYMENT.value,
-            reason="",
-            version=1,
-            created_at=at,
-            updated_at=at,
-            expires_at=at + payable_for,
-        )
 
     def cancel(self, reason: str) -> bool:
         """Cancels the order; returns False when it is already cancelled.

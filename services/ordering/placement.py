@@ -18,7 +18,7 @@ from chassis.core import overloaded
 from chassis.data import Database, bulkheads
 from chassis.rpc import Call
 from services.ordering import convert, repository
-from services.ordering.model import Order
+from services.ordering.model import NewOrder
 from services.ordering.settings import OrderingSettings
 
 if TYPE_CHECKING:  # the stubs' type information knows this name, the module does not
@@ -77,7 +77,7 @@ class Placement:
         began = await repository.begin(self._database, buyer_id, self._unpaid_limit)
         hold = self._life + _LONGER_THAN_THE_ORDER
         reservation = await self._inventory.ReserveStock(convert.reservation(order_id, request, hold))
-        order = Order.place(
+        order = NewOrder.place(
             order_id,
             buyer_id,
             convert.order_items(request.lines, reservation.prices),

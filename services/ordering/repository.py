@@ -11,7 +11,7 @@ from sqlalchemy.orm import selectinload
 
 from chassis.core import NotFound, ResourceExhausted
 from chassis.data import Database, Listing, Prepared, Query, Row, UnitOfWork
-from services.ordering.model import FINAL, Order, OrderItem, OrderTransition, Status
+from services.ordering.model import FINAL, NewOrder, Order, OrderItem, OrderTransition, Status
 
 _LINE = func.json_build_object(
     "product_id", OrderItem.product_id, "sku", OrderItem.sku, "name", OrderItem.name,
@@ -145,7 +145,7 @@ async def record(work: UnitOfWork, *orders: Order) -> None:
         await work.execute(_RECORD, [_state(order) for order in orders])
 
 
-async def place(work: UnitOfWork, order: Order) -> bool:
+async def place(work: UnitOfWork, order: NewOrder) -> bool:
     """Writes a new order and the first entry of its history; returns False when it already exists."""
     items = order.items
     values = _state(order) | {
@@ -165,7 +165,7 @@ async def place(work: UnitOfWork, order: Order) -> bool:
     return await work.one(_PLACE, **values) is not None
 
 
-def _state(order: Order) -> dict[str, Any]:
+def _state(order: Order | NewOrder) -> dict[str, Any]:
     """The values that each change of an order writes."""
     columns = ("id", "status", "reason", "version", "updated_at")
     return {column: getattr(order, column) for column in columns}

@@ -6,27 +6,34 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chassis.core import FailedPrecondition
-from services.ordering.model import LARGEST_AMOUNT, Order, OrderItem
+from services.ordering.model import LARGEST_AMOUNT, NewItem, NewOrder, Order
 
 NOON, HALF_AN_HOUR = datetime(2026, 1, 1, 12, tzinfo=UTC), timedelta(minutes=30)
 
 
-def placed(*prices: int, quantity: int = 1) -> Order:
+def placed(*prices: int, quantity: int = 1) -> NewOrder:
     items = [
-        OrderItem(position=n, product_id=uuid.uuid4(), quantity=quantity, unit_price_minor=price)
+        NewItem(n, uuid.uuid4(), "A", "A", quantity, price)
         for n, price in enumerate(prices or (100,), start=1)
     ]
-    return Order.place(uuid.uuid4(), uuid.uuid4(), items, currency="GBP", at=NOON, payable_for=HALF_AN_HOUR)
+    return NewOrder.place(
+        uuid.uuid4(), uuid.uuid4(), items, currency="GBP", at=NOON, payable_for=HALF_AN_HOUR
+    )
+
+
+def unpaid() -> Order:
+    new = placed()
+    return Order(status=new.status, version=new.version, reason=new.reason, expires_at=new.expires_at)
 
 
 def cancelled() -> Order:
-    order = placed()
+    order = unpaid()
     order.cancel("")
     return order
 
 
 def expired() -> Order:
-    order = placed()
+    order = unpaid()
     order.expire()
     return order
 
@@ -42,14 +49,14 @@ def test_an_order_that_comes_to_more_than_can_be_stored_is_refused():
 
 
 def test_an_order_expires_unless_it_is_paid_in_time():
-    order = placed()
+    order = unpaid()
     assert (order.status, order.version, order.expires_at) == ("pending_payment", 1, NOON + HALF_AN_HOUR)
     order.expire()
     assert (order.status, order.version, order.expires_at) == ("expired", 2, None)
 
 
 def test_an_order_that_is_cancelled_does_not_expire():
-    order = placed()
+    order = unpaid()
     assert order.cancel("too late")
     assert (order.status, order.version, order.reason) == ("cancelled", 2, "too late")
     assert order.expires_at is None

@@ -16,7 +16,7 @@ from chassis.core import ResourceExhausted, reason_of, uuid7
 from chassis.data import bulkheads
 from chassis.rpc import failure
 from services.ordering import repository
-from services.ordering.model import Order, OrderItem
+from services.ordering.model import NewItem, NewOrder
 from tests.mesh import Mesh
 from tests.patience import UNFINISHED, eventually, patiently
 from tests.service.ordering.conftest import Process
@@ -104,8 +104,8 @@ async def test_a_process_that_stood_still_between_its_steps_writes_no_order_any_
 ):
     buyer = await mesh.sign_up()
     began = datetime.now(UTC) - timedelta(seconds=11)
-    item = OrderItem(position=1, product_id=uuid.uuid4(), quantity=1, sku="A", name="A", unit_price_minor=1)
-    order = Order.place(
+    item = NewItem(position=1, product_id=uuid.uuid4(), quantity=1, sku="A", name="A", unit_price_minor=1)
+    order = NewOrder.place(
         uuid7(), uuid.UUID(buyer.id), [item], currency="GBP", at=began, payable_for=timedelta(minutes=30)
     )
     with pytest.raises(psycopg.errors.SerializationFailure) as refused:
