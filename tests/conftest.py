@@ -1,14 +1,19 @@
 """Real parts for tests, each started when the first test asks for it and stopped at the end of the run."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import psycopg
 import pytest
+import uvloop
 from psycopg import sql
 
 from tests import parts
 from tests.mesh import Mesh, running_mesh
+
+# The event loop that services run on.
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The database on the event loop that services run on, when its server dies while all connections are in use."""
+"""A database server that dies while all connections to it are in use."""
 
 import asyncio
 import os
@@ -7,7 +7,6 @@ import signal
 import uuid
 from collections.abc import Callable
 
-import uvloop
 from sqlalchemy import bindparam, insert, select
 
 from chassis.core import checkpoint
@@ -95,5 +94,5 @@ async def test_nobody_waits_for_good_when_a_server_dies_with_all_its_connections
 
         url = postgres.url(port, "password")
         await asyncio.to_thread(migrations.upgrade, "things", url, MIGRATIONS)
-        users = await asyncio.to_thread(uvloop.run, use(url, kill))
+        users = await use(url, kill)
     assert set().union(*(user.refusals for user in users)) <= {"DEPENDENCY_UNAVAILABLE", "OVERLOADED"}
