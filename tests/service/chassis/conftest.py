@@ -79,3 +79,10 @@ async def running(part: Part) -> AsyncIterator[Part]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that an outage interrupted comes again soon."""
+    monkeypatch.setattr("chassis.events.processor._FIRST_OUTAGE_SECONDS", 0.02)
+    monkeypatch.setattr("chassis.events.processor._LONGEST_OUTAGE_SECONDS", 0.1)
