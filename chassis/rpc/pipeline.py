@@ -222,8 +222,11 @@ class _Asynchronous(partial[Any]):
 
 
 def _release(call: Call) -> None:
-    """Drops references to objects that gRPC frees with the call or that would form a garbage collection cycle."""
-    call.context = None
+    """Drops references to objects that gRPC frees with the call or that would form a garbage collection cycle.
+
+    The task holds the call by its context variables, and the limit holds the task.
+    """
+    call.context = call.limit = None
     call.caller.release()
 
 

@@ -1,6 +1,7 @@
 """Deadlines: no call runs longer than its caller waits, nor longer than its contract allows."""
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable
 from typing import Any
 
@@ -47,7 +48,10 @@ class _Ticks:
         due = self._due.get(tick)
         if due is None:
             due = self._due[tick] = set()
-            asyncio.get_running_loop().call_at(tick / _TICKS_PER_SECOND, self._fire, tick)
+            # In a context of its own: that of the call would keep the call's objects until the tick.
+            asyncio.get_running_loop().call_at(
+                tick / _TICKS_PER_SECOND, self._fire, tick, context=contextvars.Context()
+            )
         return _Limit(due)
 
     def _fire(self, tick: int) -> None:

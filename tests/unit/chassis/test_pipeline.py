@@ -1,8 +1,10 @@
 """The pipeline: what stands where, and what it does to calls of every shape."""
 
 import asyncio
+import gc
 import pathlib
 import time
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,10 +15,11 @@ from chassis import contract
 from chassis.contract import ContractError
 from chassis.core import Settings, errors
 from chassis.data import Database
-from chassis.rpc import pipeline
+from chassis.rpc import Call, pipeline
 from chassis.rpc.stages import Admission, PerCaller
 from chassis.service import Service
 from chassis.trust import Revocations, TokenVerifier
+from tests.patience import eventually
 from tests.unit.chassis.stand import (
     SERVICE,
     Goods,
@@ -288,6 +291,24 @@ async def test_a_client_that_leaves_cancels_the_handler(stand: Stand) -> None:
     await asyncio.wait_for(stand.scratch.started.wait(), 5)
     call.cancel()
     await asyncio.wait_for(stand.scratch.cancelled.wait(), 0.25)
+
+
+async def test_a_call_that_ended_leaves_no_garbage(certificate_directory: Any) -> None:
+    calls: list[weakref.ref[Call]] = []
+
+    class Forgetful(Scratch):
+        async def Open(self, request: Any, call: Call) -> Any:
+            calls.append(weakref.ref(call))
+            return request
+
+    async with running(certificate_directory, servicer=lambda _: Forgetful()) as stand:
+        gc.disable()
+        try:
+            for _ in range(3):
+                await method(stand.plain(), "Open")(Thing(), timeout=30)
+            await eventually(lambda: all(call() is None for call in calls))
+        finally:
+            gc.enable()
 
 
 async def test_a_full_server_refuses_at_once(certificate_directory: Any) -> None:
