@@ -10,13 +10,14 @@ PLACEHOLDER = re.compile(r"\$\{([a-z0-9_.]+)\}")
 def fill(node: Any, values: Mapping[str, Any]) -> Any:
     """Returns a copy of a YAML tree with every `${name}` that `values` holds replaced; others stay.
 
-    A scalar that is one placeholder becomes the value, whatever its type; within a longer text, its text does.
+    A scalar that is one placeholder becomes the value, whatever its type; within a longer text, its text does. A list
+    in the place of a list's item becomes that list's items.
     """
     match node:
         case dict():
             return {key: fill(value, values) for key, value in node.items()}
         case list():
-            return [fill(item, values) for item in node]
+            return [part for item in node for part in _items(item, fill(item, values))]
         case str():
             return _fill_text(node, values)
     return node
@@ -32,6 +33,10 @@ def unfilled(node: Any) -> set[str]:
         case str():
             return set(PLACEHOLDER.findall(node))
     return set()
+
+
+def _items(item: Any, filled: Any) -> list[Any]:
+    return filled if isinstance(item, str) and isinstance(filled, list) else [filled]
 
 
 def _fill_text(text: str, values: Mapping[str, Any]) -> Any:

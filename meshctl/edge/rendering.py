@@ -28,6 +28,8 @@ DESCRIPTORS = "descriptors.binpb"
 
 # Connections to one service for short requests: `max_connections` in envoy/cluster.yaml.
 CONNECTIONS = 4
+# An RPC that is slow by nature keeps as many requests at once, as in the service itself.
+LEAST_LONG_REQUESTS = 16
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -85,10 +87,13 @@ class EdgeSettings(BaseSettings):
         "them, as many as it surely finishes in time.",
     )
     maximum_long_requests: int = Field(
-        1536,
+        128,
         ge=1,
-        description="Streams, and requests whose contract gives them more than 2 s, that one service has at once from "
-        "one edge; one more is 429.",
+        description="Requests of one RPC whose contract gives it more than 2 s, at once from one edge; fewer while "
+        "they take more than a second. One more is 429.",
+    )
+    maximum_streams: int = Field(
+        1536, ge=1, description="Streams that one service has at once from one edge; one more is 429."
     )
     maximum_heap_bytes: int = Field(
         512 * 1024 * 1024, ge=64 * 1024 * 1024, description="Memory from which Envoy sheds load, in bytes."
@@ -163,6 +168,7 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
         "descriptors": str(directory / DESCRIPTORS),
         "downstream_tls": _downstream_tls(settings, directory),
         "transport_security": "max-age=31536000" if settings.tls_certificate else "",
+        "minimum_long_requests": min(settings.maximum_long_requests, LEAST_LONG_REQUESTS),
         "trace_sample_percent": settings.trace_sample_ratio * 100,
         "cors_origins": [{"exact": origin} for origin in settings.cors_origins],
     }
@@ -188,7 +194,7 @@ def _cluster(settings: EdgeSettings, directory: Path, deployable: str, target: s
         "trust_domain": settings.trust_domain,
         "streams_per_connection": settings.maximum_requests // CONNECTIONS,
         "maximum_waiting_requests": settings.maximum_waiting_requests,
-        "maximum_long_requests": settings.maximum_long_requests,
+        "maximum_streams": settings.maximum_streams,
     }
     return placeholders.fill(yaml.safe_load((ROOT / "envoy/cluster.yaml").read_text()), values)
 

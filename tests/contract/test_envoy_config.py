@@ -12,7 +12,7 @@ from protomesh.type.v1 import error_reason_pb2
 
 from chassis import contract
 from chassis.contract import MethodContract
-from meshctl.build.gen import envoy, envoy_errors, envoy_matcher, envoy_routes
+from meshctl.build.gen import envoy, envoy_errors, envoy_gates, envoy_matcher, envoy_routes
 from meshctl.edge import rendering
 from tests import certificates
 from tests.edge_stand import WORKLOADS
@@ -65,6 +65,18 @@ def test_every_exposed_rpc_is_reached_by_its_path_and_by_each_of_its_bindings(
     for binding in method.http:
         route = first_route(routes, binding.verb, sample_path(binding.path))
         assert (route["name"], route["route"]["cluster"]) == (method.full_name, method.deployable)
+
+
+def test_every_rpc_that_may_take_long_has_a_gate_on_each_of_its_routes(routes: list[dict[str, Any]]) -> None:
+    gates = {gate["name"] for gate in envoy_gates.filters(EXPOSED)}
+    assert gates == {
+        envoy_gates.name(method)
+        for method in EXPOSED
+        if method.timeout > 2 and not method.client_streaming and not method.server_streaming
+    }
+    for route in routes:
+        enabled = {name for name in route["typed_per_filter_config"] if name.startswith("gate_")}
+        assert enabled == gates & {f"gate_{route['name']}"}
 
 
 VERBS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")

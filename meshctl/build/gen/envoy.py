@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, MethodContract
-from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_matcher, envoy_routes
+from meshctl.build.gen import envoy_bodies, envoy_errors, envoy_gates, envoy_matcher, envoy_routes
 from meshctl.edge import placeholders
 
 BASE = Path(__file__).resolve().parents[3] / "envoy"
@@ -23,6 +23,7 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
     errors = envoy_errors.load(base / "errors.yaml")
     values = {
         "contract.matcher": envoy_matcher.matcher(envoy_routes.routes(exposed)),
+        "contract.gates": envoy_gates.filters(exposed),
         "contract.retry_unsent": envoy_routes.RETRY_UNSENT,
         "contract.services": sorted({method.service for method in exposed}),
         "contract.max_request_bytes": max(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_TIMEOUT, HttpBinding, MethodContract
-from meshctl.build.gen import envoy_bodies
+from meshctl.build.gen import envoy_bodies, envoy_gates
 
 TYPE = "type.googleapis.com/envoy.extensions.filters.http."
 # How much longer than the server the edge waits, so that the server's own DEADLINE_EXCEEDED arrives.
@@ -124,6 +124,7 @@ def _route(
             **(_NO_TOKEN if public else {}),
             **_buffer(method),
             **{_LIMITERS[limit["stage"]]: _FILTER for limit in _rate_limits(method)},
+            **({envoy_gates.name(method): _FILTER} if envoy_gates.has_gate(method) else {}),
         },
     }
 
