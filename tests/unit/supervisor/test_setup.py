@@ -1,7 +1,9 @@
 """scripts/setup on machines that lack something."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,13 +57,47 @@ def test_without_venv_it_says_what_to_install(bare: Path) -> None:
     assert "install its venv package" in refused.stderr
 
 
+def set_up(bare: Path, uv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`scripts/setup runtime` in a checkout with an environment of its own and a program in uv's place."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare / ".venv"], check=True)
+    installer = bare / ".venv/bin/uv"
+    installer.write_text(f"#!/bin/sh\n{uv}\n")
+    installer.chmod(0o755)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    return subprocess.run(
+        [bare / "scripts/setup", "runtime"],
+        env={**inherited, "PIP_CONFIG_FILE": os.devnull, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_packages_come_from_where_pip_is_told_to_get_them(bare: Path) -> None:
+    asked = "echo $UV_DEFAULT_INDEX,$UV_INDEX,$UV_FIND_LINKS > asked"
+    index, others = "http://127.0.0.1:9/simple", "http://127.0.0.1:9/a http://127.0.0.1:9/b"
+    done = set_up(bare, asked, PIP_INDEX_URL=index, PIP_EXTRA_INDEX_URL=others, PIP_FIND_LINKS="/x /y")
+    assert done.returncode == 0, done.stderr
+    assert (bare / "asked").read_text() == f"{index},{others},/x,/y\n"
+
+
+def test_where_uv_fails_pip_installs(bare: Path) -> None:
+    refused = set_up(bare, "exit 2", PIP_NO_INDEX="1")
+    assert refused.returncode == 1
+    assert "No matching distribution" in refused.stderr
+    assert refused.stderr.endswith("The packages of requirements/runtime.txt could not be installed.\n")
+    assert not (bare / ".venv/runtime.installed").exists()
+
+
 def argon2(bare: Path, compiler: str) -> subprocess.CompletedProcess[str]:
-    """Builds into a virtual environment whose Python can do nothing."""
+    """Builds into a virtual environment with an installer that can do nothing."""
     for program in ("awk", "mktemp", "tail"):
         (bare / "bin" / program).symlink_to(str(shutil.which(program)))
-    python_that(bare, "echo it cannot >&2; exit 1")
-    (bare / "venv/bin").mkdir(parents=True)
-    (bare / "venv/bin/python").symlink_to(bare / "bin/python3")
+    uv = bare / "bin/uv"
+    uv.write_text("#!/bin/sh\necho it cannot >&2; exit 1\n")
+    uv.chmod(0o755)
+    (bare / "venv").mkdir()
     return subprocess.run(
         [bare / "scripts/argon2", bare / "venv"],
         env={"PATH": str(bare / "bin"), "CC": compiler},
