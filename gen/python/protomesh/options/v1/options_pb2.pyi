@@ -407,8 +407,8 @@ an undeclared reason is a fault. Unset: none.
 event: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MessageOptions, Global___Event]
 """The message is a fact that a service publishes."""
 personal_data: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
-"""The field holds personal data: encrypted at rest, exported and erased with its owner, never in a log, a span or an
-event.
+"""The field holds personal data, which stands in no log, span or event. The database holds it as it is: it is not
+encrypted there yet.
 """
 unversioned: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
 """The field changes separately from its resource, such as the available units of a product: a change creates neither
