@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from meshctl.core.failure import OperatorError
-from meshctl.core.files import write_private
+from meshctl.core.files import opened_folder, write_private
 
 DEFAULT_FOLDER = Path(".mesh")
 LEAST_FREE_BYTES = 300 * 1024 * 1024
@@ -95,20 +95,47 @@ class MeshFolder:
 
 
 class Secrets:
-    """Named random secrets in a file that only its owner may read; each is created when first requested."""
+    """Named random secrets in a file that only its owner may read; each is created when first requested.
+
+    There are two copies of the file, since without it the mesh's data cannot be read: the second one is used, and
+    replaces the first, when the first is damaged or gone.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._copies = (path, path.with_name(f"{path.stem}.copy{path.suffix}"))
         self._known = self._read()
 
     def get(self, name: str) -> str:
         if name not in self._known:
-            # Another process on this folder may have created more of them.
-            self._known = {**self._known, **self._read()}
-        if name not in self._known:
-            self._known[name] = secrets.token_hex(24)
-            write_private(self._path, json.dumps(self._known, indent=2))
+            self._make(name)
         return self._known[name]
 
+    def _make(self, name: str) -> None:
+        # Another process on this folder may create some at the same time.
+        with opened_folder(self._copies[0].parent) as folder:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._known = self._read()
+            if name not in self._known:
+                self._known[name] = secrets.token_hex(24)
+                self._write(*self._copies)
+
     def _read(self) -> dict[str, str]:
-        return dict(json.loads(self._path.read_text())) if self._path.exists() else {}
+        first, second = self._copies
+        if not first.exists() and not second.exists():
+            return {}
+        for copy in self._copies:
+            try:
+                self._known = dict(json.loads(copy.read_bytes()))
+            except (OSError, ValueError, TypeError):
+                continue
+            if copy is second:
+                self._write(first)
+            return self._known
+        raise OperatorError(
+            f"Neither {first} nor {second.name} can be read: put one of them back from a backup. "
+            "Without these secrets the data of the mesh cannot be read."
+        )
+
+    def _write(self, *copies: Path) -> None:
+        for copy in copies:
+            write_private(copy, json.dumps(self._known, indent=2), durable=True)

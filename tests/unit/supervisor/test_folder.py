@@ -1,5 +1,6 @@
 """The data folder: one mesh at a time, secrets that stay."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,35 @@ def test_secrets_stay_from_start_to_start_and_are_private(tmp_path: Path) -> Non
     assert folder.secrets().get("nats") == secret
     assert folder.secrets().get("valkey") != secret
     assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("damage", ["", '{"nats": "tru', "[1]", "gone"])
+def test_damaged_secrets_are_taken_from_their_copy_and_mended(tmp_path: Path, damage: str) -> None:
+    secret = MeshFolder(tmp_path).secrets().get("nats")
+    first = tmp_path / "secrets.json"
+    sound = first.read_text()
+    first.unlink() if damage == "gone" else first.write_text(damage)
+    assert MeshFolder(tmp_path).secrets().get("nats") == secret
+    assert first.read_text() == sound
+    assert first.stat().st_mode & 0o777 == 0o600
+
+
+def test_secrets_that_are_damaged_twice_are_not_replaced_by_new_ones(tmp_path: Path) -> None:
+    MeshFolder(tmp_path).secrets().get("nats")
+    for copy in ("secrets.json", "secrets.copy.json"):
+        (tmp_path / copy).write_text("")
+    with pytest.raises(OperatorError, match=r"^Neither .*/secrets.json nor secrets.copy.json can be read"):
+        MeshFolder(tmp_path).secrets()
+    assert not (tmp_path / "secrets.json").read_text()
+
+
+def test_a_secret_is_on_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    MeshFolder(tmp_path).secrets().get("nats")
+    assert len(synced) == 4
+    assert synced[1::2] == [str(tmp_path)] * 2
+    assert all("secrets" in name for name in synced[::2])
 
 
 def test_two_processes_that_make_secrets_keep_each_others(tmp_path: Path) -> None:
