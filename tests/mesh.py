@@ -19,12 +19,14 @@ import httpx
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.mesh import control
-from meshctl.mesh.program import launch_command
+from meshctl.mesh.program import Account, launch_command
 from meshctl.mesh.running import RunningMesh
 from tests.patience import eventually
 
 ROOT = Path(__file__).parents[1]
 UP_SECONDS, HEALTHY_SECONDS = 120.0, 60.0
+# The account that the tests run as.
+OURS = Account()
 # All tests share one address, and send more than a client of it may. A reason that no contract declares is a fault.
 GENEROUS = {
     "PROTOMESH_CHECK_REASONS": "true",
@@ -136,11 +138,15 @@ class Mesh:
 
 @asynccontextmanager
 async def running_mesh(
-    folder: Path, *arguments: str, environment: Mapping[str, str] = GENEROUS, sample_data: bool = False
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] = GENEROUS,
+    sample_data: bool = False,
+    account: Account = OURS,
 ) -> AsyncIterator[Mesh]:
     """A mesh in `folder`, healthy; stopped at the end. `arguments` are further options of `meshctl up`."""
     options = [*arguments, *(() if sample_data else ("--no-sample-data",))]
-    up = await start_up(folder, *options, environment=environment)
+    up = await start_up(folder, *options, environment=environment, account=account)
     try:
         await _healthy_line(up)
         mesh = Mesh(folder)
@@ -156,7 +162,7 @@ async def running_mesh(
 
 
 async def start_up(
-    folder: Path, *arguments: str, environment: Mapping[str, str] = GENEROUS
+    folder: Path, *arguments: str, environment: Mapping[str, str] = GENEROUS, account: Account = OURS
 ) -> asyncio.subprocess.Process:
     """`meshctl up` on a free port, as a child that ends with this process; its output is a pipe."""
     options: Sequence[str] = ("--data", str(folder), *arguments)
@@ -164,7 +170,7 @@ async def start_up(
         options = (*options, "--port", str(Ports().take()))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
     return await asyncio.create_subprocess_exec(
-        *launch_command((sys.executable, "-P", "-m", "meshctl", "up", *options)),
+        *launch_command((sys.executable, "-P", "-m", "meshctl", "up", *options), account),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

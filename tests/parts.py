@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.mesh.parts import nats, postgres, valkey
 from meshctl.mesh.process import Process
@@ -26,6 +27,7 @@ async def running(program: Program, folder: Path) -> AsyncIterator[Process]:
 async def running_postgres(folder: Path) -> AsyncIterator[str]:
     """The superuser's URL of a new PostgreSQL."""
     port, password = Ports().take(), secrets.token_hex(16)
+    MeshFolder(folder).prepare()
     async with running(await postgres.program(folder / "postgres", port, password), folder):
         yield postgres.url(port, password)
 

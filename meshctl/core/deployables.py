@@ -3,8 +3,8 @@
 from pathlib import Path
 
 SERVICES = Path(__file__).parents[2] / "services"
-# Workloads that hold a certificate besides the deployables: Envoy, and a person with meshctl.
-OTHER_WORKLOADS = ("edge", "developer")
+# People with meshctl hold certificates too, as does Envoy.
+PEOPLE = ("developer",)
 
 
 def deployables() -> list[str]:
@@ -18,4 +18,4 @@ def with_database() -> list[str]:
 
 
 def workloads() -> list[str]:
-    return [*deployables(), *OTHER_WORKLOADS]
+    return [*deployables(), "edge", *PEOPLE]

@@ -11,7 +11,7 @@ from typing import Any
 from meshctl.core.folder import MeshFolder
 from meshctl.core.polling import until
 from meshctl.edge import rendering
-from meshctl.mesh.program import Program
+from meshctl.mesh.program import CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE, Program
 
 DRAIN_SECONDS = 10.0
 
@@ -39,10 +39,16 @@ class Gateway:
             command=rendering.command(self._settings, configuration),
             environment=rendering.environment(),
             port=self._settings.port,
+            capabilities=self._capabilities(),
             ready=self._live,
             metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
             drain=self._drain,
         )
+
+    def _capabilities(self) -> int:
+        """Returns what Envoy needs beyond an account without rights: a low port, and a key that is not the mesh's."""
+        low_port = (1 << CAP_NET_BIND_SERVICE) * (self._settings.port < 1024)
+        return low_port | (1 << CAP_DAC_READ_SEARCH) * (self._settings.tls_private_key is not None)
 
     def route_to(self, targets: Mapping[str, str]) -> None:
         """Sends requests to these workers from now on; connections to workers that remain are kept."""

@@ -13,12 +13,12 @@ from meshctl.core import deployables, ports
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import MeshFolder
 from meshctl.core.polling import until
-from meshctl.mesh import housekeeping, services
+from meshctl.mesh import accounts, housekeeping, services
 from meshctl.mesh.embedded import Parts
 from meshctl.mesh.gateway import Gateway
 from meshctl.mesh.options import VARIABLES, Options
 from meshctl.mesh.process import Process, Say, reason
-from meshctl.mesh.program import Program, launch_command
+from meshctl.mesh.program import Account, Program, launch_command
 from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
@@ -41,6 +41,7 @@ class Supervisor:
         self._ports = ports.Ports(options.port)
         self._processes: dict[str, Process] = {}
         self._restarting = asyncio.Lock()
+        self._account = Account()
         self._gateway: Gateway | None = None
         self._wiring: Wiring | None = None
 
@@ -56,6 +57,8 @@ class Supervisor:
         """
         ports.require_free(self.options.port)
         housekeeping.end_orphans(MARK, str(self.folder.root))
+        self._account = await asyncio.to_thread(accounts.of_mesh, self.folder.root)
+        accounts.hand_over(self.folder, self._account)
         certificates.issue(self.folder.certificates, deployables.workloads())
         parts = Parts(self.options, self.folder, self._ports)
         await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
@@ -182,7 +185,9 @@ class Supervisor:
             raise OperatorError(reason(log.read_text(errors="replace").strip().rpartition("\n")[2]))
 
     async def _start(self, program: Program) -> None:
-        program = dataclasses.replace(program, environment=self._environment(program.environment))
+        account = self._account.with_capabilities(program.capabilities)
+        environment = self._environment(program.environment)
+        program = dataclasses.replace(program, account=account, environment=environment)
         process = Process(program, self.folder.logs / f"{program.name}.log", self._say)
         self._processes[program.name] = process
         await process.start()

@@ -9,10 +9,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from meshctl.core import deployables
 from meshctl.core.files import write_private
 
 TRUST_DOMAIN = "protomesh.local"
 AUTHORITY_LIFE, WORKLOAD_LIFE, RENEW_BEFORE = timedelta(days=3650), timedelta(days=90), timedelta(days=30)
+# The keys that no program of the mesh needs: the authority's, and those of people.
+UNSHARED = frozenset(("ca", *deployables.PEOPLE))
 # A workload's clock may be a little behind.
 BACKDATED = timedelta(minutes=5)
 
@@ -113,5 +116,6 @@ def _name(common_name: str) -> x509.Name:
 def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
     # The key first: a reader that finds the new certificate finds its key.
     encoding, text = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    write_private(folder / f"{name}.key", key.private_bytes(encoding, text, serialization.NoEncryption()))
+    plain = key.private_bytes(encoding, text, serialization.NoEncryption())
+    write_private(folder / f"{name}.key", plain, alone=name in UNSHARED)
     write_private(folder / f"{name}.pem", certificate.public_bytes(encoding))

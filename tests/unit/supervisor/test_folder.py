@@ -46,7 +46,9 @@ def test_secrets_that_are_damaged_twice_are_not_replaced_by_new_ones(tmp_path: P
 
 def test_a_secret_is_on_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+    )
     MeshFolder(tmp_path).secrets().get("nats")
     assert len(synced) == 4
     assert synced[1::2] == [str(tmp_path)] * 2

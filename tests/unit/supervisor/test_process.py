@@ -14,7 +14,7 @@ from meshctl.core.failure import OperatorError
 from meshctl.core.ports import Ports
 from meshctl.mesh import process as supervised
 from meshctl.mesh.process import Process
-from meshctl.mesh.program import Program, launch_command, unprivileged
+from meshctl.mesh.program import Program, launch_command
 
 
 def listener(port: int, **fields: object) -> Program:
@@ -92,17 +92,3 @@ async def test_a_child_ends_with_its_supervisor_however_that_ends(tmp_path: Path
     await supervisor.wait()
     gone, _ = await asyncio.to_thread(psutil.wait_procs, [child], 10)
     assert gone == [child]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes accounts")
-async def test_a_program_without_rights_reaches_its_files_in_a_folder_that_is_closed(tmp_path: Path) -> None:
-    """As PostgreSQL does in a clone that only root may enter; it asks by access(2), which has rules of its own."""
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
-    (closed / "file").touch(mode=0o644)
-    account = unprivileged(closed / "file")
-    assert account.uid > 0
-    reading = await asyncio.create_subprocess_exec(
-        *launch_command(("/usr/bin/env", "test", "-r", str(closed / "file")), account)
-    )
-    assert await reading.wait() == 0
