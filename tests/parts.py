@@ -34,8 +34,8 @@ async def running_postgres(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running_nats(folder: Path) -> AsyncIterator[str]:
-    port, password = Ports().take(), secrets.token_hex(16)
-    async with running(nats.program(folder / "nats", port, password), folder):
+    (port, monitor), password = (Ports().take(), Ports().take()), secrets.token_hex(16)
+    async with running(nats.program(folder / "nats", port, password, monitor), folder):
         yield nats.url(port, password)
 
 

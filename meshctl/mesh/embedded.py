@@ -25,6 +25,7 @@ class Parts:
             "Valkey": options.valkey_url,
         }
         self._ports = {name: ports.take() for name in self._given}
+        self._monitor = ports.take()
         self.postgres_url = options.postgres_url or postgres.url(*self._own("PostgreSQL"))
         self.nats_url = options.nats_url or nats.url(*self._own("NATS"))
         self.valkey_url = options.valkey_url or valkey.url(*self._own("Valkey"))
@@ -36,7 +37,7 @@ class Parts:
         if not self._given["PostgreSQL"]:
             programs.append(await postgres.program(self._folder.postgres, *self._own("PostgreSQL")))
         if not self._given["NATS"]:
-            programs.append(nats.program(self._folder.nats, *self._own("NATS")))
+            programs.append(nats.program(self._folder.nats, *self._own("NATS"), self._monitor))
         if not self._given["Valkey"]:
             programs.append(valkey.program(self._folder.valkey, *self._own("Valkey")))
         return programs

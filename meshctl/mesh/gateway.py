@@ -43,6 +43,7 @@ class Gateway:
             ready=self._live,
             metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
             drain=self._drain,
+            longest_backoff=2.0,
         )
 
     def _capabilities(self) -> int:

@@ -28,8 +28,8 @@ def down(data: Data = DEFAULT_FOLDER) -> None:
         control.ask(folder.control, {"command": "stop"})
     except OperatorError:
         # Its supervisor may have been killed: then the folder is not locked, and leftover processes are ended below.
-        folder.lock().close()
-        housekeeping.end_orphans("PROTOMESH_DATA", str(folder.root))
+        with folder.lock():
+            housekeeping.Ledger(folder.processes).end_orphans()
         raise
     deadline = time.monotonic() + DOWN_SECONDS
     while not _free(folder):
@@ -44,7 +44,7 @@ def down(data: Data = DEFAULT_FOLDER) -> None:
 def status(data: Data = DEFAULT_FOLDER) -> None:
     """Shows each process with its health, ports, memory and uptime. Exit code 1 when one is not healthy."""
     states = control.ask(MeshFolder(data.resolve()).control, {"command": "status"})
-    table = Table("process", "health", "pid", "port", "metrics", "memory", "uptime", "restarts", box=None)
+    table = Table("process", "health", "pid", "port", "metrics", "memory", "uptime", "restarts", "", box=None)
     for state in states:
         table.add_row(
             state["name"],
@@ -55,9 +55,10 @@ def status(data: Data = DEFAULT_FOLDER) -> None:
             f"{state['memory'] / 2**20:.0f} MiB",
             _duration(state["uptime"]),
             str(state["restarts"]),
+            state["complaint"],
         )
     memory = sum(state["memory"] for state in states) / 2**20
-    table.add_row("all", "", "", "", "", f"{memory:.0f} MiB", "", "")
+    table.add_row("all", "", "", "", "", f"{memory:.0f} MiB", "", "", "")
     console().print(table)
     if not all(state["healthy"] for state in states):
         raise typer.Exit(1)

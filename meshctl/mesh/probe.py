@@ -13,5 +13,9 @@ def probe(service: str, port: int = 9000, metrics_port: int = 9100) -> None:
     """Checks the health of a service on this machine over mTLS. The exit code is 1 unless it is serving."""
     certificates = Path(os.environ["PROTOMESH_TLS_DIRECTORY"])
     worker = Worker(service, 1, port, metrics_port)
-    if not asyncio.run(Health(certificates, worker).serving()):
+    try:
+        serving = asyncio.run(Health(certificates, worker).serving())
+    except ConnectionError:
+        serving = False
+    if not serving:
         raise typer.Exit(1)

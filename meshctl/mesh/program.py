@@ -1,5 +1,6 @@
 """A program that the supervisor runs: what to start, as whom, and how to tell that it is healthy."""
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -10,6 +11,26 @@ from pathlib import Path
 
 LAUNCH = Path(__file__).parent / "launch.py"
 CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 2, 10
+CHECK_TIMEOUT = 5.0
+
+
+class Unwell(Exception):
+    """A program answers a check but does not do its job; the message says what it does not do.
+
+    `curable` means that a restart helps.
+    """
+
+    def __init__(self, complaint: str, *, curable: bool = False) -> None:
+        super().__init__(complaint)
+        self.curable = curable
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a check found: no complaint means that the program does its job; `curable`, that a restart may help."""
+
+    complaint: str = ""
+    curable: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +55,8 @@ class Program:
     name: str
     command: tuple[str, ...]
     port: int
+    # Whether it does its job. False while it starts or recovers; it raises Unwell, or any other error when the
+    # program gives no answer.
     ready: Callable[[], Awaitable[bool]]
     # Where Prometheus finds its metrics, on loopback; empty for a program without metrics.
     metrics_url: str = ""
@@ -46,6 +69,20 @@ class Program:
     stop_seconds: float = 20.0
     # Runs before the stop signal, so that requests under way can finish.
     drain: Callable[[], Awaitable[None]] | None = None
+    # Runs before each start.
+    prepare: Callable[[], Awaitable[None]] | None = None
+    # The longest pause before a dead one is started again, in seconds: short for what everything else waits for.
+    longest_backoff: float = 30.0
+
+    async def health(self) -> Health:
+        """Checks the program. Silence may be cured by a restart; what answers that it is not ready needs time."""
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                return Health() if await self.ready() else Health("it is not ready")
+        except Unwell as unwell:
+            return Health(str(unwell), unwell.curable)
+        except Exception as failure:  # noqa: BLE001  whatever went wrong, there was no proper answer
+            return Health(f"it does not answer ({type(failure).__name__})", curable=True)
 
 
 def launch_command(command: tuple[str, ...], account: Account = Account()) -> list[str]:

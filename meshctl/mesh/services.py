@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.databases import provisioning
 from meshctl.mesh.embedded import Parts
-from meshctl.mesh.program import Program
+from meshctl.mesh.program import CHECK_TIMEOUT, Program
 from meshctl.pki.certificates import TRUST_DOMAIN
 
 ADMIN_EMAIL = "admin@protomesh.local"
@@ -24,6 +25,8 @@ ADMIN_EMAIL = "admin@protomesh.local"
 ALONE = ("observer",)
 # The connections of all workers together stay below the limit of the embedded PostgreSQL.
 CONNECTIONS = 160
+# A new channel reads the certificate anew, which is renewed while the mesh runs.
+REOPENED_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -139,17 +142,20 @@ class Health:
     def __init__(self, certificates: Path, worker: Worker) -> None:
         self._certificates, self._worker = certificates, worker
         self._check: Any = None
+        self._opened = 0.0
 
     async def serving(self) -> bool:
-        if self._check is None:
+        """Whether it serves calls. Raises ConnectionError when it does not answer."""
+        if self._check is None or time.monotonic() - self._opened > REOPENED_SECONDS:
+            self._opened = time.monotonic()
             request, answer_type = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
             self._check = self._open().unary_unary(
                 "/grpc.health.v1.Health/Check", request.SerializeToString, answer_type.FromString
             )
         try:
-            answer = await self._check(health_pb2.HealthCheckRequest(), timeout=1.5)
-        except grpc.aio.AioRpcError:
-            return False
+            answer = await self._check(health_pb2.HealthCheckRequest(), timeout=CHECK_TIMEOUT)
+        except grpc.aio.AioRpcError as failure:
+            raise ConnectionError(failure.code().name) from None
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _open(self) -> grpc.aio.Channel:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import socket
 import sys
 import time
 from collections.abc import Coroutine, Iterable, Mapping
@@ -22,8 +23,6 @@ from meshctl.mesh.program import Account, Program, launch_command
 from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
-# Marks every process that belongs to a data folder, whatever its parent is.
-MARK = "PROTOMESH_DATA"
 REACHED_SECONDS = 30.0
 # Options of `up` are not settings of a service; and with cached bytecode a service starts in half the time.
 NOT_PASSED_ON = VARIABLES | {"PYTHONDONTWRITEBYTECODE"}
@@ -39,6 +38,8 @@ class Supervisor:
         self.folder = MeshFolder(options.data.resolve())
         self._say = say
         self._ports = ports.Ports(options.port)
+        self._edge_port: socket.socket | None = None
+        self._ledger = housekeeping.Ledger(self.folder.processes)
         self._processes: dict[str, Process] = {}
         self._restarting = asyncio.Lock()
         self._account = Account()
@@ -55,10 +56,11 @@ class Supervisor:
 
         The folder must be prepared and locked. After an OperatorError, call `stop` to end what was started.
         """
-        ports.require_free(self.options.port)
-        housekeeping.end_orphans(MARK, str(self.folder.root))
+        # First, since an orphaned edge still has the port.
+        self._ledger.end_orphans()
         self._account = await asyncio.to_thread(accounts.of_mesh, self.folder.root)
         accounts.hand_over(self.folder, self._account)
+        self._edge_port = ports.claim(self.options.port, self._account.uid)
         certificates.issue(self.folder.certificates, deployables.workloads())
         parts = Parts(self.options, self.folder, self._ports)
         await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
@@ -86,6 +88,9 @@ class Supervisor:
             )
         for group in groups.values():
             await asyncio.gather(*(process.stop() for process in group))
+        self._ports.release()
+        if self._edge_port:
+            self._edge_port.close()
 
     async def status(self) -> list[dict[str, Any]]:
         """Returns each process with its health, port, metrics, memory in bytes, uptime in seconds, and restarts."""
@@ -188,7 +193,7 @@ class Supervisor:
         account = self._account.with_capabilities(program.capabilities)
         environment = self._environment(program.environment)
         program = dataclasses.replace(program, account=account, environment=environment)
-        process = Process(program, self.folder.logs / f"{program.name}.log", self._say)
+        process = Process(program, self.folder.logs / f"{program.name}.log", self._say, self._ledger.add)
         self._processes[program.name] = process
         await process.start()
 
@@ -197,7 +202,7 @@ class Supervisor:
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         # Calls within the mesh never go through a proxy.
         direct = {"no_proxy": ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1,localhost")))}
-        return {**ENVIRONMENT, **inherited, **direct, MARK: str(self.folder.root), **own}
+        return {**ENVIRONMENT, **inherited, **direct, **own}
 
     async def _step(self, title: str, work: Coroutine[Any, Any, object]) -> None:
         began = time.monotonic()
@@ -218,10 +223,12 @@ async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _state(process: Process) -> dict[str, Any]:
+    health = await process.health()
     return {
         "name": process.name,
         "pid": process.pid,
-        "healthy": await process.healthy(),
+        "healthy": not health.complaint,
+        "complaint": health.complaint,
         "port": process.program.port,
         "metrics_url": process.program.metrics_url,
         "memory": await asyncio.to_thread(housekeeping.memory_of, process.pid),

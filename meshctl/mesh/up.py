@@ -16,14 +16,14 @@ from meshctl.core import deployables
 from meshctl.core.failure import OperatorError
 from meshctl.core.files import write_private
 from meshctl.core.folder import DEFAULT_FOLDER
-from meshctl.mesh import control, housekeeping
+from meshctl.mesh import control, housekeeping, logs
 from meshctl.mesh.options import DEFAULT_PORT, Options
 from meshctl.mesh.process import Say
 from meshctl.mesh.services import ADMIN_EMAIL
 from meshctl.mesh.supervisor import Supervisor
 from meshctl.pki import certificates
 
-RENEWAL_SECONDS = 12 * 3600.0
+RENEWAL_SECONDS, LOG_CHECK_SECONDS = 3600.0, 10.0
 # The last line from a mesh that continues in the background.
 DETACHED = b"\x04\n"
 
@@ -110,18 +110,18 @@ async def _live(options: Options, *, background: bool) -> None:
     stop = _on_signals()
     with folder.lock():
         async with control.serving(folder.control, _answering(supervisor, stop)):
-            print(f"Starting the mesh on {folder.root}", flush=True)
+            _say(f"Starting the mesh on {folder.root}")
             try:
                 await _unless(stop, _bring_up(supervisor))
                 if background and not stop.is_set():
                     _leave_terminal(folder.logs / "mesh.log")
-                await _unless(stop, _keep(supervisor, stop))
+                await _unless(stop, _keep(supervisor, background=background))
             finally:
                 if stop.is_set():
-                    print("Draining: edge, services, parts", flush=True)
+                    _say("Draining: edge, services, parts")
                 await supervisor.stop()
         if stop.is_set():
-            print("The mesh is down.", flush=True)
+            _say("The mesh is down.")
 
 
 async def _bring_up(supervisor: Supervisor) -> None:
@@ -133,21 +133,22 @@ async def _bring_up(supervisor: Supervisor) -> None:
     _welcome(supervisor.edge_url, password, supervisor.folder.dev_env)
 
 
-async def _keep(supervisor: Supervisor, stop: asyncio.Event) -> None:
-    trimming = asyncio.create_task(housekeeping.trim_logs(supervisor.folder.logs))
-    renewing = asyncio.create_task(_renew_certificates(supervisor))
-    try:
-        await stop.wait()
-    finally:
-        trimming.cancel()
-        renewing.cancel()
+async def _keep(supervisor: Supervisor, *, background: bool) -> None:
+    """Keeps the certificates valid and the supervisor's own log short, until it is cancelled."""
+    folder = supervisor.folder
 
+    def renew() -> None:
+        """Renews certificates on time; services and Envoy read the files again when they change."""
+        certificates.issue(folder.certificates, deployables.workloads())
 
-async def _renew_certificates(supervisor: Supervisor) -> None:
-    """Renews certificates on time; services and Envoy read the files again when they change."""
-    while True:
-        await asyncio.sleep(RENEWAL_SECONDS)
-        certificates.issue(supervisor.folder.certificates, deployables.workloads())
+    def shorten() -> None:
+        if background:
+            logs.shorten_output(folder.logs / "mesh.log")
+
+    await asyncio.gather(
+        housekeeping.repeatedly("The renewal of certificates", RENEWAL_SECONDS, renew, _say),
+        housekeeping.repeatedly("The rotation of mesh.log", LOG_CHECK_SECONDS, shorten, _say),
+    )
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> None:
@@ -173,6 +174,9 @@ def _on_signals() -> asyncio.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked)
+    # A terminal that closes asks for a drain, and sends this more than once. `nohup` ignores it, and so do we.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     return stop
 
 
@@ -194,16 +198,17 @@ def _answering(supervisor: Supervisor, stop: asyncio.Event) -> control.Answer:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    # The terminal may be closed, and the disk of the log full: the mesh is kept and drained all the same.
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def _leave_terminal(log: Path) -> None:
     """Redirects this process to its log, and tells the process that started it that it may exit."""
-    sys.stdout.flush()
-    os.write(1, DETACHED)
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    # That process may be gone already, with its terminal.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, DETACHED)
+    logs.redirect_output(log)
 
 
 def _as_sentence(failure: OSError, options: Options) -> OperatorError:
@@ -221,7 +226,7 @@ def _as_sentence(failure: OSError, options: Options) -> OperatorError:
 def _welcome(url: str, password: str, dev_env: Path) -> None:
     login = f'{{"email":"{ADMIN_EMAIL}","password":"{password}"}}'
     read_answer = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])'"
-    print(
+    _say(
         f"""
 The mesh is up: {url}
   administrator  {ADMIN_EMAIL}  {password}
@@ -231,6 +236,5 @@ Try it:
   curl -s '{url}/v1/products?limit=3'
   TOKEN=$(curl -s {url}/v1/users/login -d '{login}' | {read_answer})
   curl -s {url}/v1/users/me -H "authorization: Bearer $TOKEN"
-""",
-        flush=True,
+"""
     )

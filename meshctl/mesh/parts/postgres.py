@@ -10,13 +10,17 @@ import struct
 import tempfile
 from pathlib import Path
 
+import psutil
+import psycopg
+
 from meshctl.core.failure import OperatorError
 from meshctl.mesh import accounts
 from meshctl.mesh.parts.wheels import wheel_folder
-from meshctl.mesh.program import Account, Program, launch_command
+from meshctl.mesh.program import Account, Program, Unwell, launch_command
 
 # The start of a session, protocol 3.0: the server replies R (authenticate) or, while it recovers, E (error).
 PARAMETERS = b"user\0postgres\0database\0postgres\0\0"
+COMMIT_SECONDS, SETTLE_SECONDS = 3.0, 10.0
 START_OF_SESSION = struct.pack("!II", 8 + len(PARAMETERS), 3 << 16) + PARAMETERS
 NOBODY = 65534
 SETTINGS = {
@@ -49,7 +53,9 @@ async def program(folder: Path, port: int, password: str) -> Program:
         name="postgres",
         command=(str(binary), "-D", str(folder), "-p", str(port), *settings),
         port=port,
-        ready=lambda: _accepts(port),
+        ready=lambda: _commits(port, url(port, password)),
+        prepare=lambda: _settle(folder),
+        longest_backoff=2.0,
         account=account,
         # SIGINT is PostgreSQL's fast shutdown: it ends sessions instead of waiting for them.
         stop_signal=signal.SIGINT,
@@ -112,6 +118,55 @@ async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
         words = output.decode(errors="replace").strip()
         reason = "the disk is full." if "No space left on device" in words else words[-400:]
         raise OperatorError(f"PostgreSQL could not be initialized in {folder}: {reason}")
+
+
+async def _settle(folder: Path) -> None:
+    """Waits until an earlier PostgreSQL on the folder has ended, and removes the lock file of one that was killed.
+
+    PostgreSQL believes the lock file for as long as there is a process with that pid: one that is dead and that its
+    parent has not asked for yet, or another one after a power cut. All processes of PostgreSQL work in the data folder.
+    """
+    lock = folder / "postmaster.pid"
+    try:
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while lock.exists() and _in_use(folder):  # noqa: ASYNC110  another program sets no event of ours
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        # PostgreSQL will say who holds the folder.
+        return
+    lock.unlink(missing_ok=True)
+
+
+def _in_use(folder: Path) -> bool:
+    return any(_works_in(process, folder) for process in psutil.process_iter())
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()) == folder.resolve()
+    except psutil.AccessDenied:
+        return process.name() == "postgres"
+    except psutil.Error:
+        # It has ended, even if it is still listed.
+        return False
+
+
+async def _commits(port: int, address: str) -> bool:
+    """Whether PostgreSQL commits a transaction; False while it starts or recovers."""
+    if not await _accepts(port):
+        return False
+    try:
+        async with (
+            asyncio.timeout(COMMIT_SECONDS),
+            await psycopg.AsyncConnection.connect(address) as connection,
+        ):
+            # A transaction without an id has nothing to commit.
+            await connection.execute("SELECT pg_current_xact_id()")
+    except TimeoutError:
+        raise Unwell(f"it did not commit within {COMMIT_SECONDS:.0f} s") from None
+    except psycopg.Error as failure:
+        raise Unwell(f"it does not commit: {str(failure).strip()}") from None
+    return True
 
 
 async def _accepts(port: int) -> bool:

@@ -1,12 +1,14 @@
 """The embedded Valkey."""
 
-import asyncio
 import platform
 from pathlib import Path
 
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, ResponseError
+
 from meshctl.core.files import write_private
 from meshctl.mesh.parts.wheels import wheel_folder
-from meshctl.mesh.program import Program
+from meshctl.mesh.program import Program, Unwell
 
 
 def program(folder: Path, port: int, password: str) -> Program:
@@ -28,7 +30,8 @@ def program(folder: Path, port: int, password: str) -> Program:
         name="valkey",
         command=(str(_binary()), str(configuration)),
         port=port,
-        ready=lambda: _answers(port),
+        ready=lambda: _writes(url(port, password)),
+        longest_backoff=2.0,
     )
 
 
@@ -36,14 +39,13 @@ def url(port: int, password: str) -> str:
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-async def _answers(port: int) -> bool:
-    """Whether PING gets any reply: without the password it is NOAUTH, which also shows that the server is up."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(b"PING\r\n")
-        return (await reader.read(5)) in (b"+PONG", b"-NOAU")
-    finally:
-        writer.close()
+async def _writes(address: str) -> bool:
+    """Whether Valkey accepts a write."""
+    async with Redis.from_url(address) as client:
+        try:
+            return bool(await client.set("supervisor:health", b"", ex=60))
+        except (ResponseError, AuthenticationError) as refusal:
+            raise Unwell(f"it refuses to write: {refusal}") from None
 
 
 def _binary() -> Path:

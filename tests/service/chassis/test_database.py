@@ -248,7 +248,7 @@ async def _killed_and_restarted(server: Process) -> None:
     os.kill(killed, signal.SIGKILL)
 
     async def restarted() -> bool:
-        return server.pid != killed and await server.healthy()
+        return server.pid != killed and not (await server.health()).complaint
 
     await eventually(restarted)
 

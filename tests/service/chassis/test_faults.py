@@ -103,7 +103,9 @@ async def stand(tmp_path: pathlib.Path) -> AsyncIterator[Stand]:
     url = postgres.url(pg_port, "password")
     async with (
         parts.running(program, tmp_path) as pg,
-        parts.running(nats_part.program(tmp_path / "nats", nats_port, "password"), tmp_path) as nats_,
+        parts.running(
+            nats_part.program(tmp_path / "nats", nats_port, "password", ports.take()), tmp_path
+        ) as nats_,
     ):
         await asyncio.to_thread(migrations.upgrade, "things", url, MIGRATIONS)
         broker = Broker(nats_part.url(nats_port, "password"))
