@@ -59,6 +59,11 @@ class MeshFolder:
     def dev_env(self) -> Path:
         return self.root / "dev.env"
 
+    @property
+    def mesh_id(self) -> str:
+        """Marks what the mesh makes on servers that it may share: random, but for PROTOMESH_MESH_ID."""
+        return os.environ.get("PROTOMESH_MESH_ID") or self.secrets().get("mesh_id")
+
     def prepare(self) -> None:
         """Creates the folder; raises OperatorError when it is not writable or its disk is nearly full."""
         try:

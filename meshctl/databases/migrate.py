@@ -16,13 +16,22 @@ def migrate(
     postgres_url: Annotated[
         str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="URL of a role that may create databases.")
     ] = "",
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            envvar="PROTOMESH_POSTGRES_ALONE",
+            help="The PostgreSQL serves this mesh only: its roles may connect to no database but their own.",
+        ),
+    ] = False,
 ) -> None:
     """Creates a database and a role for each service, and migrates all databases to their newest revision.
 
     The passwords are those of the data folder, or PROTOMESH_DATABASE_PASSWORD for all roles.
     """
     shared = os.environ.get("PROTOMESH_DATABASE_PASSWORD")
-    secrets = MeshFolder(data.resolve()).secrets()
+    folder = MeshFolder(data.resolve())
+    secrets = folder.secrets()
     passwords = {name: shared or secrets.get(f"database.{name}") for name in deployables.with_database()}
-    provisioning.create(postgres_url, passwords)
+    provisioning.create(postgres_url, passwords, folder.mesh_id, alone=alone)
     provisioning.migrate(postgres_url, passwords)

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
+from meshctl.mesh import claims
 from meshctl.mesh.options import Options
 from meshctl.mesh.parts import nats, postgres, valkey
 from meshctl.mesh.program import Program
@@ -43,10 +44,14 @@ class Parts:
         return programs
 
     async def reachable(self) -> None:
-        """Raises OperatorError when a part that was given as a URL does not answer."""
+        """Raises OperatorError when a part that was given as a URL does not answer, or serves another mesh."""
         for name, url in self._given.items():
             if url:
                 await _require_answer(name, url)
+        if url := self._given["NATS"]:
+            await claims.claim_nats(url, self._folder.mesh_id)
+        if url := self._given["Valkey"]:
+            await claims.claim_valkey(url, self._folder.mesh_id)
 
     def _own(self, name: str) -> tuple[int, str]:
         return self._ports[name], self._secrets.get(name.lower())

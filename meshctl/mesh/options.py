@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import typer
+
+from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
 
 DEFAULT_PORT = 8080
@@ -14,6 +18,23 @@ VARIABLES = frozenset(
         *("POSTGRES_URL", "NATS_URL", "VALKEY_URL", "OBJECTS_URL"),
     )
 )
+
+
+def without_password(context: typer.Context, option: typer.CallbackParam, url: str) -> str:
+    """Refuses a URL with a password that is an argument: other accounts of the machine see those."""
+    given = context.get_parameter_source(str(option.name))
+    if given is not None and given.name == "COMMANDLINE" and any(map(_has_secret, url.split(","))):
+        raise OperatorError(
+            "Everyone on this machine can read the arguments of a program: give the URL with its password as "
+            f"{option.envvar}."
+        )
+    return url
+
+
+def _has_secret(url: str) -> bool:
+    parts = urlsplit(url)
+    # The user of a NATS URL without a password is a token.
+    return bool(parts.password or "password=" in parts.query or (parts.scheme == "nats" and parts.username))
 
 
 @dataclass(frozen=True)

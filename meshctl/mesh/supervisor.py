@@ -170,7 +170,8 @@ class Supervisor:
             ) from None
 
     async def _migrate(self, parts: Parts) -> None:
-        await self._run("migrate", PROTOMESH_POSTGRES_URL=parts.postgres_url)
+        alone = str(not self.options.postgres_url)
+        await self._run("migrate", PROTOMESH_POSTGRES_URL=parts.postgres_url, PROTOMESH_POSTGRES_ALONE=alone)
 
     async def _run(self, command: str, **environment: str) -> None:
         """Runs a command of meshctl on this folder to its end, in a separate process, which leaves no memory behind."""

@@ -17,7 +17,7 @@ from meshctl.core.failure import OperatorError
 from meshctl.core.files import write_private
 from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh import control, housekeeping, logs
-from meshctl.mesh.options import DEFAULT_PORT, Options
+from meshctl.mesh.options import DEFAULT_PORT, Options, without_password
 from meshctl.mesh.process import Say
 from meshctl.mesh.services import ADMIN_EMAIL
 from meshctl.mesh.supervisor import Supervisor
@@ -50,17 +50,31 @@ def up(
     ] = True,
     postgres_url: Annotated[
         str,
-        typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="PostgreSQL to use instead of the embedded one."),
+        typer.Option(
+            envvar="PROTOMESH_POSTGRES_URL",
+            help="PostgreSQL to use instead of the embedded one.",
+            callback=without_password,
+        ),
     ] = "",
     nats_url: Annotated[
-        str, typer.Option(envvar="PROTOMESH_NATS_URL", help="NATS with JetStream to use instead.")
+        str,
+        typer.Option(
+            envvar="PROTOMESH_NATS_URL", help="NATS with JetStream to use instead.", callback=without_password
+        ),
     ] = "",
     valkey_url: Annotated[
-        str, typer.Option(envvar="PROTOMESH_VALKEY_URL", help="Valkey or Redis to use instead.")
+        str,
+        typer.Option(
+            envvar="PROTOMESH_VALKEY_URL", help="Valkey or Redis to use instead.", callback=without_password
+        ),
     ] = "",
     objects_url: Annotated[
         str,
-        typer.Option(envvar="PROTOMESH_OBJECTS_URL", help="Object storage to use instead of a local folder."),
+        typer.Option(
+            envvar="PROTOMESH_OBJECTS_URL",
+            help="Object storage to use instead of a local folder.",
+            callback=without_password,
+        ),
     ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh is healthy.")] = False,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,

@@ -1,5 +1,6 @@
 """Rights: a mesh starts in a closed folder as root and as an ordinary user, and root's programs keep no rights."""
 
+import json
 import os
 import pwd
 from pathlib import Path
@@ -29,6 +30,13 @@ async def test_no_program_of_a_mesh_that_root_starts_has_rights(mesh: Mesh) -> N
         assert set(found["Uid"].split()) == {str(accounts.of_mesh(mesh.folder.root).uid)}, process
         assert {found[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}, process
         assert (found["Groups"], found["NoNewPrivs"]) == ("", "1"), process
+
+
+async def test_no_secret_stands_in_the_arguments_of_a_program(mesh: Mesh) -> None:
+    secrets = json.loads((mesh.folder.root / "secrets.json").read_text())
+    del secrets["mesh_id"]
+    arguments = "\n".join(" ".join(psutil.Process(state["pid"]).cmdline()) for state in mesh.status())
+    assert [name for name, secret in secrets.items() if secret in arguments] == []
 
 
 async def test_a_mesh_starts_as_an_ordinary_user_in_a_folder_closed_to_others(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from chassis import process
 from meshctl.core.ports import Ports
 from meshctl.mesh import control
 from meshctl.mesh.running import RunningMesh
+from tests import parts
 
 HEALTHY_BYTES = 1.2e9
 
@@ -182,22 +183,37 @@ def test_a_postgresql_that_does_not_answer_is_one_sentence(tmp_path: Path) -> No
     assert up.stderr == f"PostgreSQL does not answer at 127.0.0.1:{port}: check its URL.\n"
 
 
-async def test_parts_that_run_elsewhere_are_used_instead_of_the_embedded_ones(
-    tmp_path: Path, postgres_url: str, nats_url: str, valkey_url: str
+def test_a_password_among_the_arguments_is_refused(tmp_path: Path) -> None:
+    for option, url in {"postgres": "postgresql://me:secret@pg/db", "nats": "nats://secret@nats"}.items():
+        up = meshctl("up", "--data", str(tmp_path), f"--{option}-url", url)
+        assert up.returncode == 1
+        assert up.stderr.endswith(f"give the URL with its password as PROTOMESH_{option.upper()}_URL.\n")
+
+
+async def test_parts_that_run_elsewhere_are_used_by_one_mesh_instead_of_the_embedded_ones(
+    tmp_path: Path,
 ) -> None:
-    urls = {
-        "PROTOMESH_POSTGRES_URL": postgres_url,
-        "PROTOMESH_NATS_URL": nats_url,
-        "PROTOMESH_VALKEY_URL": valkey_url,
-    }
-    arguments = ("--data", str(tmp_path), "--port", str(Ports().take()))
-    up = await asyncio.to_thread(meshctl, "up", "--detach", *arguments, **urls)
-    try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        names = {state["name"] for state in control.ask(tmp_path / "control", {"command": "status"})}
-        assert not names & {"postgres", "nats", "valkey"}
-    finally:
-        await asyncio.to_thread(meshctl, "down", "--data", str(tmp_path))
+    async with (
+        parts.running_postgres(tmp_path) as postgres_url,
+        parts.running_nats(tmp_path) as nats_url,
+        parts.running_valkey(tmp_path) as valkey_url,
+    ):
+        urls = {
+            "PROTOMESH_POSTGRES_URL": postgres_url,
+            "PROTOMESH_NATS_URL": nats_url,
+            "PROTOMESH_VALKEY_URL": valkey_url,
+        }
+        arguments = ("--data", str(tmp_path / "mesh"), "--port", str(Ports().take()))
+        up = await asyncio.to_thread(meshctl, "up", "--detach", *arguments, **urls)
+        try:
+            assert up.returncode == 0, up.stdout + up.stderr
+            states = control.ask(tmp_path / "mesh/control", {"command": "status"})
+            assert not {state["name"] for state in states} & {"postgres", "nats", "valkey"}
+            other = ("--data", str(tmp_path / "other"), "--port", str(Ports().take()))
+            refused = await asyncio.to_thread(meshctl, "up", "--detach", *other, **urls)
+            assert (refused.returncode, refused.stdout.count("serves another mesh")) == (1, 1)
+        finally:
+            await asyncio.to_thread(meshctl, "down", "--data", str(tmp_path / "mesh"))
 
 
 def wait_until_said(folder: Path, text: str) -> None:
