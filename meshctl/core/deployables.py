@@ -3,8 +3,8 @@
 from pathlib import Path
 
 SERVICES = Path(__file__).parents[2] / "services"
-# People with meshctl hold certificates too, as does Envoy.
-PEOPLE = ("developer",)
+# People with meshctl hold certificates too, as does Envoy: to try an RPC, and to administer the mesh.
+PEOPLE = ("developer", "operator")
 
 
 def deployables() -> list[str]:

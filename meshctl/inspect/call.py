@@ -23,7 +23,7 @@ from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.operate import Data
 from meshctl.mesh.running import RunningMesh
-from meshctl.mesh.session import EdgeSession
+from meshctl.mesh.session import OperatorSession
 
 HEADER_FORM = "NAME: VALUE"
 
@@ -36,7 +36,7 @@ def call(
         str, typer.Argument(help="The request as JSON; - reads it from standard input, several for a stream.")
     ] = "{}",
     as_: Annotated[str, typer.Option("--as", help="The workload whose certificate is used.")] = "developer",
-    admin: Annotated[bool, typer.Option("--admin", help="Call as the administrator.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Call with the rights of an administrator.")] = False,
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar=HEADER_FORM, help="Metadata of the call.")
     ] = None,
@@ -97,7 +97,7 @@ async def _call(
 ) -> None:
     mesh = RunningMesh.on(data)
     if admin:
-        async with EdgeSession.of(data) as session:
+        async with OperatorSession(mesh) as session:
             metadata.append(("authorization", f"Bearer {await session.token()}"))
     with _traced(mesh, workload):
         async with mesh.channel(workload) as channel:

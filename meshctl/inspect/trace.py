@@ -15,13 +15,11 @@ from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.core.terminal import console
 from meshctl.inspect.trace_tree import draw
 from meshctl.mesh.operate import Data
-from meshctl.mesh.session import CALL_SECONDS, EdgeSession
+from meshctl.mesh.session import CALL_SECONDS, OperatorSession
 
 if TYPE_CHECKING:
     from protomesh.observer.v1.observer_service_pb2_grpc import ObserverServiceAsyncStub
 
-# The operator's own sign-in, which precedes every request for traces; customers sign in over REST.
-_OWN = "/protomesh.identity.v1.AuthService/LoginUser"
 _LOOK_BACK = 100
 
 
@@ -39,7 +37,7 @@ def trace(
 
 
 async def _show(data: Path, trace_id: str, query: ListTracesRequest, *, listed: bool) -> None:
-    async with EdgeSession.of(data) as session:
+    async with OperatorSession.of(data) as session:
         observer = ObserverServiceStub(session.channel)
         if listed:
             console().print(_table(await _recent(session, observer, query)))
@@ -53,13 +51,13 @@ async def _show(data: Path, trace_id: str, query: ListTracesRequest, *, listed: 
 
 
 async def _recent(
-    session: EdgeSession, observer: "ObserverServiceAsyncStub", query: ListTracesRequest
+    session: OperatorSession, observer: "ObserverServiceAsyncStub", query: ListTracesRequest
 ) -> list[TraceSummary]:
     found = await session.call(
         lambda metadata: observer.ListTraces(query, timeout=CALL_SECONDS, metadata=metadata)
     )
     # A trace without a name: its root span has not arrived.
-    return [trace for trace in found.data if trace.name not in ("", _OWN)]
+    return [trace for trace in found.data if trace.name]
 
 
 def _latest(traces: list[TraceSummary]) -> str:

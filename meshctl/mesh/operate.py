@@ -70,8 +70,10 @@ def restart(service: str, data: Data = DEFAULT_FOLDER) -> None:
 
 
 def issue_certificates(folder: Annotated[Path, typer.Argument(help="Folder for the files.")]) -> None:
-    """Issues the certificates of all workloads, or renews those that are due."""
-    for name in certificates.issue(folder, deployables.workloads()):
+    """Issues the certificates of all workloads but `operator`, or renews those that are due."""
+    # Containers share the folder, and none of them may become an administrator.
+    workloads = [name for name in deployables.workloads() if name != "operator"]
+    for name in certificates.issue(folder, workloads):
         print(f"{name}: issued")
 
 

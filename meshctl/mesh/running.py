@@ -42,11 +42,11 @@ class RunningMesh:
 
     def variables(self, workload: str) -> dict[str, str]:
         """Returns the same as environment variables, with the workload's own database."""
-        return {
-            "PROTOMESH_DATABASE_URL": self.database_urls[workload],
-            "PROTOMESH_TLS_DIRECTORY": self.certificates,
-            "PROTOMESH_TARGETS": json.dumps(self.targets),
-        }
+        return {"PROTOMESH_DATABASE_URL": self.database_urls[workload], **self.addresses()}
+
+    def addresses(self) -> dict[str, str]:
+        """Returns the certificates and the addresses of services as environment variables."""
+        return {"PROTOMESH_TLS_DIRECTORY": self.certificates, "PROTOMESH_TARGETS": json.dumps(self.targets)}
 
     def channel(self, workload: str = "developer") -> grpc.aio.Channel:
         """Returns a channel to all services over mTLS, with the certificate of that workload; close it after use."""

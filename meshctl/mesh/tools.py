@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import dotenv
 import typer
 
 from meshctl.core.failure import OperatorError
-from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.running import RunningMesh
 
 IMPORTING = "services.catalog.importing"
@@ -22,8 +21,8 @@ def import_files(
     context: typer.Context,
     data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Import files into the mesh as the administrator, with the catalog's own command; see `import --help`."""
-    raise typer.Exit(run(IMPORTING, context.args, edge_of(data)))
+    """Import files into the mesh as its operator, with the catalog's own command; see `import --help`."""
+    raise typer.Exit(run(IMPORTING, context.args, known_of(data)))
 
 
 def reconcile(
@@ -37,11 +36,13 @@ def reconcile(
     raise typer.Exit(run(RECONCILING, context.args, mesh.variables("ordering")))
 
 
-def edge_of(data: Path) -> dict[str, str]:
-    """Returns the variables with the edge's URL and its administrator's credentials; none when there is no mesh."""
-    known = dotenv.dotenv_values(MeshFolder(data.resolve()).dev_env)
-    names = ("EDGE_URL", "ADMIN_EMAIL", "ADMIN_PASSWORD")
-    return {name: value for name in names if (value := known.get(name))}
+def known_of(data: Path) -> dict[str, str]:
+    """Returns the variables by which a command finds a mesh and its operator's certificate; none without a mesh."""
+    try:
+        mesh = RunningMesh.on(data)
+    except OperatorError:
+        return {}
+    return {"EDGE_URL": mesh.edge_url, **mesh.addresses()}
 
 
 def run(module: str, arguments: Sequence[str], told: Mapping[str, str]) -> int:

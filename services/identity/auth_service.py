@@ -6,6 +6,7 @@ from protomesh.identity.v1.auth_service_pb2 import (
     ChangePasswordRequest,
     ChangePasswordResponse,
     GetJsonWebKeySetRequest,
+    IssueOperatorTokenRequest,
     JsonWebKeySet,
     LoginUserRequest,
     LogoutUserRequest,
@@ -111,6 +112,9 @@ class AuthService:
 
     async def RotateSigningKey(self, request: RotateSigningKeyRequest, call: Call) -> SigningKey:
         return convert.signing_key(await self._keys.rotate())
+
+    async def IssueOperatorToken(self, request: IssueOperatorTokenRequest, call: Call) -> TokenGrant:
+        return self._sessions.operator()
 
 
 def _login_failed() -> Unauthenticated:

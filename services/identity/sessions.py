@@ -12,11 +12,13 @@ from chassis import contract
 from chassis.core import Unauthenticated, uuid7
 from chassis.data import Database, UnitOfWork
 from services.identity import convert, repository
-from services.identity.model import RefreshToken, Session, User, now
+from services.identity.model import ADMIN, RefreshToken, Session, User, now
 from services.identity.settings import ACCESS_TOKEN_LIFE, IdentitySettings
 from services.identity.signing_keys import ALGORITHM, KeyRing
 
 REFRESH_TOKEN_BYTES = 32
+# The user id in the tokens of operators. No account has it.
+OPERATOR_ID = UUID("00000000-0000-7000-8000-000000000000")
 
 
 class Sessions:
@@ -67,6 +69,10 @@ class Sessions:
         successor = _refresh_token()
         work.add(RefreshToken.of(session, _digest(successor)))
         return self._grant(user.id, user.role, session.id, successor)
+
+    def operator(self) -> TokenGrant:
+        """Returns the tokens of an operator, who has no account and no session: a certificate is checked each time."""
+        return self._grant(OPERATOR_ID, ADMIN, uuid7(), refresh_token="")
 
     def _grant(self, user_id: UUID, role: str, session_id: UUID, refresh_token: str) -> TokenGrant:
         return TokenGrant(

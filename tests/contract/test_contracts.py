@@ -15,6 +15,7 @@ from protomesh.type.v1 import error_reason_pb2
 from chassis import contract
 from chassis.contract import MethodContract
 from meshctl.build.gen.comments import Comments
+from meshctl.core import deployables
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = contract.platform()
@@ -107,7 +108,7 @@ def test_services_name_permissions_by_their_generated_constants() -> None:
 @each_method
 def test_an_internal_rpc_names_callers_that_exist(method: MethodContract) -> None:
     assert method.access is not None
-    assert method.access.callers <= DEPLOYABLES | {"edge", "developer", contract.ANY_WORKLOAD}
+    assert method.access.callers <= DEPLOYABLES | {"edge", *deployables.PEOPLE, contract.ANY_WORKLOAD}
 
 
 @each_method

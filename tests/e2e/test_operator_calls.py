@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,25 @@ async def test_the_administrator_may_call_what_nobody_may(mesh: Mesh) -> None:
     assert "TOKEN_MISSING" in (await meshctl(mesh, "call", "ListUsers")).refusal
     users = (await meshctl(mesh, "call", "ListUsers", "--admin")).answer["data"]
     assert mesh.admin_email in {user["email"] for user in users}
+
+
+async def test_an_operator_needs_no_password_so_that_wrong_ones_lock_nobody_out(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    file = tmp_path / "products.csv"
+    file.write_text(f"sku,name,price\n{uuid.uuid4().hex},Imported,1.00\n")
+    known = mesh.folder.dev_env.read_text()
+    mesh.folder.dev_env.write_text(known.replace(mesh.admin_password, "guessed"))
+    try:
+        commands = (
+            ("call", "ListUsers", "--admin"),
+            ("trace", "--list"),
+            ("import", "products", str(file), "--currency", "GBP"),
+        )
+        ended = [await meshctl(mesh, *command) for command in commands]
+    finally:
+        mesh.folder.dev_env.write_text(known)
+    assert [each.code for each in ended] == [0, 0, 0], ended
 
 
 async def test_an_internal_rpc_takes_the_certificate_of_a_service_that_may_call_it(

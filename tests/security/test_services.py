@@ -14,6 +14,7 @@ from chassis import contract
 from chassis.contract import MethodContract
 from chassis.core import Settings
 from chassis.rpc import MeshChannel
+from meshctl.core import deployables
 from tests.certificates import Authority
 from tests.mesh import Mesh
 from tests.security.calls import refusal, rpc_id
@@ -91,7 +92,7 @@ async def test_an_internal_rpc_is_closed_to_all_workloads_that_its_contract_does
 ) -> None:
     assert method.access is not None
     denied = ("PERMISSION_DENIED", "WORKLOAD_NOT_ALLOWED")
-    for workload in {*DEPLOYABLES, "edge", "developer"} - method.access.callers:
+    for workload in {*DEPLOYABLES, "edge", *deployables.PEOPLE} - method.access.callers:
         assert await refusal(mesh.channel(workload), method) == denied, workload
     # Nor is it a matter of the user's role.
     assert await refusal(mesh.channel("developer"), method, await mesh.admin_token()) == denied

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from chassis.core import Settings
 from services.catalog.importing.checkpoint import ImportProgress
-from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.client import CatalogClient, SignIn, as_operator, by_password
 from services.catalog.importing.columns import ColumnMap
 from services.catalog.importing.failure import ImportFailed
 from services.catalog.importing.run import Watch, import_products
@@ -46,9 +48,13 @@ def products(
     ] = False,
     edge_url: Annotated[str, typer.Option(envvar="EDGE_URL", help="The edge of the mesh.")] = "",
     email: Annotated[
-        str, typer.Option(envvar="ADMIN_EMAIL", help="The email address of the user who imports.")
+        str,
+        typer.Option(
+            envvar="ADMIN_EMAIL",
+            help="The email address of the user who imports, whose password is in ADMIN_PASSWORD; without it, the "
+            "operator of the mesh imports.",
+        ),
     ] = "",
-    password: Annotated[str, typer.Option(envvar="ADMIN_PASSWORD", help="Their password.")] = "",
 ) -> None:
     """Creates and updates products by their SKU. Running it again changes nothing; an interrupted run continues."""
     if not edge_url:
@@ -61,7 +67,7 @@ def products(
     print("Columns: " + ", ".join(f"{field} from {column}" for field, column in columns.columns.items()))
 
     async def run(watch: Watch) -> ImportProgress:
-        async with CatalogClient(edge_url, email, password) as client:
+        async with CatalogClient(edge_url, _sign_in(email)) as client:
             return await import_products(
                 source, columns, client, create_categories=create_categories, restart=restart, watch=watch
             )
@@ -74,6 +80,17 @@ def products(
     )
     if progress.rejected:
         print(f"Rejected rows, with reasons: {source.rejects}")
+
+
+def _sign_in(email: str) -> SignIn:
+    """A password is never an argument, which other accounts of the machine could read."""
+    settings = Settings(service="operator")
+    if not email and settings.tls_directory:
+        return as_operator(settings)
+    password = os.environ.get("ADMIN_PASSWORD", "")
+    if not (email and password):
+        raise ImportFailed("Say who imports: ADMIN_EMAIL and ADMIN_PASSWORD must be set.")
+    return by_password(email, password)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, TypeVar
 
+import grpc
 from protomesh.catalog.v1.category_pb2 import Category
 from protomesh.catalog.v1.category_service_pb2 import (
     CategoryNode,
@@ -11,7 +12,11 @@ from protomesh.catalog.v1.category_service_pb2 import (
     GetCategoryTreeRequest,
 )
 from protomesh.catalog.v1.product_service_pb2 import BatchImportProductsRequest, ProductRow, ProductRowResult
+from protomesh.identity.v1.auth_service_pb2 import IssueOperatorTokenRequest
+from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 
+from chassis.core import Settings
+from chassis.rpc import MeshChannel
 from protomesh_sdk import (
     Aborted,
     AlreadyExists,
@@ -22,6 +27,7 @@ from protomesh_sdk import (
     Unauthenticated,
     Unavailable,
 )
+from protomesh_sdk.errors import from_call
 from services.catalog.importing.failure import ImportFailed
 
 Answer = TypeVar("Answer")
@@ -31,15 +37,37 @@ _PASSING = (Unavailable, Aborted, ResourceExhausted, DeadlineExceeded)
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 
 
+# Gives the client of the mesh its tokens.
+SignIn = Callable[[AsyncMesh], Awaitable[None]]
+
+
+def by_password(email: str, password: str) -> SignIn:
+    """Signs in as a user does."""
+    return lambda mesh: mesh.login(email, password)
+
+
+def as_operator(settings: Settings) -> SignIn:
+    """Asks identity for an operator's tokens, over mTLS with the certificate of `operator`."""
+
+    async def sign_in(mesh: AsyncMesh) -> None:
+        async with MeshChannel(settings) as channel:
+            try:
+                mesh.use(await AuthServiceStub(channel).IssueOperatorToken(IssueOperatorTokenRequest()))
+            except grpc.aio.AioRpcError as error:
+                raise from_call(error) from None
+
+    return sign_in
+
+
 class CatalogClient:
-    """Sends rows to the catalog: `async with CatalogClient(edge_url, email, password) as client`.
+    """Sends rows to the catalog: `async with CatalogClient(edge_url, by_password(email, password)) as client`.
 
     Raises ImportFailed when the edge cannot be reached or refuses a call; waits and retries after transient errors.
     """
 
-    def __init__(self, edge_url: str, email: str, password: str) -> None:
+    def __init__(self, edge_url: str, sign_in: SignIn) -> None:
         self.edge_url = edge_url
-        self._login = email, password
+        self._start_session = sign_in
         try:
             self._mesh = AsyncMesh(edge_url)
         except ValueError as error:
@@ -116,7 +144,7 @@ class CatalogClient:
         """Signs in, unless another call has done so since that session."""
         async with self._signing_in:
             if self._session == ended:
-                await self._mesh.login(*self._login)
+                await self._start_session(self._mesh)
                 self._session += 1
 
     def _failed(self, error: MeshError) -> ImportFailed:

@@ -23,7 +23,7 @@ from protomesh.catalog.v1.product_service_pb2 import (
 from protomesh.type.v1.money_pb2 import Money
 
 from services.catalog.importing.checkpoint import ImportProgress
-from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.client import CatalogClient, by_password
 from services.catalog.importing.columns import ColumnMap
 from services.catalog.importing.run import import_products
 from services.catalog.importing.source import Source
@@ -163,7 +163,7 @@ async def test_only_staff_imports(catalog: Catalog):
 @pytest.fixture
 async def client(catalog: Catalog) -> AsyncIterator[CatalogClient]:
     mesh = catalog.mesh
-    async with CatalogClient(mesh.edge_url, mesh.admin_email, mesh.admin_password) as client:
+    async with CatalogClient(mesh.edge_url, by_password(mesh.admin_email, mesh.admin_password)) as client:
         yield client
 
 
@@ -248,14 +248,14 @@ async def test_json_lines_bring_categories_of_their_own(
 _KILLED = """
 import asyncio, sys
 from pathlib import Path
-from services.catalog.importing.client import CatalogClient
+from services.catalog.importing.client import CatalogClient, by_password
 from services.catalog.importing.columns import ColumnMap
 from services.catalog.importing.run import import_products
 from services.catalog.importing.source import Source
 
-async def main(file, *login):
+async def main(file, edge_url, *login):
     source = Source(Path(file))
-    async with CatalogClient(*login) as client:
+    async with CatalogClient(edge_url, by_password(*login)) as client:
         await import_products(source, ColumnMap.detect(source.columns, {}, "GBP"), client,
                               watch=lambda progress: print(progress.rows, flush=True))
 

@@ -19,7 +19,7 @@ from services.identity.settings import IdentitySettings
 from tests import certificates
 from tests.service.identity.accounts import PASSWORD, new_account
 
-WORKLOADS = ("identity", "edge", "projects", "catalog")
+WORKLOADS = ("identity", "edge", "projects", "catalog", "developer", "operator")
 ADMIN_EMAIL = "admin@example.org"
 
 Metadata = tuple[tuple[str, str], ...]

@@ -50,6 +50,10 @@ class AsyncMesh:
         """Signs in for all calls that follow. Raises Unauthenticated `LOGIN_FAILED`."""
         self._keep(await self.identity.auth.LoginUser(LoginUserRequest(email=email, password=password)))
 
+    def use(self, grant: TokenGrant) -> None:
+        """Uses tokens that were issued elsewhere for all calls that follow."""
+        self._keep(grant)
+
     async def logout(self) -> None:
         """Signs out; the tokens are refused everywhere within seconds."""
         if self._grant is not None:
@@ -70,8 +74,9 @@ class AsyncMesh:
 
     async def _token(self) -> str:
         async with self._renewing:
-            if self._grant is not None and time.monotonic() > self._valid_until:
-                await self._renew(self._grant.refresh_token)
+            refresh_token = self._grant.refresh_token if self._grant else ""
+            if refresh_token and time.monotonic() > self._valid_until:
+                await self._renew(refresh_token)
         return self._grant.access_token if self._grant else ""
 
     async def _renew(self, refresh_token: str) -> None:

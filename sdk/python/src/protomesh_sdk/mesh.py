@@ -7,6 +7,7 @@ import grpc
 from protomesh.catalog.v1.category_service_pb2_grpc import CategoryServiceStub
 from protomesh.catalog.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from protomesh.catalog.v1.product_service_pb2_grpc import ProductServiceStub
+from protomesh.identity.v1.auth_service_pb2 import TokenGrant
 from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
 from protomesh.identity.v1.user_service_pb2_grpc import UserServiceStub
@@ -62,6 +63,10 @@ class Mesh:
     def login(self, email: str, password: str) -> None:
         """Signs in for all calls that follow. Raises Unauthenticated `LOGIN_FAILED`."""
         self.session.login(email, password)
+
+    def use(self, grant: TokenGrant) -> None:
+        """Uses tokens that were issued elsewhere for all calls that follow."""
+        self.session.use(grant)
 
     def logout(self) -> None:
         """Signs out; the tokens are refused everywhere within seconds."""

@@ -32,6 +32,11 @@ class Session:
         with self._lock:
             self._keep(grant)
 
+    def use(self, grant: TokenGrant) -> None:
+        """Uses tokens that were issued elsewhere."""
+        with self._lock:
+            self._keep(grant)
+
     def logout(self) -> None:
         """Signs out; the tokens are refused everywhere within seconds. Does nothing without a session."""
         if token := self.access_token():
@@ -42,8 +47,9 @@ class Session:
     def access_token(self) -> str:
         """Returns a token that is not about to expire; "" without a session. Raises Unauthenticated when it ended."""
         with self._lock:
-            if self._grant is not None and time.monotonic() > self._valid_until:
-                self._renew(self._grant.refresh_token)
+            refresh_token = self._grant.refresh_token if self._grant else ""
+            if refresh_token and time.monotonic() > self._valid_until:
+                self._renew(refresh_token)
             return self._grant.access_token if self._grant else ""
 
     def _renew(self, refresh_token: str) -> None:

@@ -122,7 +122,7 @@ class TokenGrant(_message.Message):
     expires_in: _builtins.int
     """Seconds for which the access token is valid."""
     refresh_token: _builtins.str
-    """The token for the next refresh; can be used once. Opaque."""
+    """The token for the next refresh; can be used once. Opaque. Empty for an operator."""
     def __init__(
         self,
         *,
@@ -346,6 +346,23 @@ class RotateSigningKeyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateSigningKeyRequest: _TypeAlias = RotateSigningKeyRequest  # noqa: Y015
+
+@_typing.final
+class IssueOperatorTokenRequest(_message.Message):
+    """A request for an operator's token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueOperatorTokenRequest: _TypeAlias = IssueOperatorTokenRequest  # noqa: Y015
 
 @_typing.final
 class SigningKey(_message.Message):

@@ -70,6 +70,11 @@ class AuthServiceStub:
                 request_serializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.RotateSigningKeyRequest.SerializeToString,
                 response_deserializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.SigningKey.FromString,
                 _registered_method=True)
+        self.IssueOperatorToken = channel.unary_unary(
+                '/protomesh.identity.v1.AuthService/IssueOperatorToken',
+                request_serializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.IssueOperatorTokenRequest.SerializeToString,
+                response_deserializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.TokenGrant.FromString,
+                _registered_method=True)
 
 
 class AuthServiceServicer:
@@ -137,6 +142,16 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueOperatorToken(self, request, context):
+        """Issues an access token with the role `admin` to the person who operates the mesh, whom the certificate of the workload
+        `operator` proves: no password is involved, so wrong ones cannot lock the operator out. The token names no account,
+        and there is no refresh token: ask again instead.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -174,6 +189,11 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.RotateSigningKey,
                     request_deserializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.RotateSigningKeyRequest.FromString,
                     response_serializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.SigningKey.SerializeToString,
+            ),
+            'IssueOperatorToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueOperatorToken,
+                    request_deserializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.IssueOperatorTokenRequest.FromString,
+                    response_serializer=protomesh_dot_identity_dot_v1_dot_auth__service__pb2.TokenGrant.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -366,6 +386,33 @@ class AuthService:
             '/protomesh.identity.v1.AuthService/RotateSigningKey',
             protomesh_dot_identity_dot_v1_dot_auth__service__pb2.RotateSigningKeyRequest.SerializeToString,
             protomesh_dot_identity_dot_v1_dot_auth__service__pb2.SigningKey.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueOperatorToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/protomesh.identity.v1.AuthService/IssueOperatorToken',
+            protomesh_dot_identity_dot_v1_dot_auth__service__pb2.IssueOperatorTokenRequest.SerializeToString,
+            protomesh_dot_identity_dot_v1_dot_auth__service__pb2.TokenGrant.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,12 @@ class AuthServiceStub:
     fetch it. Earlier keys stay valid until then, and for as long as their tokens live.
     Errors: none of its own.
     """
+    IssueOperatorToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.IssueOperatorTokenRequest, _auth_service_pb2.TokenGrant]
+    """Issues an access token with the role `admin` to the person who operates the mesh, whom the certificate of the workload
+    `operator` proves: no password is involved, so wrong ones cannot lock the operator out. The token names no account,
+    and there is no refresh token: ask again instead.
+    Errors: none of its own.
+    """
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
@@ -103,6 +109,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RotateSigningKeyRequest, _auth_service_pb2.SigningKey]  # type: ignore[assignment]
     """Creates a new signing key before the scheduled rotation. It starts to sign once every verifier has had time to
     fetch it. Earlier keys stay valid until then, and for as long as their tokens live.
+    Errors: none of its own.
+    """
+    IssueOperatorToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.IssueOperatorTokenRequest, _auth_service_pb2.TokenGrant]  # type: ignore[assignment]
+    """Issues an access token with the role `admin` to the person who operates the mesh, whom the certificate of the workload
+    `operator` proves: no password is involved, so wrong ones cannot lock the operator out. The token names no account,
+    and there is no refresh token: ask again instead.
     Errors: none of its own.
     """
 
@@ -181,6 +193,18 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.SigningKey, _abc.Awaitable[_auth_service_pb2.SigningKey]]:
         """Creates a new signing key before the scheduled rotation. It starts to sign once every verifier has had time to
         fetch it. Earlier keys stay valid until then, and for as long as their tokens live.
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueOperatorToken(
+        self,
+        request: _auth_service_pb2.IssueOperatorTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.TokenGrant, _abc.Awaitable[_auth_service_pb2.TokenGrant]]:
+        """Issues an access token with the role `admin` to the person who operates the mesh, whom the certificate of the workload
+        `operator` proves: no password is involved, so wrong ones cannot lock the operator out. The token names no account,
+        and there is no refresh token: ask again instead.
         Errors: none of its own.
         """
 
