@@ -14,6 +14,8 @@ COMMANDS = {
     "down": "meshctl.mesh.operate:down",
     "status": "meshctl.mesh.operate:status",
     "restart": "meshctl.mesh.operate:restart",
+    "dump": "meshctl.mesh.backup:dump",
+    "restore": "meshctl.mesh.backup:restore",
     "migrate": "meshctl.databases.migrate:migrate",
     "certificates": "meshctl.mesh.operate:issue_certificates",
     "seed": "meshctl.mesh.seed:seed",

