@@ -1,4 +1,4 @@
-"""An operator's session: known by a certificate, and over mTLS, so that neither a password nor the edge is needed."""
+"""An operator's session: by certificate, so that it needs neither a password nor the edge."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

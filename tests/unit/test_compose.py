@@ -41,6 +41,10 @@ def test_only_the_edge_is_published_and_only_to_this_machine(services: dict[str,
     assert all(port.startswith("127.0.0.1:") for port in published["edge"])
 
 
+def test_no_password_is_an_argument_that_others_can_read(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if "PASSWORD" in str(service.get("command"))] == []
+
+
 def test_every_container_that_stays_says_whether_it_is_healthy(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert (name in ONE_SHOT) != ("healthcheck" in service), name
