@@ -1,1 +1,3 @@
 """Builds and operates the mesh."""
+
+__version__ = "0.1.0"

@@ -11,7 +11,8 @@ from typing import IO
 from meshctl.core.failure import OperatorError
 from meshctl.core.files import opened_folder, write_private
 
-DEFAULT_FOLDER = Path(".mesh")
+# That of the current folder or, where it has none, of the repository.
+DEFAULT_FOLDER = here if (here := Path(".mesh")).exists() else Path(__file__).parents[2] / here
 LEAST_FREE_BYTES = 300 * 1024 * 1024
 
 

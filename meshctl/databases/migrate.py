@@ -1,18 +1,18 @@
 """`meshctl migrate`: databases, roles, and all services' migrations."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from meshctl.core import deployables
+from meshctl.core.arguments import Data
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.databases import provisioning
 
 
 def migrate(
-    data: Annotated[Path, typer.Option(help="Data folder with the roles' passwords.")] = DEFAULT_FOLDER,
+    data: Data = DEFAULT_FOLDER,
     postgres_url: Annotated[
         str, typer.Option(envvar="PROTOMESH_POSTGRES_URL", help="URL of a role that may create databases.")
     ] = "",
@@ -25,9 +25,10 @@ def migrate(
         ),
     ] = False,
 ) -> None:
-    """Creates a database and a role for each service, and migrates all databases to their newest revision.
+    """Create and migrate all databases.
 
-    The passwords are those of the data folder, or PROTOMESH_DATABASE_PASSWORD for all roles.
+    Each service gets a database and a role, and each database its newest revision. The passwords are those of the data
+    folder, or PROTOMESH_DATABASE_PASSWORD for all roles.
     """
     shared = os.environ.get("PROTOMESH_DATABASE_PASSWORD")
     folder = MeshFolder(data.resolve())

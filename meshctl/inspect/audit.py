@@ -10,10 +10,10 @@ import typer
 from rich.table import Table
 
 from chassis.data import audit_records
+from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.core.terminal import console
-from meshctl.mesh.operate import Data
 from meshctl.mesh.running import RunningMesh
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -30,7 +30,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with all fields.")] = False,
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Show who did what, with which outcome: the newest records first."""
+    """Show who did what, the newest records first."""
     urls = RunningMesh.on(data).database_urls
     if service and service not in urls:
         raise OperatorError(f"{service} has no database; these have one: {', '.join(sorted(urls))}.")

@@ -1,6 +1,7 @@
 """`meshctl call`: calls any RPC by its name, with JSON over mTLS, directly at its service as a workload of the mesh."""
 
 import asyncio
+import difflib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,9 +20,10 @@ from chassis.core import from_rpc, status_of
 from chassis.observe import exporter
 from chassis.trust import Certificates
 from meshctl.core import deployables
+from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
-from meshctl.mesh.operate import Data
+from meshctl.core.terminal import print_json
 from meshctl.mesh.running import RunningMesh
 from meshctl.mesh.session import OperatorSession
 
@@ -43,11 +45,16 @@ def call(
     list_: Annotated[
         bool, typer.Option("--list", help="List the RPCs, or those whose names contain METHOD.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: write JSON.")] = False,
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Call an RPC of the running mesh. The exit code is 1 when it fails."""
+    """Call an RPC of the running mesh.
+
+    The exit code is 1 when it fails.
+    """
     if list_ or not method:
-        print("\n".join(line for line in _listed() if method.lower() in line.lower()))
+        listed = [rpc for rpc in contract.platform() if method.lower() in _line(rpc).lower()]
+        print_json([_fields(rpc) for rpc in listed]) if as_json else print("\n".join(map(_line, listed)))
         return
     found = _find(method)
     if as_ not in deployables.workloads():
@@ -58,12 +65,22 @@ def call(
     asyncio.run(_call(data, found, messages, as_, metadata, admin=admin))
 
 
-def _listed() -> Iterator[str]:
-    for method in contract.platform():
-        answers = "stream " if method.server_streaming else ""
-        takes = "stream " if method.client_streaming else ""
-        request, response = method.descriptor.input_type.name, method.descriptor.output_type.name
-        yield f"{method.path[1:]}({takes}{request}) → {answers}{response}"
+def _line(method: MethodContract) -> str:
+    answers = "stream " if method.server_streaming else ""
+    takes = "stream " if method.client_streaming else ""
+    request, response = method.descriptor.input_type.name, method.descriptor.output_type.name
+    return f"{method.path[1:]}({takes}{request}) → {answers}{response}"
+
+
+def _fields(method: MethodContract) -> dict[str, object]:
+    return {
+        "rpc": method.path[1:],
+        "deployable": method.deployable,
+        "request": method.descriptor.input_type.full_name,
+        "response": method.descriptor.output_type.full_name,
+        "client_streaming": method.client_streaming,
+        "server_streaming": method.server_streaming,
+    }
 
 
 def _find(name: str) -> MethodContract:
@@ -74,9 +91,21 @@ def _find(name: str) -> MethodContract:
         if method.path[1:] == wanted or method.path.endswith((f"/{wanted}", f".{wanted}"))
     ]
     if len(found) != 1:
-        known = ", ".join(method.path[1:] for method in found) or f"see `meshctl call --list {name}`"
-        raise OperatorError(f"{name!r} names {f'{len(found)} RPCs' if found else 'no RPC'}: {known}.")
+        known = ", ".join(method.path[1:] for method in found) + "." if found else _meant(wanted)
+        raise OperatorError(f"{name!r} names {f'{len(found)} RPCs' if found else 'no RPC'}: {known}")
     return found[0]
+
+
+def _meant(misspelt: str) -> str:
+    """Returns what the person may have meant, or how to find it."""
+    names = sorted({method.name for method in contract.platform()})
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(misspelt.rpartition("/")[2].lower(), lower)
+    return (
+        f"did you mean {' or '.join(lower[name] for name in close)}?"
+        if close
+        else "see `meshctl call --list`."
+    )
 
 
 def _header(text: str) -> tuple[str, str]:

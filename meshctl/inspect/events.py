@@ -15,14 +15,16 @@ from rich.table import Table
 from chassis.contract import all_event_types
 from chassis.data import Database
 from chassis.events import Broker, dead_letters, maintenance, streams
+from meshctl.core.arguments import AsJson, Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
-from meshctl.core.terminal import console
+from meshctl.core.terminal import console, print_json
 from meshctl.mesh import control
-from meshctl.mesh.operate import Data
 from meshctl.mesh.session import CALL_SECONDS
 
-commands = typer.Typer(no_args_is_help=True, help="Handle dead letters, and refill streams that lost events.")
+commands = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Handle dead letters, and refill streams."
+)
 
 Numbers = Annotated[list[int] | None, typer.Argument(help="Numbers from `list`.")]
 Consumer = Annotated[str, typer.Option(help="Only letters of this consumer, such as catalog.release_stock.")]
@@ -33,19 +35,36 @@ All = Annotated[bool, typer.Option("--all", help="All letters, or all of the con
 def list_(
     consumer: Consumer = "",
     limit: Annotated[int, typer.Option(min=1, help="Letters at the most.")] = 100,
+    as_json: AsJson = False,
     data: Data = DEFAULT_FOLDER,
 ) -> None:
     """List the dead letters, the oldest first."""
+    letters = asyncio.run(_listed(data, consumer, limit))
+    if as_json:
+        print_json([_fields(letter) for letter in letters])
+        return
     table = Table("number", "died at", "consumer", "event", "aggregate", "attempts", "error", box=None)
+    for letter in letters:
+        row = (letter.died_at[:19], letter.consumer, letter.event_type, letter.aggregate_id)
+        table.add_row(str(letter.sequence), *row, str(letter.attempts), letter.error)
+    console().print(table if letters else "There are no dead letters.")
 
-    async def read() -> None:
-        async with _broker(data) as broker:
-            async for letter in dead_letters.listed(broker, consumer, limit):
-                row = (letter.died_at[:19], letter.consumer, letter.event_type, letter.aggregate_id)
-                table.add_row(str(letter.sequence), *row, str(letter.attempts), letter.error)
 
-    asyncio.run(read())
-    console().print(table if table.row_count else "There are no dead letters.")
+async def _listed(data: Path, consumer: str, limit: int) -> list[dead_letters.DeadLetter]:
+    async with _broker(data) as broker:
+        return [letter async for letter in dead_letters.listed(broker, consumer, limit)]
+
+
+def _fields(letter: dead_letters.DeadLetter) -> dict[str, object]:
+    return {
+        "number": letter.sequence,
+        "died_at": letter.died_at,
+        "consumer": letter.consumer,
+        "event": letter.event_type,
+        "aggregate": letter.aggregate_id,
+        "attempts": letter.attempts,
+        "error": letter.error,
+    }
 
 
 @commands.command()

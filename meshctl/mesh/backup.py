@@ -19,11 +19,11 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 
 from meshctl.core import deployables
+from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.databases import provisioning
-from meshctl.mesh.operate import Data
 from meshctl.mesh.parts import postgres
 from meshctl.mesh.process import Process
 
@@ -34,7 +34,10 @@ def dump(
     file: Annotated[Path, typer.Argument(help="The file to write; only its owner may read it.")],
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Write the databases and objects of a mesh that is down to a file. Keep its `secrets.json` too, apart from it."""
+    """Write databases and objects to a file.
+
+    The mesh must be down. Keep its `secrets.json` too, apart from the file.
+    """
     folder = MeshFolder(data.resolve())
     if not (folder.postgres / "PG_VERSION").exists():
         raise OperatorError(f"There are no databases in {folder.root}: name the data folder with --data.")
@@ -51,7 +54,10 @@ def restore(
     file: Annotated[Path, typer.Argument(help="A file that `meshctl dump` wrote.")],
     data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Read the databases and objects of a file into a new data folder, which has the mesh's `secrets.json`."""
+    """Read databases and objects from a file.
+
+    They go into a new data folder, which has the mesh's `secrets.json`.
+    """
     folder = MeshFolder(data.resolve())
     folder.prepare()
     if folder.postgres.exists():

@@ -15,6 +15,11 @@ from typing import Any
 
 from meshctl.core.failure import OperatorError
 
+
+class NotRunning(OperatorError):
+    """No supervisor listens on the socket."""
+
+
 Say = Callable[[str], None]
 Answer = Callable[[dict[str, Any], Say], Awaitable[Any]]
 
@@ -53,14 +58,16 @@ async def serving(path: Path, answer: Answer) -> AsyncIterator[None]:
 def ask(path: Path, request: dict[str, Any], say: Say = print) -> Any:
     """Sends a request to the supervisor behind `path`, passes its progress to `say`, and returns its result.
 
-    Raises OperatorError when no supervisor listens, or with the error that it returns.
+    Raises NotRunning when no supervisor listens, and OperatorError with the error that it returns.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             with _short(path) as name:
                 connection.connect(name)
         except OSError:
-            raise OperatorError(f"No mesh runs on {path.parent}: start one with ./scripts/up.") from None
+            raise NotRunning(
+                f"No mesh runs on {path.parent}: start one with ./scripts/up, or name its folder with --data."
+            ) from None
         connection.sendall(json.dumps(request).encode() + b"\n")
         for line in connection.makefile():
             reply = json.loads(line)

@@ -1,36 +1,43 @@
-"""Commands for a running mesh: down, status and restart; and the command that issues certificates."""
+"""Commands for a running mesh: down, status, restart and open."""
 
+import sys
 import time
-from pathlib import Path
-from typing import Annotated
+import webbrowser
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 from rich.table import Table
 
 from meshctl.core import deployables
+from meshctl.core.arguments import AsJson, Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
-from meshctl.core.terminal import console
+from meshctl.core.terminal import console, print_json
 from meshctl.mesh import control, housekeeping
-from meshctl.pki import certificates
 
-Data = Annotated[Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")]
 DOWN_SECONDS = 90.0
 
 
 def down(data: Data = DEFAULT_FOLDER) -> None:
-    """Drains and stops the mesh, and returns when it is down."""
+    """Drain and stop the mesh.
+
+    Returns when it is down, which it may have been before.
+    """
     folder = MeshFolder(data.resolve())
-    if not folder.root.exists():
-        raise OperatorError(f"No mesh runs on {folder.root}: name its data folder with --data.")
+    if not folder.root.exists() and data != DEFAULT_FOLDER:
+        raise OperatorError(
+            f"There is no folder {folder.root}: name the data folder of the mesh with --data."
+        )
     try:
         control.ask(folder.control, {"command": "stop"})
-    except OperatorError:
-        # Its supervisor may have been killed: then the folder is not locked, and leftover processes are ended below.
-        with folder.lock():
-            housekeeping.Ledger(folder.processes).end_orphans()
-        raise
+    except control.NotRunning:
+        if folder.root.exists():
+            # Its supervisor may have been killed: then the folder is not locked, and leftover processes are ended here.
+            with folder.lock():
+                housekeeping.Ledger(folder.processes).end_orphans()
+        print(f"No mesh runs on {folder.root}.")
+        return
     deadline = time.monotonic() + DOWN_SECONDS
     while not _free(folder):
         if time.monotonic() > deadline:
@@ -41,9 +48,18 @@ def down(data: Data = DEFAULT_FOLDER) -> None:
     print("The mesh is down.")
 
 
-def status(data: Data = DEFAULT_FOLDER) -> None:
-    """Shows each process with its health, ports, memory and uptime. Exit code 1 when one is not healthy."""
+def status(as_json: AsJson = False, data: Data = DEFAULT_FOLDER) -> None:
+    """Show each process: health, port, memory, uptime.
+
+    The exit code is 1 when one is not healthy.
+    """
     states = control.ask(MeshFolder(data.resolve()).control, {"command": "status"})
+    print_json(states) if as_json else console().print(_table(states))
+    if not all(state["healthy"] for state in states):
+        raise typer.Exit(1)
+
+
+def _table(states: list[dict[str, Any]]) -> Table:
     table = Table("process", "health", "pid", "port", "metrics", "memory", "uptime", "restarts", "", box=None)
     for state in states:
         table.add_row(
@@ -59,22 +75,29 @@ def status(data: Data = DEFAULT_FOLDER) -> None:
         )
     memory = sum(state["memory"] for state in states) / 2**20
     table.add_row("all", "", "", "", "", f"{memory:.0f} MiB", "", "", "")
-    console().print(table)
-    if not all(state["healthy"] for state in states):
-        raise typer.Exit(1)
+    return table
 
 
-def restart(service: str, data: Data = DEFAULT_FOLDER) -> None:
-    """Restarts a service one worker at a time: with two or more workers, no request fails."""
+def restart(
+    service: Annotated[str, typer.Argument(autocompletion=deployables.deployables, help="Such as catalog.")],
+    data: Data = DEFAULT_FOLDER,
+) -> None:
+    """Restart a service, one worker at a time.
+
+    With two or more workers, no request fails.
+    """
     control.ask(MeshFolder(data.resolve()).control, {"command": "restart", "service": service})
 
 
-def issue_certificates(folder: Annotated[Path, typer.Argument(help="Folder for the files.")]) -> None:
-    """Issues the certificates of all workloads but `operator`, or renews those that are due."""
-    # Containers share the folder, and none of them may become an administrator.
-    workloads = [name for name in deployables.workloads() if name != "operator"]
-    for name in certificates.issue(folder, workloads):
-        print(f"{name}: issued")
+def open_(data: Data = DEFAULT_FOLDER) -> None:
+    """Print the URL of the edge, and open it in a browser.
+
+    Without a terminal, it prints the URL only.
+    """
+    url = control.ask(MeshFolder(data.resolve()).control, {"command": "wiring"})["edge_url"]
+    print(url)
+    if sys.stdout.isatty():
+        webbrowser.open(url)
 
 
 def _free(folder: MeshFolder) -> bool:

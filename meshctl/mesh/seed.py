@@ -1,17 +1,15 @@
 """`meshctl seed`: sample accounts, categories, products and stock, written as a client would write them."""
 
 import asyncio
-from pathlib import Path
-from typing import Annotated
 
 import grpc
-import typer
 from protomesh.identity.v1.auth_service_pb2 import RegisteredUser, RegisterUserRequest
 from protomesh.identity.v1.auth_service_pb2_grpc import AuthServiceStub
 from protomesh.identity.v1.role_service_pb2 import AssignRoleRequest
 from protomesh.identity.v1.role_service_pb2_grpc import RoleServiceStub
 from protomesh.identity.v1.user_pb2 import Account
 
+from meshctl.core.arguments import Data
 from meshctl.core.deployables import SERVICES
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
@@ -22,10 +20,11 @@ SAMPLES = SERVICES / "catalog/samples/products.jsonl"
 ACCOUNTS = (Account.staff, Account.customer)
 
 
-def seed(
-    data: Annotated[Path, typer.Option(help="Data folder of a running mesh.")] = DEFAULT_FOLDER,
-) -> None:
-    """Loads the sample data. Existing data stays as it is."""
+def seed(data: Data = DEFAULT_FOLDER) -> None:
+    """Load the sample data.
+
+    Existing data stays as it is.
+    """
     folder = MeshFolder(data.resolve())
     asyncio.run(_accounts(folder))
     _products(folder)

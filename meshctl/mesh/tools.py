@@ -5,10 +5,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
 from meshctl.mesh.running import RunningMesh
@@ -19,19 +19,23 @@ RECONCILING = "services.ordering.reconcile"
 
 def import_files(
     context: typer.Context,
-    data: Annotated[Path, typer.Option(help="Data folder of the mesh.")] = DEFAULT_FOLDER,
+    data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Import files into the mesh as its operator, with the catalog's own command; see `import --help`."""
+    """Import files as the operator of the mesh.
+
+    The command is the catalog's own.
+    """
     raise typer.Exit(run(IMPORTING, context.args, known_of(data)))
 
 
 def reconcile(
     context: typer.Context,
-    data: Annotated[
-        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder of the mesh.")
-    ] = DEFAULT_FOLDER,
+    data: Data = DEFAULT_FOLDER,
 ) -> None:
-    """Compare the records of ordering and catalog, with ordering's own command."""
+    """Compare the records of ordering and catalog.
+
+    The command is ordering's own.
+    """
     mesh = RunningMesh.on(data)
     raise typer.Exit(run(RECONCILING, context.args, mesh.variables("ordering")))
 

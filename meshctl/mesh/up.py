@@ -79,7 +79,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once the mesh is healthy.")] = False,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
 ) -> None:
-    """Starts the whole mesh, waits until it is healthy, and keeps it running until Ctrl-C."""
+    """Start the whole mesh, and keep it running until Ctrl-C."""
     if detach:
         raise typer.Exit(_detached())
     options = Options(

@@ -110,8 +110,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
         commands = [line for block in those("sh", guides=True) for line in block.text.splitlines()]
         for command in dict.fromkeys(commands):
             program, *arguments = command.split()
-            assert program == ".venv/bin/python"
-            done = copy.run(*arguments)
+            assert program == "bin/meshctl"
+            done = copy.run("-m", "meshctl", *arguments)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         yield copy
 

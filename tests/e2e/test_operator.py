@@ -14,7 +14,7 @@ from tests.mesh import Mesh
 
 @pytest.mark.parametrize(
     "command",
-    [("status",), ("trace",), ("call", "ListProducts"), ("events", "list"), ("reconcile",), ("down",)],
+    [("status",), ("trace",), ("call", "ListProducts"), ("events", "list"), ("reconcile",), ("open",)],
     ids=" ".join,
 )
 async def test_where_no_mesh_runs_a_command_says_so(tmp_path: Path, command: tuple[str, ...]) -> None:

@@ -58,7 +58,7 @@ async def test_a_name_of_two_rpcs_is_refused_with_both(mesh: Mesh) -> None:
 
 async def test_a_name_of_no_rpc_is_refused(mesh: Mesh) -> None:
     assert (await meshctl(mesh, "call", "GetNothing")).refusal == (
-        "'GetNothing' names no RPC: see `meshctl call --list GetNothing`."
+        "'GetNothing' names no RPC: see `meshctl call --list`."
     )
 
 

@@ -65,7 +65,7 @@ def gen(
         bool, typer.Option(help="Write nothing; fail when generated files are out of date.")
     ] = False,
 ) -> None:
-    """Derives gen/ and docs/reference/ from the contracts in proto/."""
+    """Derive gen/ and docs/reference/ from the contracts."""
     act = files.drift if check else files.publish
     with files.exclusive(ROOT / ".mesh/gen.lock"), tempfile.TemporaryDirectory(dir=ROOT / ".mesh") as staging:
         try:

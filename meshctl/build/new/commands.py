@@ -11,7 +11,9 @@ from meshctl.build.new.names import Names
 from meshctl.build.new.tree import Tree
 from meshctl.core.failure import OperatorError
 
-commands = typer.Typer(no_args_is_help=True, help=__doc__)
+commands = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Add a service, resource, RPC, event or migration."
+)
 
 Service = Annotated[str, typer.Argument(help="The service, such as `notes`.")]
 

@@ -39,5 +39,5 @@ async def test_a_refusal_arrives_as_its_sentence(tmp_path: Path) -> None:
 
 
 def test_without_a_supervisor_it_says_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(OperatorError, match=r"No mesh runs on .*: start one with \./scripts/up\."):
+    with pytest.raises(OperatorError, match=r"No mesh runs on .*: start one with \./scripts/up, or"):
         control.ask(tmp_path / "control", {"command": "status"})
