@@ -34,12 +34,9 @@ def of_mesh(data: Path) -> Account:
     if os.geteuid() != 0:
         return Account()
     uid = _unused(data)
-    passages = tuple(needed(data))
-    for account in (
-        Account(uid, uid),
-        Account(uid, uid, passages=passages),
-        Account(uid, uid, 1 << CAP_DAC_READ_SEARCH),
-    ):
+    # Without passages when no folder is closed.
+    unprivileged = Account(uid, uid, passages=tuple(needed(data)))
+    for account in (unprivileged, Account(uid, uid, 1 << CAP_DAC_READ_SEARCH)):
         if _reaches(account, data):
             return account
     raise OperatorError(
