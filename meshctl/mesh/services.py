@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 from grpc_health.v1 import health_pb2
 
 from chassis.core import Role
@@ -134,6 +135,20 @@ def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wirin
         "bootstrap_admin_password": secrets.get("admin_password"),
     }
     return Wiring(folder, parts, urls, workers, own={"identity": identity})
+
+
+async def outbox_lag(program: Program) -> float:
+    """Returns the age in seconds of a worker's oldest event that is not published; 0 for what has no events."""
+    if not program.metrics_url:
+        return 0.0
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT) as client:
+            lines = (await client.get(program.metrics_url)).text.splitlines()
+    except httpx.HTTPError:
+        return 0.0
+    return max(
+        (float(line.split()[-1]) for line in lines if line.startswith("outbox_lag_seconds{")), default=0.0
+    )
 
 
 class Health:

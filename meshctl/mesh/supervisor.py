@@ -24,6 +24,8 @@ from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
 REACHED_SECONDS = 30.0
+# An event that waits for longer is stuck: it is published within moments when all is well.
+LATE_SECONDS = 30.0
 # Options of `up` are not settings of a service; and with cached bytecode a service starts in half the time.
 NOT_PASSED_ON = VARIABLES | {"PYTHONDONTWRITEBYTECODE"}
 # The longest pause of another service's channel before it connects again to a worker that is back, and a little.
@@ -224,12 +226,13 @@ async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _state(process: Process) -> dict[str, Any]:
-    health = await process.health()
+    health, lag = await asyncio.gather(process.health(), services.outbox_lag(process.program))
+    late = f"its oldest event has waited for {lag:.0f} s to be published" if lag > LATE_SECONDS else ""
     return {
         "name": process.name,
         "pid": process.pid,
-        "healthy": not health.complaint,
-        "complaint": health.complaint,
+        "healthy": not (health.complaint or late),
+        "complaint": health.complaint or late,
         "port": process.program.port,
         "metrics_url": process.program.metrics_url,
         "memory": await asyncio.to_thread(housekeeping.memory_of, process.pid),

@@ -30,7 +30,9 @@ DETACHED = b"\x04\n"
 
 def up(
     data: Annotated[
-        Path, typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept between starts.")
+        # Whether it can be used is said in a sentence of ours.
+        Path,
+        typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept between starts.", readable=False),
     ] = DEFAULT_FOLDER,
     port: Annotated[int, typer.Option(envvar="PROTOMESH_PORT", help="Port of the edge.")] = DEFAULT_PORT,
     workers: Annotated[

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -15,10 +16,17 @@ import psycopg
 import pytest
 
 from chassis import process
+from chassis.events import relay
+from meshctl.core import deployables
+from meshctl.core.folder import MeshFolder
+from meshctl.core.polling import until
 from meshctl.core.ports import Ports
-from meshctl.mesh import control
+from meshctl.mesh import accounts, control
+from meshctl.mesh.program import launch_command
 from meshctl.mesh.running import RunningMesh
 from tests import parts
+from tests.disks import mounted
+from tests.mesh import ROOT, start_up
 
 HEALTHY_BYTES = 1.2e9
 
@@ -115,15 +123,49 @@ def test_a_second_up_on_the_same_data_is_refused(detached: Path) -> None:
     assert second.stderr == f"A mesh already runs on {detached}: stop it with ./scripts/down.\n"
 
 
-def test_a_process_that_dies_is_started_again_and_that_is_said(detached: Path) -> None:
-    pid = next(
-        s["pid"] for s in control.ask(detached / "control", {"command": "status"}) if s["name"] == "nats"
-    )
-    os.kill(pid, 9)
-    wait_until_said(detached, "nats is healthy again")
-    assert "nats ended (signal 9)" in (detached / "logs/mesh.log").read_text()
-    states = control.ask(detached / "control", {"command": "status"})
-    assert next(state["restarts"] for state in states if state["name"] == "nats") == 1
+SERVICES = tuple(f"{name}-1" for name in deployables.deployables())
+
+
+@pytest.mark.parametrize("names", [("postgres",), ("nats",), ("valkey",), ("edge",), SERVICES])
+def test_a_process_that_dies_is_started_again_and_that_is_said(
+    detached: Path, names: tuple[str, ...]
+) -> None:
+    states = {state["name"]: state for state in control.ask(detached / "control", {"command": "status"})}
+    for name in names:
+        os.kill(states[name]["pid"], 9)
+    for name in names:
+        wait_until_said(detached, f"{name} is healthy again")
+    log = (detached / "logs/mesh.log").read_text()
+    again = {state["name"]: state for state in control.ask(detached / "control", {"command": "status"})}
+    for name in names:
+        assert f"{name} ended (signal 9)" in log
+        assert again[name]["restarts"] == states[name]["restarts"] + 1
+
+
+async def test_a_service_whose_events_wait_is_not_healthy(detached: Path) -> None:
+    """Somebody else holds the turn to publish, while an event is a minute old."""
+
+    async def complaint() -> str:
+        states = await asyncio.to_thread(control.ask, detached / "control", {"command": "status"})
+        return str(next(state["complaint"] for state in states if state["name"] == "catalog-1"))
+
+    async def late() -> bool:
+        return (await complaint()).startswith("its oldest event has waited for ")
+
+    async def well() -> bool:
+        return not await complaint()
+
+    url = RunningMesh.on(detached).database_urls["catalog"]
+    async with asyncio.timeout(60):
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute("SELECT pg_advisory_lock(%s)", [relay._LOCK])
+            await connection.execute(
+                "UPDATE outbox SET published_at = NULL, created_at = now() - interval '1 minute' "
+                "WHERE position = (SELECT min(position) FROM outbox)"
+            )
+            await until(late)
+            assert (await asyncio.to_thread(meshctl, "status", "--data", str(detached))).returncode == 1
+        await until(well)
 
 
 def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_up_has_all_data(
@@ -134,12 +176,17 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_up_has_all_data(
     supervisor = psutil.Process(states[0]["pid"]).parent()
     assert supervisor is not None
     children = supervisor.children()
+    # The next start meets what is left at that moment: processes that are about to end, and a lock of PostgreSQL.
     supervisor.kill()
-    psutil.wait_procs(children, timeout=10)
-    assert not any(child.is_running() for child in children)
-
-    again = meshctl("up", "--detach", "--data", str(detached), "--port", str(port))
+    # The data folder is in the environment of whatever the person at this terminal runs.
+    code = "import signal; signal.pause()"
+    variables = {**os.environ, "PROTOMESH_DATA": str(detached)}
+    with subprocess.Popen([sys.executable, "-c", code], env=variables) as bystander:
+        again = meshctl("up", "--detach", "--port", str(port), PROTOMESH_DATA=str(detached))
+        assert bystander.poll() is None
+        bystander.kill()
     assert again.returncode == 0, again.stdout + again.stderr
+    assert not any(child.is_running() for child in children)
     assert "sample" not in again.stdout
     assert known(detached) == before
     login = {"email": before["ADMIN_EMAIL"], "password": before["ADMIN_PASSWORD"]}
@@ -177,12 +224,99 @@ def test_a_data_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
     assert up.stderr == f"{tmp_path / 'mesh'} is not a folder: choose another --data.\n"
 
 
-def test_a_postgresql_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--postgres-url", "PostgreSQL"), ("--nats-url", "NATS"), ("--valkey-url", "Valkey")],
+)
+def test_a_part_that_does_not_answer_is_one_sentence(tmp_path: Path, option: str, name: str) -> None:
     port = Ports().take()
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    up = meshctl("up", "--data", str(tmp_path), "--port", str(Ports().take()), "--postgres-url", url)
+    url = f"scheme://127.0.0.1:{port}/0"
+    up = meshctl("up", "--data", str(tmp_path), "--port", str(Ports().take()), option, url)
     assert up.returncode == 1
-    assert up.stderr == f"PostgreSQL does not answer at 127.0.0.1:{port}: check its URL.\n"
+    assert up.stderr.endswith(f"{name} does not answer at 127.0.0.1:{port}: check its URL.\n")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", "64m") as disk:
+        up = meshctl("up", "--data", str(disk / "mesh"), "--port", str(Ports().take()))
+    assert up.returncode == 1
+    assert up.stderr == f"The disk of {disk / 'mesh'} is full: free 300 MiB, or choose --data.\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without rights")
+@pytest.mark.parametrize(
+    ("port", "owns", "sentence"),
+    [
+        ("80", True, "Port 80 needs more rights than this user has: choose a --port above 1023."),
+        ("18080", False, "{} is not writable by this user: choose another folder with --data."),
+    ],
+)
+def test_a_missing_right_is_one_sentence(tmp_path: Path, port: str, owns: bool, sentence: str) -> None:
+    lowest = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    if port == "80" and lowest.exists() and int(lowest.read_text()) <= 80:
+        pytest.skip("on this machine port 80 needs no rights")
+    folder = tmp_path / "mesh"
+    MeshFolder(folder).prepare()
+    account = accounts.of_mesh(folder)
+    for path in (folder, *folder.iterdir()) if owns else ():
+        os.chown(path, account.uid, account.gid)
+    command = (sys.executable, "-P", "-m", "meshctl", "up", "--data", str(folder), "--port", port)
+    up = subprocess.run(
+        launch_command(command, account),
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert up.returncode == 1
+    assert up.stderr.strip() == sentence.format(folder)
+
+
+async def test_of_two_that_start_at_once_on_a_port_one_is_refused(tmp_path: Path) -> None:
+    """Envoy by itself would share the port, and both would say that they are up."""
+    port = str(Ports().take())
+    both = [await start_up(tmp_path / name, "--port", port) for name in ("one", "other")]
+    ends = [asyncio.ensure_future(one.communicate()) for one in both]
+    async with asyncio.timeout(60):
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    refused = ends.index(done.pop())
+    assert both[refused].returncode == 1
+    assert f"Port {port} is taken: choose another with --port." in ends[refused].result()[0].decode()
+    assert both[1 - refused].returncode is None
+    both[1 - refused].terminate()
+    await ends[1 - refused]
+
+
+async def test_of_two_that_start_at_once_on_a_folder_one_is_refused(tmp_path: Path) -> None:
+    both = [await start_up(tmp_path / "mesh") for _ in range(2)]
+    ends = [asyncio.ensure_future(one.communicate()) for one in both]
+    async with asyncio.timeout(60):
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    refused = ends.index(done.pop())
+    assert both[refused].returncode == 1
+    assert f"A mesh already runs on {tmp_path / 'mesh'}" in ends[refused].result()[0].decode()
+    assert both[1 - refused].returncode is None
+    both[1 - refused].terminate()
+    await ends[1 - refused]
+
+
+def test_a_mesh_whose_terminal_closes_drains(tmp_path: Path) -> None:
+    """The system then sends SIGHUP, and nothing can be written to the terminal any more."""
+    terminal, inner = pty.openpty()
+    known = {name: value for name, value in os.environ.items() if not name.startswith("PROTOMESH_")}
+    arguments = ("up", "--data", str(tmp_path), "--port", str(Ports().take()), "--no-sample-data")
+    up = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-P", "-m", "meshctl", *arguments],
+        stdin=inner, stdout=inner, stderr=inner, env=known,
+    )  # fmt: skip
+    os.close(inner)
+    said = b""
+    while b"The mesh is up" not in said:
+        said += os.read(terminal, 4096)
+    pids = [state["pid"] for state in control.ask(tmp_path / "control", {"command": "status"})]
+    os.close(terminal)
+    up.wait(timeout=60)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    # PostgreSQL that is killed leaves it behind.
+    assert not (tmp_path / "postgres/postmaster.pid").exists()
+    assert "shut" in (tmp_path / "logs/nats.log").read_text().lower()
 
 
 def test_a_password_among_the_arguments_is_refused(tmp_path: Path) -> None:

@@ -167,6 +167,28 @@ async def test_a_program_that_cannot_be_started_again_is_tried_until_it_can(tmp_
     await process.stop()
 
 
+async def test_what_everything_waits_for_is_tried_again_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "FIRST_BACKOFF", 0.1)
+    said = Said()
+    full = [OSError(errno.ENOSPC, "No space left on device") for _ in range(3)]
+
+    async def prepare() -> None:
+        if process.restarts and full:
+            raise full.pop()
+
+    program = listener(Ports().take(), prepare=prepare, longest_backoff=0.2)
+    process = Process(program, tmp_path / "log", said)
+    await process.start()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    await said.until("healthy again")
+    pauses = [line.rpartition(" in ")[2] for line in said.lines if "starting it again" in line]
+    assert pauses == ["0.1 s", "0.2 s", "0.2 s", "0.2 s"]
+    await process.stop()
+
+
 @pytest.mark.usefixtures("hasty")
 async def test_a_program_whose_restart_fails_is_still_watched(tmp_path: Path) -> None:
     said = Said()
