@@ -1,13 +1,13 @@
 """The Envoy edge as a program of the supervisor: its settings, its health, its drain."""
 
 import asyncio
-import contextlib
 import http.client
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
+from meshctl.core import loopback
 from meshctl.core.folder import MeshFolder
 from meshctl.core.polling import until
 from meshctl.edge import rendering
@@ -78,14 +78,7 @@ class Gateway:
         return int(text.rpartition(":")[2] or 0) == 0
 
     async def _admin(self, verb: str, path: str) -> tuple[int, str]:
-        return await asyncio.to_thread(_request, self._admin_port, verb, path)
-
-
-def _request(port: int, verb: str, path: str) -> tuple[int, str]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=2)) as connection:
-        connection.request(verb, path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+        return await loopback.request(self._admin_port, path, verb)
 
 
 def _healthy_ports(cluster: dict[str, Any]) -> set[int]:

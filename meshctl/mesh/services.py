@@ -1,5 +1,6 @@
 """How each deployable is started: its workers, their ports and their settings."""
 
+import http.client
 import json
 import sys
 import time
@@ -7,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
-import httpx
 from grpc_health.v1 import health_pb2
 
 from chassis.core import Role
-from meshctl.core import deployables
+from meshctl.core import deployables, loopback
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.databases import provisioning
@@ -139,16 +140,15 @@ def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wirin
 
 async def outbox_lag(program: Program) -> float:
     """Returns the age in seconds of a worker's oldest event that is not published; 0 for what has no events."""
-    if not program.metrics_url:
+    metrics = urlsplit(program.metrics_url)
+    if not metrics.port:
         return 0.0
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=CHECK_TIMEOUT) as client:
-            lines = (await client.get(program.metrics_url)).text.splitlines()
-    except httpx.HTTPError:
+        _, text = await loopback.request(metrics.port, metrics.path)
+    except (OSError, http.client.HTTPException):
         return 0.0
-    return max(
-        (float(line.split()[-1]) for line in lines if line.startswith("outbox_lag_seconds{")), default=0.0
-    )
+    ages = (line.split()[-1] for line in text.splitlines() if line.startswith("outbox_lag_seconds{"))
+    return max(map(float, ages), default=0.0)
 
 
 class Health:

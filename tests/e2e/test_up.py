@@ -16,7 +16,6 @@ import psycopg
 import pytest
 
 from chassis import process
-from chassis.events import relay
 from meshctl.core import deployables
 from meshctl.core.folder import MeshFolder
 from meshctl.core.polling import until
@@ -143,7 +142,7 @@ def test_a_process_that_dies_is_started_again_and_that_is_said(
 
 
 async def test_a_service_whose_events_wait_is_not_healthy(detached: Path) -> None:
-    """Somebody else holds the turn to publish, while an event is a minute old."""
+    """An event is a minute old, and not to be published for an hour."""
 
     async def complaint() -> str:
         states = await asyncio.to_thread(control.ask, detached / "control", {"command": "status"})
@@ -158,13 +157,13 @@ async def test_a_service_whose_events_wait_is_not_healthy(detached: Path) -> Non
     url = RunningMesh.on(detached).database_urls["catalog"]
     async with asyncio.timeout(60):
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            await connection.execute("SELECT pg_advisory_lock(%s)", [relay._LOCK])
             await connection.execute(
-                "UPDATE outbox SET published_at = NULL, created_at = now() - interval '1 minute' "
-                "WHERE position = (SELECT min(position) FROM outbox)"
+                "UPDATE outbox SET published_at = NULL, created_at = now() - interval '1 minute', "
+                "next_attempt_at = now() + interval '1 hour' WHERE position = (SELECT min(position) FROM outbox)"
             )
             await until(late)
             assert (await asyncio.to_thread(meshctl, "status", "--data", str(detached))).returncode == 1
+            await connection.execute("UPDATE outbox SET next_attempt_at = NULL WHERE published_at IS NULL")
         await until(well)
 
 

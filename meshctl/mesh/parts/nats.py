@@ -4,10 +4,10 @@ import asyncio
 import json
 import os
 import sys
+from http import HTTPStatus
 from pathlib import Path
 
-import httpx
-
+from meshctl.core import loopback
 from meshctl.core.files import write_private
 from meshctl.mesh.program import Program, Unwell
 
@@ -59,14 +59,13 @@ async def _stores(folder: Path, port: int, monitor: int) -> bool:
     """Whether NATS takes connections and can write to every stream."""
     if not await _greets(port):
         return False
-    async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.get(f"http://127.0.0.1:{monitor}/healthz")
-    if answer.status_code == httpx.codes.OK:
+    status, answer = await loopback.request(monitor, "/healthz")
+    if status == HTTPStatus.OK:
         return True
     disk = os.statvfs(folder)
     if disk.f_bavail * disk.f_frsize < SPACE_BYTES:
         raise Unwell("it cannot store events: the disk is full")
-    raise Unwell(f"it cannot store events: {answer.json().get('error', '')}", curable=True)
+    raise Unwell(f"it cannot store events: {json.loads(answer).get('error', '')}", curable=True)
 
 
 async def _greets(port: int) -> bool:
