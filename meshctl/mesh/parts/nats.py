@@ -56,12 +56,15 @@ def _configuration(folder: Path, port: int, password: str, monitor: int) -> dict
 
 
 async def _stores(folder: Path, port: int, monitor: int) -> bool:
-    """Whether NATS takes connections and can write to every stream."""
-    if not await _greets(port):
-        return False
+    """Whether NATS takes connections and can write to every stream; False while it recovers its streams."""
     status, answer = await loopback.request(monitor, "/healthz")
+    try:
+        greets = await _greets(port)
+    except ConnectionRefusedError:
+        # It answers here from its first moment, however long the recovery takes: that is no reason to end it.
+        return False
     if status == HTTPStatus.OK:
-        return True
+        return greets
     disk = os.statvfs(folder)
     if disk.f_bavail * disk.f_frsize < SPACE_BYTES:
         raise Unwell("it cannot store events: the disk is full")

@@ -16,6 +16,7 @@ from meshctl.core.ports import Ports
 from meshctl.mesh import process as supervised
 from meshctl.mesh.parts import nats as nats_part
 from meshctl.mesh.parts import postgres, valkey
+from meshctl.mesh.program import Health
 from tests import parts
 from tests.disks import fill
 
@@ -52,6 +53,14 @@ async def test_nats_stores_again_once_its_full_disk_has_space(
             await until(lambda: stores(stream))
         assert process.pid != before
         await client.close()
+
+
+async def test_nats_that_recovers_its_streams_is_not_ended(tmp_path: Path) -> None:
+    """It opens its port last; until then only its monitor answers."""
+    (port, monitor), password = (Ports().take(), Ports().take()), secrets.token_hex(16)
+    async with parts.running(nats_part.program(tmp_path / "nats", port, password, monitor), tmp_path):
+        closed = nats_part.program(tmp_path / "other", Ports().take(), password, monitor)
+        assert await closed.health() == Health("it is not ready")
 
 
 async def test_postgresql_starts_although_the_one_that_was_killed_is_not_buried_yet(tmp_path: Path) -> None:
