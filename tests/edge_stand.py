@@ -62,7 +62,8 @@ class Upstream:
         self.streams.clear()
 
     async def serve(self, certificates: Path, deployable: str, port: int) -> grpc.aio.Server:
-        server = grpc.aio.server()
+        # As in chassis/rpc/server.py.
+        server = grpc.aio.server(options=[("grpc.max_metadata_size", 16 * 1024)])
         server.add_generic_rpc_handlers((_Contracts(self),))
         health = health_aio.HealthServicer()
         await health.set("", health_pb2.HealthCheckResponse.SERVING)

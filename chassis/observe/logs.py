@@ -40,6 +40,12 @@ def set_up(service: str, level: str) -> None:
     # Verbose third-party logs help only those who debug that library.
     for name in ("grpc", "nats", "httpx", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_not_about_bytes)
+
+
+def _not_about_bytes(record: logging.LogRecord) -> bool:
+    """Drops gRPC's traceback for a header that is not UTF-8: any client could fill the log."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 class JsonFormatter(logging.Formatter):

@@ -14,6 +14,9 @@ from chassis.rpc import pipeline
 from chassis.rpc.pipeline import Handler
 from chassis.trust.certificates import Certificates
 
+# More than the edge lets pass (8 KiB, where gRPC adds 32 bytes for each header): gRPC's own refusal lists the headers'
+# names.
+MAX_METADATA_BYTES = 16 * 1024
 _KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # The minimum pause between a client's pings: half of the pause that our own channels leave.
@@ -37,6 +40,7 @@ class Server:
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", receive_limit),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
                 ("grpc.http2.min_ping_interval_without_data_ms", _PING_INTERVAL_MS),

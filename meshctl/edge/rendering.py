@@ -49,6 +49,11 @@ class EdgeSettings(BaseSettings):
         None, description="PEM chain that clients see, re-read when it is replaced; unset: plain text."
     )
     tls_private_key: Path | None = Field(None, description="PEM key of `tls_certificate`.")
+    transport_security: str = Field(
+        "max-age=31536000",
+        description="`strict-transport-security` of responses over TLS. `max-age=31536000; includeSubDomains` only "
+        "when all subdomains have TLS.",
+    )
     certificates: Path = Field(
         Path("/etc/protomesh/tls"),
         description="Directory with `ca.pem`, `edge.pem` and `edge.key` of the mesh.",
@@ -75,6 +80,9 @@ class EdgeSettings(BaseSettings):
     )
     address_burst: int = Field(1000, ge=1, description="Requests that one address may send at once.")
     maximum_connections: int = Field(10_000, ge=1, description="Client connections that are open at once.")
+    connection_duration: int = Field(
+        600, ge=1, description="Seconds after which a client's connection ends, once nothing runs on it."
+    )
     maximum_requests: int = Field(
         128,
         ge=CONNECTIONS,
@@ -167,7 +175,7 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
         "jwks_socket": _socket(directory),
         "descriptors": str(directory / DESCRIPTORS),
         "downstream_tls": _downstream_tls(settings, directory),
-        "transport_security": "max-age=31536000" if settings.tls_certificate else "",
+        "transport_security": settings.transport_security if settings.tls_certificate else "",
         "minimum_long_requests": min(settings.maximum_long_requests, LEAST_LONG_REQUESTS),
         "trace_sample_percent": settings.trace_sample_ratio * 100,
         "cors_origins": [{"exact": origin} for origin in settings.cors_origins],

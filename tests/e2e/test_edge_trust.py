@@ -122,12 +122,13 @@ async def test_with_a_certificate_the_edge_speaks_tls_from_1_2_and_http_2(
         ready=False,
         tls_certificate=public_certificate / "public.pem",
         tls_private_key=public_certificate / "public.key",
+        transport_security="max-age=60; includeSubDomains",
     ) as stand:
         trusted = ssl.create_default_context(cafile=str(public_certificate / "ca.pem"))
         url = f"https://localhost:{stand.settings.port}"
         async with httpx.AsyncClient(base_url=url, verify=trusted) as client:
             response = await until_it_answers(client, "/healthz")
-            assert response.headers["strict-transport-security"] == "max-age=31536000"
+            assert response.headers["strict-transport-security"] == "max-age=60; includeSubDomains"
         assert await negotiated(stand.settings.port, public_certificate / "ca.pem") == ("h2", "TLSv1.3")
         with pytest.raises(ssl.SSLError):
             await negotiated(stand.settings.port, public_certificate / "ca.pem", ssl.TLSVersion.TLSv1_1)

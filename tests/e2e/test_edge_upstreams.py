@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from protomesh.ordering.v1.order_service_pb2 import GetOrderRequest
 from protomesh.ordering.v1.order_service_pb2_grpc import OrderServiceStub
@@ -128,6 +129,21 @@ async def test_an_answer_of_unavailable_is_not_sent_again(stand: EdgeStand) -> N
     stand.upstream.answers["/protomesh.ordering.v1.OrderService/GetOrder"] = unavailable
     assert (await stand.http.get(f"/v1/orders/{ID}", headers=stand.bearer())).status_code == 503
     assert len(stand.upstream.received) == 1
+
+
+async def test_a_connection_ends_after_a_while_and_loses_no_request(
+    tmp_path: Path, edge_certificates: Path
+) -> None:
+    """So that an edge that was added gets its share of clients."""
+    async with edge_stand(tmp_path, edge_certificates, connection_duration=1) as stand:
+        answers: list[httpx.Response] = []
+
+        async def told_to_leave() -> bool:
+            answers.append(await stand.http.get("/v1/products"))
+            return answers[-1].headers.get("connection") == "close"
+
+        await eventually(told_to_leave, within=10)
+        assert {answer.status_code for answer in answers} == {200}
 
 
 @contextlib.asynccontextmanager

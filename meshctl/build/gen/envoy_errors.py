@@ -15,17 +15,6 @@ _NATIVE_GRPC = [
     {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
     {"header_filter": {"header": {"name": "x-envoy-original-method", "present_match": False}}},
 ]
-# Envoy's own translation, with which the details must agree; the filters turn 429 into RESOURCE_EXHAUSTED.
-_GRPC_CODES: dict[int | str, int] = {
-    400: code_pb2.INTERNAL,
-    401: code_pb2.UNAUTHENTICATED,
-    403: code_pb2.PERMISSION_DENIED,
-    404: code_pb2.UNIMPLEMENTED,
-    429: code_pb2.RESOURCE_EXHAUSTED,
-    502: code_pb2.UNAVAILABLE,
-    503: code_pb2.UNAVAILABLE,
-    504: code_pb2.DEADLINE_EXCEEDED,
-}
 
 
 class LocalError(TypedDict):
@@ -36,6 +25,8 @@ class LocalError(TypedDict):
     reason: str
     message: str
     details: NotRequired[str]
+    route: NotRequired[str]
+    grpc_code: NotRequired[str]
     answer: NotRequired[int]
     retry: NotRequired[bool]
     retry_after: NotRequired[int]
@@ -53,14 +44,19 @@ def mappers(errors: list[LocalError]) -> list[dict[str, Any]]:
 
 
 def _grpc_mapper(error: LocalError) -> dict[str, Any]:
-    headers = {"grpc-status-details-bin": _status_header(error), **_retry_header(error)}
-    if "retry_after" in error:
-        # Envoy would turn it into UNAVAILABLE, which clients retry at once.
-        headers["grpc-status"] = str(code_pb2.Code.Value(error["code"]))
+    status = _grpc_status(error)
+    headers = {
+        # Envoy would derive the code from HTTP's, so that a request of the wrong form would be INTERNAL.
+        "grpc-status": str(status.code),
+        "grpc-message": status.message,
+        "grpc-status-details-bin": base64.b64encode(status.SerializeToString(deterministic=True)).decode().rstrip("="),
+        **_retry_header(error),
+    }
     return {
         "filter": {"and_filter": {"filters": [*_NATIVE_GRPC, *_conditions(error)]}},
-        **_answer(error),
-        "body_format_override": {"text_format_source": {"inline_string": _fixed_message(error)}},
+        # With another status or with a body, the gRPC-Web filter would replace code and message with its own.
+        "status_code": 200,
+        "body_format_override": {"text_format_source": {"inline_string": "%REQ(:no-body)%"}, "omit_empty_values": True},
         "headers_to_add": _headers(headers),
     }
 
@@ -92,8 +88,12 @@ def _answer(error: LocalError) -> dict[str, Any]:
 
 def _conditions(error: LocalError) -> list[dict[str, Any]]:
     conditions = [_status_filter(error["status"])]
+    expressions = []
     if "details" in error:
-        expression = f"response.code_details.startsWith('{error['details']}')"
+        expressions.append(f"response.code_details.startsWith('{error['details']}')")
+    if "route" in error:
+        expressions.append(f"xds.route_name == '{error['route']}'")
+    for expression in expressions:
         cel = "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter"
         conditions.append(
             {
@@ -131,11 +131,11 @@ def _fixed_message(error: LocalError) -> str:
     return error["message"].removesuffix(": %LOCAL_REPLY_BODY%")
 
 
-def _status_header(error: LocalError) -> str:
-    code = _GRPC_CODES.get(error.get("answer", error["status"]), code_pb2.UNKNOWN)
+def _grpc_status(error: LocalError) -> status_pb2.Status:
+    code = code_pb2.Code.Value(error.get("grpc_code", error["code"]))
     status = status_pb2.Status(code=code, message=_fixed_message(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error["reason"], domain=DOMAIN))
     if "retry_after" in error or error.get("retry"):
         delay = Duration(seconds=error.get("retry_after", 1))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return base64.b64encode(status.SerializeToString(deterministic=True)).decode().rstrip("=")
+    return status

@@ -8,6 +8,11 @@ from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_TIMEOUT, HttpBin
 from meshctl.build.gen import envoy_bodies, envoy_gates
 
 TYPE = "type.googleapis.com/envoy.extensions.filters.http."
+_UNTRACED = {"random_sampling": {"numerator": 0}}
+# What arrives while the rate limiter is asked, up to a stream's window and a read, must be less than half of a buffer:
+# with more in it than that, Envoy never resumes reading, and responds only at the timeout. A smaller limit is the Lua
+# filter's and the service's to hold.
+_SMALLEST_BUFFER = 256 * 1024
 # How much longer than the server the edge waits, so that the server's own DEADLINE_EXCEEDED arrives.
 GRACE_SECONDS = 0.25
 _PREVIOUS_HOSTS = {
@@ -75,14 +80,10 @@ def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
         _health_route(),
         _preflight_route(),
         *(_grpc_route(method) for method in sorted(methods, key=lambda method: method.path)),
-        _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}, 404),
-        *(
-            route
-            for binding, method in bindings
-            for route in (*_size_refusal(binding, method), _rest_route(binding, method))
-        ),
+        _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}),
+        *(_rest_route(binding, method) for binding, method in bindings),
         *_other_verbs(bindings),
-        _refusal("no such path", {"prefix": "/"}, 404),
+        _refusal("no such path", {"prefix": "/"}),
     ]
 
 
@@ -118,7 +119,7 @@ def _route(
         "match": match,
         "route": _upstream(method, whole_life=whole_life),
         "decorator": {"operation": operation, "propagate": False},
-        **({"tracing": {"random_sampling": {"numerator": 0}}} if method.untraced else {}),
+        **({"tracing": _UNTRACED} if method.untraced else {}),
         **removed,
         "typed_per_filter_config": {
             **(_NO_TOKEN if public else {}),
@@ -156,11 +157,10 @@ def _buffer(method: MethodContract) -> dict[str, Any]:
     config: dict[str, Any] = {"@type": f"{TYPE}buffer.v3.BufferPerRoute"}
     if method.client_streaming:
         return {"envoy.filters.http.buffer": {**config, "disabled": True}}
-    if method.max_request_bytes == DEFAULT_MAX_REQUEST_BYTES:
+    limit = max(method.max_request_bytes, _SMALLEST_BUFFER)
+    if limit == DEFAULT_MAX_REQUEST_BYTES:
         return {}
-    return {
-        "envoy.filters.http.buffer": {**config, "buffer": {"max_request_bytes": method.max_request_bytes}}
-    }
+    return {"envoy.filters.http.buffer": {**config, "buffer": {"max_request_bytes": limit}}}
 
 
 def _rate_limits(method: MethodContract) -> list[dict[str, Any]]:
@@ -183,11 +183,23 @@ def _rest_marks(binding: HttpBinding, method: MethodContract) -> dict[str, str]:
     marks = {}
     if (body := envoy_bodies.message_of(method, binding)) is not None:
         marks["body"] = body.full_name
+        if method.max_request_bytes < _SMALLEST_BUFFER:
+            marks["max_bytes"] = str(method.max_request_bytes)
+    if taken := _taken(binding):
+        marks["taken"] = taken
     if method.success_status != 200:
         marks["success_status"] = str(method.success_status)
     if method.cache is not None:
         marks["cache_control"] = f"public, max-age={method.cache}"
     return marks
+
+
+def _taken(binding: HttpBinding) -> str:
+    """Returns the fields that the query must not name, as envoy/rest.lua reads them."""
+    if binding.body == "*":
+        return "*"
+    fields = [*re.findall(r"\{([^}=]+)", binding.path), *([binding.body] if binding.body else [])]
+    return ",".join(field.replace("_", "").lower() for field in fields)
 
 
 def _other_verbs(bindings: Iterable[tuple[HttpBinding, MethodContract]]) -> list[dict[str, Any]]:
@@ -200,49 +212,49 @@ def _other_verbs(bindings: Iterable[tuple[HttpBinding, MethodContract]]) -> list
     for path, taken in verbs.items():
         allow = ", ".join([*sorted(taken), "OPTIONS"])
         match = _path_match(path)
-        answers.append(_refusal("options", {**match, "headers": [_verb("OPTIONS")]}, 204, allow))
-        answers.append(_refusal("no such method", match, 405, allow))
+        answers.append(_answer("options", {**match, "headers": [_verb("OPTIONS")]}, 204, allow))
+        answers.append(_refusal("no such method", match, allow))
     return answers
 
 
-def _refusal(name: str, match: dict[str, Any], status: int, allow: str = "") -> dict[str, Any]:
-    header = {"header": {"key": "allow", "value": allow}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+def _answer(name: str, match: dict[str, Any], status: int, allow: str = "") -> dict[str, Any]:
     return {
         "name": name,
         "match": match,
         "direct_response": {"status": status},
-        **({"response_headers_to_add": [header]} if allow else {}),
+        **_allowing(allow),
         "typed_per_filter_config": _UNCHECKED,
     }
 
 
-def _size_refusal(binding: HttpBinding, method: MethodContract) -> list[dict[str, Any]]:
-    """Returns a route that refuses, by its content length, a request beyond an RPC's small limit.
+def _refusal(name: str, match: dict[str, Any], allow: str = "") -> dict[str, Any]:
+    """Returns a route to a cluster that does not exist, which is 404, or what envoy/errors.yaml has for its name.
 
-    The buffer filter would be too late: more than its limit may arrive while the rate limiter is asked, and then
-    Envoy stops reading and does not respond until the timeout.
+    The CORS filter does nothing for a direct response, and a page could not read the error.
     """
-    if method.client_streaming or method.max_request_bytes >= DEFAULT_MAX_REQUEST_BYTES:
-        return []
-    too_large = {"start": method.max_request_bytes + 1, "end": 2**62}
-    length = {"name": "content-length", "range_match": too_large}
-    match = {**_path_match(binding.path), "headers": [_verb(binding.verb), length]}
-    return [_refusal(f"{method.full_name} is too large", match, 413)]
+    return {
+        "name": name,
+        "match": match,
+        "route": {"cluster": "nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
+        **_allowing(allow),
+        "typed_per_filter_config": _UNCHECKED,
+    }
+
+
+def _allowing(methods: str) -> dict[str, Any]:
+    header = {"header": {"key": "allow", "value": methods}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {"response_headers_to_add": [header]} if methods else {}
 
 
 def _health_route() -> dict[str, Any]:
-    return _refusal("health", {"path": "/healthz"}, 200)
+    """Returns the route of those who ask all the time whether the edge is there; their traces would be noise."""
+    return {**_answer("health", {"path": "/healthz"}, 200), "tracing": _UNTRACED}
 
 
 def _preflight_route() -> dict[str, Any]:
     """Returns the route of a browser's preflight: the CORS filter responds, provided that the route names a cluster."""
     asks = [{"name": name, "present_match": True} for name in ("origin", "access-control-request-method")]
-    return {
-        "name": "preflight",
-        "match": {"prefix": "/", "headers": [_verb("OPTIONS"), *asks]},
-        "route": {"cluster": "nowhere", "cluster_not_found_response_code": "NOT_FOUND"},
-        "typed_per_filter_config": _UNCHECKED,
-    }
+    return _refusal("preflight", {"prefix": "/", "headers": [_verb("OPTIONS"), *asks]})
 
 
 def _verb(verb: str) -> dict[str, Any]:

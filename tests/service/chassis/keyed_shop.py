@@ -1,7 +1,8 @@
 """A service with one RPC that takes an idempotency key."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,6 +22,16 @@ REQUEST = order_service_pb2.PlaceOrderRequest(shipping_note="a")
 OTHER_REQUEST = order_service_pb2.PlaceOrderRequest(shipping_note="b")
 
 Handler = Callable[[Any, Call], Awaitable[Order]]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """gRPC's context, for its metadata alone."""
+
+    metadata: Sequence[tuple[str, str]]
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        return self.metadata
 
 
 class Shop:
@@ -47,11 +58,13 @@ class Shop:
     async def call(
         self, key: str, request: Any = REQUEST, handler: Handler | None = None, user: str = "buyer"
     ) -> tuple[Order, Call]:
-        call = self.new_call(key, user)
+        call = self.new_call(key, user=user)
         return await self.run(call, request, handler), call
 
-    def new_call(self, key: str, user: str = "buyer") -> Call:
-        call = Call(PLACE_ORDER, {"idempotency-key": key})
+    def new_call(self, *keys: str, user: str = "buyer") -> Call:
+        call = Call(
+            PLACE_ORDER, {"idempotency-key": keys[-1]}, Sent([("idempotency-key", key) for key in keys])
+        )
         call.caller = Caller(user_id=user)
         call.deadline = asyncio.get_running_loop().time() + 2
         return call

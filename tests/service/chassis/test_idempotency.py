@@ -76,6 +76,11 @@ async def test_a_key_must_be_printable_ascii_of_a_fair_length(shop: Shop, bad: s
         await shop.call(bad)
 
 
+async def test_two_keys_are_none(shop: Shop, key: str):
+    with pytest.raises(InvalidArgument, match="IDEMPOTENCY_KEY_REQUIRED"):
+        await shop.run(shop.new_call("another key, not less valid", key))
+
+
 async def test_a_deterministic_refusal_is_the_key_s_answer(shop: Shop, key: str):
     async def refuse(_: Any, call: Call) -> Order:
         shop.executions.append(call.operation_id)

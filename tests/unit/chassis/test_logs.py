@@ -112,3 +112,24 @@ def test_personal_data_never_shows(logger: logging.Logger, stream: io.StringIO) 
 def test_personal_data_in_a_message_within_a_message_never_shows() -> None:
     event = UserUpdated(user_id="u1", account=Account(id="u1", email="a@example.com"))
     assert logs.redacted(event) == {"user_id": "u1", "account": {"id": "u1", "email": logs.REDACTED}}
+
+
+def test_headers_that_are_not_text_do_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("handlers", "level"):
+        monkeypatch.setattr(logging.root, name, getattr(logging.root, name))
+    logs.set_up("scratch", "info")
+    handler = Kept()
+    logging.root.handlers = [handler]
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.error("Invalid encoding on %s", b"\xff")
+    grpc.error("Something else")
+    assert handler.messages == ["Something else"]
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
