@@ -20,6 +20,7 @@ from meshctl.mesh.gateway import Gateway
 from meshctl.mesh.options import VARIABLES, Options
 from meshctl.mesh.process import Process, Say, reason
 from meshctl.mesh.program import Account, Program, launch_command
+from meshctl.mesh.progress import Progress
 from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
@@ -33,12 +34,12 @@ RECONNECT_SECONDS = 2.5
 
 
 class Supervisor:
-    """The mesh on one data folder. `say` gets one line for each event that a person should see."""
+    """The mesh on one data folder; `progress` shows what a person should see."""
 
-    def __init__(self, options: Options, say: Say) -> None:
+    def __init__(self, options: Options, progress: Progress) -> None:
         self.options = options
         self.folder = MeshFolder(options.data.resolve())
-        self._say = say
+        self._progress = progress
         self._ports = ports.Ports(options.port)
         self._edge_port: socket.socket | None = None
         self._ledger = housekeeping.Ledger(self.folder.processes)
@@ -47,6 +48,11 @@ class Supervisor:
         self._account = Account()
         self._gateway: Gateway | None = None
         self._wiring: Wiring | None = None
+
+    @property
+    def count(self) -> int:
+        """How many processes it runs."""
+        return len(self._processes)
 
     @property
     def edge_url(self) -> str:
@@ -65,13 +71,13 @@ class Supervisor:
         self._edge_port = ports.claim(self.options.port, self._account.uid)
         certificates.issue(self.folder.certificates, deployables.workloads())
         parts = Parts(self.options, self.folder, self._ports)
-        await self._step("PostgreSQL, NATS, Valkey", self._start_parts(parts))
+        await self._start_parts(parts)
         await self._step("databases, roles, migrations", self._migrate(parts))
         workers = services.workers(
             deployables.deployables(), self.options.workers, self._ports, self.options.background_workers
         )
         wiring = services.wire(self.folder, parts, workers)
-        await self._step(f"services: {', '.join(deployables.deployables())}", self._start_services(wiring))
+        await self._start_services(wiring)
         await self._step(f"edge: {self.edge_url}", self._start_edge(wiring))
 
     async def load_samples(self) -> None:
@@ -146,11 +152,13 @@ class Supervisor:
 
     async def _start_parts(self, parts: Parts) -> None:
         await parts.reachable()
-        await together(self._start(part) for part in await parts.programs())
+        await together(self._step(part.name, self._start(part)) for part in await parts.programs())
 
     async def _start_services(self, wiring: Wiring) -> None:
         self._wiring = wiring
-        await together(self._start(wiring.program(worker)) for worker in wiring.workers)
+        await together(
+            self._step(worker.name, self._start(wiring.program(worker))) for worker in wiring.workers
+        )
 
     async def _start_edge(self, wiring: Wiring) -> None:
         gateway = Gateway(self.folder, self.options.port, self._ports.take(), wiring.targets())
@@ -196,7 +204,9 @@ class Supervisor:
         account = self._account.with_capabilities(program.capabilities)
         environment = self._environment(program.environment)
         program = dataclasses.replace(program, account=account, environment=environment)
-        process = Process(program, self.folder.logs / f"{program.name}.log", self._say, self._ledger.add)
+        process = Process(
+            program, self.folder.logs / f"{program.name}.log", self._progress.say, self._ledger.add
+        )
         self._processes[program.name] = process
         await process.start()
 
@@ -208,9 +218,8 @@ class Supervisor:
         return {**ENVIRONMENT, **inherited, **direct, **own}
 
     async def _step(self, title: str, work: Coroutine[Any, Any, object]) -> None:
-        began = time.monotonic()
-        await work
-        self._say(f"  ✓ {title} ({time.monotonic() - began:.1f} s)")
+        with self._progress.step(title):
+            await work
 
 
 async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,10 @@ from meshctl.core import deployables
 from meshctl.core.failure import OperatorError
 from meshctl.core.files import write_private
 from meshctl.core.folder import DEFAULT_FOLDER
-from meshctl.mesh import control, housekeeping, logs
+from meshctl.mesh import control, housekeeping, logs, welcome
 from meshctl.mesh.options import DEFAULT_PORT, Options, without_password
 from meshctl.mesh.process import Say
+from meshctl.mesh.progress import Progress, for_terminal
 from meshctl.mesh.services import ADMIN_EMAIL
 from meshctl.mesh.supervisor import Supervisor
 from meshctl.pki import certificates
@@ -99,6 +101,7 @@ def _detached() -> int:
     command = [sys.executable, "-P", "-m", "meshctl", *arguments, "--background"]
     with subprocess.Popen(
         command,
+        env={**os.environ, **for_terminal()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -106,12 +109,13 @@ def _detached() -> int:
     ) as child:
         assert child.stdout is not None
         try:
-            for line in child.stdout:
-                if line == DETACHED:
+            # As it comes: what is drawn on a terminal does not end with a line.
+            while said := os.read(child.stdout.fileno(), 1 << 16):
+                sys.stdout.buffer.write(said.removesuffix(DETACHED))
+                sys.stdout.flush()
+                if said.endswith(DETACHED):
                     # Skips the end of the block, which would wait for the child.
                     os._exit(0)
-                sys.stdout.buffer.write(line)
-                sys.stdout.flush()
         except KeyboardInterrupt:
             child.terminate()
             child.wait()
@@ -120,36 +124,44 @@ def _detached() -> int:
 
 
 async def _live(options: Options, *, background: bool) -> None:
-    supervisor = Supervisor(options, _say)
+    progress = Progress()
+    supervisor = Supervisor(options, progress)
     folder = supervisor.folder
     folder.prepare()
     stop = _on_signals()
     with folder.lock():
         async with control.serving(folder.control, _answering(supervisor, stop)):
-            _say(f"Starting the mesh on {folder.root}")
+            progress.say(f"Starting the mesh on {folder.root}")
             try:
-                await _unless(stop, _bring_up(supervisor))
+                await _unless(stop, _bring_up(supervisor, progress))
                 if background and not stop.is_set():
                     _leave_terminal(folder.logs / "mesh.log")
-                await _unless(stop, _keep(supervisor, background=background))
+                await _unless(stop, _keep(supervisor, progress, background=background))
             finally:
                 if stop.is_set():
-                    _say("Draining: edge, services, parts")
+                    progress.say("Draining: edge, services, parts")
                 await supervisor.stop()
         if stop.is_set():
-            _say("The mesh is down.")
+            progress.say("The mesh is down.")
 
 
-async def _bring_up(supervisor: Supervisor) -> None:
-    await supervisor.start()
-    password = supervisor.folder.secrets().get("admin_password")
-    values = {"EDGE_URL": supervisor.edge_url, "ADMIN_EMAIL": ADMIN_EMAIL, "ADMIN_PASSWORD": password}
-    write_private(supervisor.folder.dev_env, "".join(f"{name}={value}\n" for name, value in values.items()))
-    await supervisor.load_samples()
-    _welcome(supervisor.edge_url, password, supervisor.folder.dev_env)
+async def _bring_up(supervisor: Supervisor, progress: Progress) -> None:
+    folder, began = supervisor.folder, time.monotonic()
+    password, known = folder.secrets().get("admin_password"), folder.dev_env.exists()
+    with progress.drawn() as terminal:
+        await supervisor.start()
+        values = {"EDGE_URL": supervisor.edge_url, "ADMIN_EMAIL": ADMIN_EMAIL, "ADMIN_PASSWORD": password}
+        write_private(folder.dev_env, "".join(f"{name}={value}\n" for name, value in values.items()))
+        await supervisor.load_samples()
+    summary = f"{supervisor.count} processes, ready in {time.monotonic() - began:.1f} s"
+    screen = (supervisor.edge_url, folder, summary, "" if known else password)
+    if terminal:
+        terminal.show(welcome.text(*screen, paint=terminal.paint))
+    else:
+        progress.say(welcome.text(*screen))
 
 
-async def _keep(supervisor: Supervisor, *, background: bool) -> None:
+async def _keep(supervisor: Supervisor, progress: Progress, *, background: bool) -> None:
     """Keeps the certificates valid and the supervisor's own log short, until it is cancelled."""
     folder = supervisor.folder
 
@@ -162,8 +174,8 @@ async def _keep(supervisor: Supervisor, *, background: bool) -> None:
             logs.shorten_output(folder.logs / "mesh.log")
 
     await asyncio.gather(
-        housekeeping.repeatedly("The renewal of certificates", RENEWAL_SECONDS, renew, _say),
-        housekeeping.repeatedly("The rotation of mesh.log", LOG_CHECK_SECONDS, shorten, _say),
+        housekeeping.repeatedly("The renewal of certificates", RENEWAL_SECONDS, renew, progress.say),
+        housekeeping.repeatedly("The rotation of mesh.log", LOG_CHECK_SECONDS, shorten, progress.say),
     )
 
 
@@ -213,12 +225,6 @@ def _answering(supervisor: Supervisor, stop: asyncio.Event) -> control.Answer:
     return answer
 
 
-def _say(line: str) -> None:
-    # The terminal may be closed, and the disk of the log full: the mesh is kept and drained all the same.
-    with contextlib.suppress(OSError):
-        print(line, flush=True)
-
-
 def _leave_terminal(log: Path) -> None:
     """Redirects this process to its log, and tells the process that started it that it may exit."""
     # That process may be gone already, with its terminal.
@@ -237,20 +243,3 @@ def _as_sentence(failure: OSError, options: Options) -> OperatorError:
             f"{failure.filename} is not writable by this user: choose another folder with --data."
         )
     return OperatorError(f"The system refused an operation: {failure}.")
-
-
-def _welcome(url: str, password: str, dev_env: Path) -> None:
-    login = f'{{"email":"{ADMIN_EMAIL}","password":"{password}"}}'
-    read_answer = "python3 -c 'import json,sys; print(json.load(sys.stdin)[\"access_token\"])'"
-    _say(
-        f"""
-The mesh is up: {url}
-  administrator  {ADMIN_EMAIL}  {password}
-  also in        {dev_env}
-
-Try it:
-  curl -s '{url}/v1/products?limit=3'
-  TOKEN=$(curl -s {url}/v1/users/login -d '{login}' | {read_answer})
-  curl -s {url}/v1/users/me -H "authorization: Bearer $TOKEN"
-"""
-    )

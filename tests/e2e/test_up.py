@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from meshctl.mesh.running import RunningMesh
 from tests import parts
 from tests.disks import mounted
 from tests.mesh import ROOT, start_up
+from tests.patience import eventually
 
 HEALTHY_BYTES = 1.2e9
 
@@ -66,15 +68,34 @@ def test_up_writes_the_url_and_the_administrator_to_a_private_file(detached: Pat
     assert known(detached).keys() >= {"EDGE_URL", "ADMIN_EMAIL", "ADMIN_PASSWORD"}
 
 
-def test_the_curl_lines_that_up_prints_work(detached: Path) -> None:
+async def test_what_up_says_to_try_works(detached: Path) -> None:
+    tries = re.split(r"^  # .*$", (detached / "said").read_text(), flags=re.MULTILINE)[1:]
+    assert len(tries) == 3
+
+    def tried(command: str) -> str:
+        shell = ["bash", "-euo", "pipefail", "-c", command]
+        return subprocess.run(shell, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    products, login, trace = tries
+    assert len(json.loads(tried(products))["data"]) == 3
+    assert json.loads(tried(login))["token_type"] == "Bearer"
+
+    async def arrived() -> bool:
+        return "POST /v1/users/login" in await asyncio.to_thread(tried, trace)
+
+    await eventually(arrived, within=30)
+
+
+def test_up_shows_each_part_and_service_with_its_time(detached: Path) -> None:
     said = (detached / "said").read_text()
-    lines = [line.strip() for line in said.partition("Try it:")[2].splitlines() if line.strip()]
-    assert len(lines) == 3
-    script = "set -e\n" + "\necho\n".join(lines)
-    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30, check=True)
-    products, me = shell.stdout.split("\n\n")
-    assert len(json.loads(products)["data"]) == 3
-    assert json.loads(me)["role"] == "admin"
+    for step in ("postgres", "nats", "valkey", "databases, roles, migrations", "catalog-1", "identity-1"):
+        assert re.search(rf"^  ✓ {step} \(\d+\.\d s\)$", said, re.MULTILINE)
+
+
+def test_the_password_is_shown_once_and_in_no_command(detached: Path) -> None:
+    said = (detached / "said").read_text()
+    assert said.count(known(detached)["ADMIN_PASSWORD"]) == 1
+    assert said.index(known(detached)["ADMIN_PASSWORD"]) < said.index("Try it:")
 
 
 def test_sample_data_can_be_searched_and_bought(detached: Path) -> None:
@@ -187,6 +208,7 @@ def test_a_killed_supervisor_leaves_nothing_behind_and_the_next_up_has_all_data(
     assert again.returncode == 0, again.stdout + again.stderr
     assert not any(child.is_running() for child in children)
     assert "sample" not in again.stdout
+    assert before["ADMIN_PASSWORD"] not in again.stdout
     assert known(detached) == before
     login = {"email": before["ADMIN_EMAIL"], "password": before["ADMIN_PASSWORD"]}
     assert httpx.post(f"{before['EDGE_URL']}/v1/users/login", json=login, trust_env=False).status_code == 200
