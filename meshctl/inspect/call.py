@@ -1,7 +1,6 @@
 """`meshctl call`: calls any RPC by its name, with JSON over mTLS, directly at its service as a workload of the mesh."""
 
 import asyncio
-import difflib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +22,7 @@ from meshctl.core import deployables
 from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER
+from meshctl.core.suggestions import meant
 from meshctl.core.terminal import print_json
 from meshctl.mesh.running import RunningMesh
 from meshctl.mesh.session import OperatorSession
@@ -98,14 +98,8 @@ def _find(name: str) -> MethodContract:
 
 def _meant(misspelt: str) -> str:
     """Returns what the person may have meant, or how to find it."""
-    names = sorted({method.name for method in contract.platform()})
-    lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(misspelt.rpartition("/")[2].lower(), lower)
-    return (
-        f"did you mean {' or '.join(lower[name] for name in close)}?"
-        if close
-        else "see `meshctl call --list`."
-    )
+    close = meant(misspelt.rpartition("/")[2], sorted({method.name for method in contract.platform()}))
+    return f"did you mean {' or '.join(close)}?" if close else "see `meshctl call --list`."
 
 
 def _header(text: str) -> tuple[str, str]:

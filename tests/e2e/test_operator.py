@@ -1,5 +1,6 @@
 """What an operator does at the terminal: status, audit records, imports; and the answer where no mesh runs."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.terminal import meshctl
+from tests.e2e.terminal import meshctl, start
 from tests.mesh import Mesh
+from tests.patience import eventually
 
 
 @pytest.mark.parametrize(
@@ -81,3 +83,51 @@ async def test_an_import_runs_the_command_of_the_catalog_for_this_mesh(mesh: Mes
         mesh, "import", "products", str(file), "--currency=GBP", "--edge-url", "nowhere"
     )
     assert (elsewhere.code, "Not a URL of the mesh" in elsewhere.err) == (1, True)
+
+
+async def test_top_shows_what_was_called_meanwhile(mesh: Mesh) -> None:
+    looking = await start(mesh, "top", "--json", "--seconds", "5")
+    async with asyncio.timeout(60):
+        while looking.returncode is None:
+            assert (await mesh.http.get("/v1/products")).status_code == 200
+            await asyncio.wait([asyncio.ensure_future(looking.wait())], timeout=0.05)
+    assert looking.stdout is not None
+    rows = {row["rpc"]: row for row in json.loads(await looking.stdout.read())}
+    row = rows["ProductService/ListProducts"]
+    assert row["service"] == "catalog"
+    assert row["rate"] > 0
+    assert row["errors"] == 0
+    assert 0 < row["p50"] <= row["p95"]
+    table = await meshctl(mesh, "top", "--once", "--seconds", "0.2")
+    assert table.code == 0
+
+
+async def test_the_doctor_finds_nothing_wrong_with_a_healthy_mesh(mesh: Mesh) -> None:
+    await mesh.healthy()
+    found = {one["subject"]: one for one in json.loads((await meshctl(mesh, "doctor", "--json")).out)}
+    for subject in ("certificates", "processes", "edge", "clocks", "outbox"):
+        assert found[subject]["state"] == "ok", found[subject]
+    assert found["processes"]["found"] == f"all {len(mesh.status())} are healthy"
+
+
+async def test_the_logs_tell_of_a_request_by_its_trace(mesh: Mesh) -> None:
+    trace_id = (await mesh.http.get("/v1/products")).headers["trace-id"]
+
+    async def written() -> bool:
+        return "GET /v1/products 200 in " in (await meshctl(mesh, "logs", "--trace", trace_id)).out
+
+    # The edge writes its log every ten seconds.
+    await eventually(written, within=30)
+
+
+async def test_the_url_is_printed_for_other_programs(mesh: Mesh) -> None:
+    assert (await meshctl(mesh, "open")).out == f"{mesh.edge_url}\n"
+
+
+async def test_status_and_rpcs_come_as_json(mesh: Mesh) -> None:
+    states = (await meshctl(mesh, "status", "--json")).answer
+    assert {state["name"] for state in states} == {state["name"] for state in mesh.status()}
+    (rpc,) = (await meshctl(mesh, "call", "--list", "PlaceOrder", "--json")).answer
+    assert (rpc["rpc"], rpc["deployable"]) == ("protomesh.ordering.v1.OrderService/PlaceOrder", "ordering")
+    assert isinstance((await meshctl(mesh, "events", "list", "--json")).answer, list)
+    assert isinstance((await meshctl(mesh, "trace", "--list", "--json")).answer, list)
