@@ -1,8 +1,10 @@
 """The start of a mesh on a terminal."""
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import IO, Any, Self, cast
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -28,12 +30,28 @@ class Seconds(ProgressColumn):
         return Text(f"{seconds:5.1f} s", style="dim")
 
 
+class Output:
+    """Standard output, whose terminal may be closed: the mesh starts and drains all the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+
+
 class Spinners:
     """A spinner for each step that runs; above them, what else happens."""
 
     def __init__(self, columns: int = 0) -> None:
         # Without columns, it is the terminal of this process.
-        self.console = Console(force_terminal=True, width=columns) if columns else Console()
+        output = cast("IO[str]", Output())
+        self.console = Console(file=output, force_terminal=True, width=columns or None)
         self._steps = Steps(
             TextColumn(" "),
             Mark(style="cyan"),
