@@ -23,12 +23,17 @@ async def running(program: Program, folder: Path) -> AsyncIterator[Process]:
         await process.stop()
 
 
+async def postgres_program(folder: Path, port: int, password: str) -> Program:
+    """PostgreSQL with its data below `folder`, which its account may then enter."""
+    MeshFolder(folder).prepare()
+    return await postgres.program(folder / "postgres", port, password)
+
+
 @asynccontextmanager
 async def running_postgres(folder: Path) -> AsyncIterator[str]:
     """The superuser's URL of a new PostgreSQL."""
     port, password = Ports().take(), secrets.token_hex(16)
-    MeshFolder(folder).prepare()
-    async with running(await postgres.program(folder / "postgres", port, password), folder):
+    async with running(await postgres_program(folder, port, password), folder):
         yield postgres.url(port, password)
 
 

@@ -218,7 +218,7 @@ async def test_many_checkouts_leave_nothing_behind_on_a_connection(migrated_url:
 
 async def test_a_restarted_server_is_found_again_and_meanwhile_answers_unavailable(tmp_path: pathlib.Path):
     port = Ports().take()
-    program = await postgres.program(tmp_path / "postgres", port, "password")
+    program = await parts.postgres_program(tmp_path, port, "password")
     async with parts.running(program, tmp_path) as server:
         url = postgres.url(port, "password")
         await asyncio.to_thread(migrations.upgrade, "things", url, MIGRATIONS)

@@ -85,7 +85,7 @@ async def test_nobody_waits_for_good_when_a_server_dies_with_all_its_connections
     tmp_path: pathlib.Path,
 ):
     port = Ports().take()
-    program = await postgres.program(tmp_path / "postgres", port, "password")
+    program = await parts.postgres_program(tmp_path, port, "password")
     async with parts.running(program, tmp_path) as server:
 
         def kill() -> None:

@@ -84,7 +84,7 @@ async def storing(folder: pathlib.Path) -> AsyncIterator[tuple[Process, Stand]]:
     """A PostgreSQL of its own, and a service on it that has used it."""
     certificates.issue(folder, "scratch", "edge")
     port = Ports().take()
-    program = await postgres.program(folder / "postgres", port, "password")
+    program = await parts.postgres_program(folder, port, "password")
     async with (
         parts.running(program, folder) as server,
         running(
@@ -169,7 +169,7 @@ async def test_a_service_whose_database_is_not_there_yet_wants_no_calls(tmp_path
     certificates.issue(tmp_path, "scratch", "edge")
     ports = Ports()
     database_port, port = ports.take(), ports.take()
-    program = await postgres.program(tmp_path / "postgres", database_port, "password")
+    program = await parts.postgres_program(tmp_path, database_port, "password")
     url = postgres.url(database_port, "password")
     starting = running(tmp_path, servicer=Storing, database_url=url, port=port)
     started = asyncio.ensure_future(starting.__aenter__())

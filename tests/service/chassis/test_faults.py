@@ -99,7 +99,7 @@ class Stand:
 async def stand(tmp_path: pathlib.Path) -> AsyncIterator[Stand]:
     ports = Ports()
     pg_port, nats_port = ports.take(), ports.take()
-    program = await postgres.program(tmp_path / "postgres", pg_port, "password")
+    program = await parts.postgres_program(tmp_path, pg_port, "password")
     url = postgres.url(pg_port, "password")
     async with (
         parts.running(program, tmp_path) as pg,
