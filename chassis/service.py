@@ -93,15 +93,19 @@ class Service:
         """Calls `handle(event, envelope, work)` for each event, in one transaction with the event's inbox row.
 
         Events of one aggregate come in order, across the types of a subscription. Raises ContractError for a message
-        that is not an event, or a name that is taken.
+        that is not an event, an event whose contract does not list the subscription, or a name that is taken.
         """
         if durable in self._subscriptions:
             raise ContractError(f"There are two subscriptions named {durable}; give each one its own name.")
         for message in handlers:
             try:
-                event_type(message)
+                kind = event_type(message)
             except TypeError as error:
                 raise ContractError(str(error)) from None
+            if durable not in kind.subscribers:
+                raise ContractError(
+                    f"{kind.name} does not list {durable} among its `subscribers`: add it there."
+                )
         self._subscriptions[durable] = handlers
 
     def live(self, *events: type[Message]) -> Live:

@@ -39,13 +39,15 @@ async def running_postgres(folder: Path) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def running_nats(folder: Path) -> AsyncIterator[str]:
+    """The operator's URL of a new NATS."""
     (port, monitor), password = (Ports().take(), Ports().take()), secrets.token_hex(16)
-    async with running(nats.program(folder / "nats", port, password, monitor), folder):
-        yield nats.url(port, password)
+    async with running(nats.program(folder / "nats", port, {nats.OPERATOR: password}, monitor), folder):
+        yield nats.url(port, nats.OPERATOR, password)
 
 
 @asynccontextmanager
 async def running_valkey(folder: Path) -> AsyncIterator[str]:
+    """The operator's URL of a new Valkey."""
     port, password = Ports().take(), secrets.token_hex(16)
-    async with running(valkey.program(folder / "valkey", port, password), folder):
-        yield valkey.url(port, password)
+    async with running(valkey.program(folder / "valkey", port, {valkey.OPERATOR: password}), folder):
+        yield valkey.url(port, valkey.OPERATOR, password)

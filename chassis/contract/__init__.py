@@ -3,7 +3,13 @@
 from chassis.contract.client_config import service_config
 from chassis.contract.descriptors import reachable
 from chassis.contract.event_content import published
-from chassis.contract.event_types import DEAD_LETTERS, all_event_types, event_type, stream_subjects
+from chassis.contract.event_types import (
+    DEAD_LETTERS,
+    EVERY_SERVICE,
+    all_event_types,
+    event_type,
+    stream_subjects,
+)
 from chassis.contract.methods import (
     ADMIN,
     ANY_WORKLOAD,
@@ -31,6 +37,7 @@ __all__ = [
     "DEAD_LETTERS",
     "DEFAULT_MAX_REQUEST_BYTES",
     "DEFAULT_TIMEOUT",
+    "EVERY_SERVICE",
     "ContractError",
     "HttpBinding",
     "MethodContract",

@@ -13,6 +13,7 @@ from chassis.contract import registry
 
 DEAD_LETTERS = "DEAD_LETTERS"
 DEAD_SUBJECT = "dead"
+EVERY_SERVICE = "*"
 
 # Characters with a meaning in a NATS subject.
 _SUBJECT_SYNTAX = frozenset(".*> \t\r\n")
@@ -20,13 +21,15 @@ _SUBJECT_SYNTAX = frozenset(".*> \t\r\n")
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """One kind of fact: its subject without the aggregate's token, its stream, and the aggregate's id field."""
+    """One kind of fact: its subject without the aggregate's token, stream, aggregate's id field and subscribers."""
 
     name: str
     subject: str
     stream: str
     aggregate_id_field: str
     message_class: type[Message]
+    # Names of subscriptions, such as `catalog.release_stock`, or EVERY_SERVICE.
+    subscribers: frozenset[str] = frozenset()
 
     @property
     def filter(self) -> str:
@@ -89,5 +92,10 @@ def _of_descriptor(message: Any) -> EventType | None:
             f"{message.full_name} has no field {option.aggregate_id_field!r} to name its aggregate."
         )
     return EventType(
-        message.full_name, option.subject, option.stream, option.aggregate_id_field, GetMessageClass(message)
+        message.full_name,
+        option.subject,
+        option.stream,
+        option.aggregate_id_field,
+        GetMessageClass(message),
+        frozenset(option.subscribers),
     )

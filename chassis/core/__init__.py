@@ -19,7 +19,7 @@ from chassis.core.errors import (
 )
 from chassis.core.identifiers import uuid7
 from chassis.core.moments import timestamp
-from chassis.core.settings import Role, Settings
+from chassis.core.settings import Role, Settings, ValkeySettings
 from chassis.core.tasks import Worker, checkpoint, repeat
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Settings",
     "Unauthenticated",
     "Unavailable",
+    "ValkeySettings",
     "Worker",
     "checkpoint",
     "errors",

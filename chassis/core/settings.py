@@ -62,7 +62,6 @@ class Settings(BaseSettings):
         description="Seconds between the attempts of an event, as JSON: `[1, 5]`; the last one repeats.",
     )
     audit_days: int = Field(365, ge=1, description="Days for which audit records are kept.")
-    valkey_url: str = Field("", repr=False, description="Valkey or Redis URL; unset: nothing is cached.")
     tls_directory: pathlib.Path | None = Field(
         None,
         description="Directory with `ca.pem`, `<service>.pem` and `<service>.key`, read again when they change; "
@@ -129,4 +128,14 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(
         10.0, ge=0, description="Seconds that running calls have to finish during a drain."
+    )
+
+
+class ValkeySettings(Settings):
+    """The settings of a service that uses Valkey, which gives it a user there: its keys begin with `<service>:`."""
+
+    valkey_url: str = Field(
+        "",
+        repr=False,
+        description="Valkey or Redis URL, with the service's own user; unset: each process counts by itself.",
     )

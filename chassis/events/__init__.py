@@ -1,6 +1,6 @@
 """Events between services: from the outbox to the broker, and from there to the handlers of subscriptions."""
 
-from chassis.events import dead_letters, inbox, maintenance, streams, wakeup
+from chassis.events import dead_letters, inbox, maintenance, permissions, streams, wakeup
 from chassis.events.broker import Broker
 from chassis.events.consumer import Consumer
 from chassis.events.delivery import Envelope, Policy
@@ -21,6 +21,7 @@ __all__ = [
     "dead_letters",
     "inbox",
     "maintenance",
+    "permissions",
     "streams",
     "wakeup",
 ]

@@ -36,6 +36,15 @@ class Message(NamedTuple):
     headers: Mapping[str, str]
 
 
+def inboxes(name: str) -> str:
+    """The subjects on which a connection of this name receives replies."""
+    return f"{_inbox(name)}.>"
+
+
+def _inbox(name: str) -> str:
+    return f"_INBOX_{name}"
+
+
 class Broker:
     """The connection of a process: `async with Broker(url) as broker`. Opening it does not wait for NATS.
 
@@ -65,6 +74,8 @@ class Broker:
         await self._client.connect(
             self._servers,
             name=self._name,
+            # Replies come to subjects of the service's own, which its NATS user alone may subscribe to.
+            inbox_prefix=_inbox(self._name),
             max_reconnect_attempts=-1,
             reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type]  # accepts fractions too
             ping_interval=10,
@@ -180,7 +191,9 @@ def _servers(urls: str) -> list[str]:
 
 
 async def _note(error: Exception) -> None:
-    logger.debug("Broker: %s", error)
+    # A request that NATS refuses by the user's permissions gets no reply: this is the only trace of it.
+    refused = "permissions violation" in str(error).lower()
+    logger.log(logging.ERROR if refused else logging.DEBUG, "Broker: %s", error)
 
 
 def is_away(error: BaseException) -> bool:

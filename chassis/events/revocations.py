@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import functools
 import logging
+import uuid
 from typing import Any
 
 import nats.errors
@@ -100,6 +101,8 @@ class RevocationFeed:
         """Returns a consumer that starts by time, not by sequence, since a rebuilt stream counts from 1 again."""
         matters = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=REMEMBERED_SECONDS)
         return ConsumerConfig(
+            # With a name, the request is made on a subject that ends with the filter, so that NATS can permit it alone.
+            name=f"revocations-{uuid.uuid4().hex}",
             deliver_policy=DeliverPolicy.BY_START_TIME,
             opt_start_time=max(matters, self._heard_until - _OVERLAP),
             ack_policy=AckPolicy.NONE,

@@ -41,8 +41,7 @@ class Subscription:
         self._stream = stream
         self._name = name
         self._types = {kind.subject: kind for kind in types}
-        # A dot is syntax in a consumer's name.
-        self.durable = name.replace(".", "-")
+        self.durable = durable_of(name)
         self._config = ConsumerConfig(
             durable_name=self.durable,
             filter_subjects=sorted(kind.filter for kind in types),
@@ -153,6 +152,11 @@ class Subscription:
                     return True
                 sequence = (found.seq or sequence) + 1
         return False
+
+
+def durable_of(name: str) -> str:
+    """The name of a subscription's durable consumer, in which a dot would be syntax."""
+    return name.replace(".", "-")
 
 
 def _pull_request(wanted: int) -> bytes:

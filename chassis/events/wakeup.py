@@ -17,8 +17,9 @@ from chassis.events.broker import Broker
 _PAUSE_SECONDS = 0.01
 
 
-def _subject(database: Database) -> str:
-    return f"_mesh.outbox.{database.name}"
+def subject(name: str) -> str:
+    """The subject of the wake-ups of a database, which has its service's name."""
+    return f"_mesh.outbox.{name}"
 
 
 async def hear(database: Database, broker: Broker) -> None:
@@ -29,7 +30,7 @@ async def hear(database: Database, broker: Broker) -> None:
 
     await broker.ready()
     # The subscription survives lost connections; polling finds what is missed meanwhile.
-    await broker.client.subscribe(_subject(database), cb=written)
+    await broker.client.subscribe(subject(database.name), cb=written)
 
 
 async def announce(database: Database, broker: Broker) -> None:
@@ -41,5 +42,5 @@ async def announce(database: Database, broker: Broker) -> None:
         database.events_written.clear()
         # Without NATS, a relay could not do anything either.
         with contextlib.suppress(nats.errors.Error):
-            await broker.client.publish(_subject(database))
+            await broker.client.publish(subject(database.name))
         await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,8 +1,10 @@
 """Which PostgreSQL, NATS and Valkey a mesh uses: its own embedded ones, or those that a URL names."""
 
 import asyncio
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from meshctl.core import deployables
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
@@ -28,9 +30,19 @@ class Parts:
         self._ports = {name: ports.take() for name in self._given}
         self._monitor = ports.take()
         self.postgres_url = options.postgres_url or postgres.url(*self._own("PostgreSQL"))
-        self.nats_url = options.nats_url or nats.url(*self._own("NATS"))
-        self.valkey_url = options.valkey_url or valkey.url(*self._own("Valkey"))
+        self.nats_url = self.nats_url_of(nats.OPERATOR)
+        self.valkey_url = self.valkey_url_of(valkey.OPERATOR)
         self.objects_url = options.objects_url or folder.objects.as_uri()
+
+    def nats_url_of(self, user: str) -> str:
+        """The URL for a service or the operator: the one that was given, or the user's own at the embedded NATS."""
+        return self._given["NATS"] or nats.url(self._ports["NATS"], user, self._password("nats", user))
+
+    def valkey_url_of(self, user: str) -> str:
+        """The URL for a service or the operator: the one that was given, or the user's own at the embedded Valkey."""
+        return self._given["Valkey"] or valkey.url(
+            self._ports["Valkey"], user, self._password("valkey", user)
+        )
 
     async def programs(self) -> list[Program]:
         """The embedded parts: those for which no URL was given."""
@@ -38,9 +50,22 @@ class Parts:
         if not self._given["PostgreSQL"]:
             programs.append(await postgres.program(self._folder.postgres, *self._own("PostgreSQL")))
         if not self._given["NATS"]:
-            programs.append(nats.program(self._folder.nats, *self._own("NATS"), self._monitor))
+            programs.append(
+                nats.program(
+                    self._folder.nats,
+                    self._ports["NATS"],
+                    self._passwords("nats", (nats.OPERATOR, *deployables.deployables())),
+                    self._monitor,
+                )
+            )
         if not self._given["Valkey"]:
-            programs.append(valkey.program(self._folder.valkey, *self._own("Valkey")))
+            programs.append(
+                valkey.program(
+                    self._folder.valkey,
+                    self._ports["Valkey"],
+                    self._passwords("valkey", (valkey.OPERATOR, *deployables.with_valkey())),
+                )
+            )
         return programs
 
     async def reachable(self) -> None:
@@ -55,6 +80,12 @@ class Parts:
 
     def _own(self, name: str) -> tuple[int, str]:
         return self._ports[name], self._secrets.get(name.lower())
+
+    def _passwords(self, part: str, users: Iterable[str]) -> dict[str, str]:
+        return {user: self._password(part, user) for user in users}
+
+    def _password(self, part: str, user: str) -> str:
+        return self._secrets.get(f"{part}.{user}")
 
 
 async def _require_answer(name: str, url: str) -> None:

@@ -92,8 +92,8 @@ class Wiring:
             "instance": worker.name,
             "database_url": self.database_urls.get(worker.service, ""),
             "database_pool_size": str(max(3, min(16, CONNECTIONS // max(1, count)))),
-            "nats_url": self.parts.nats_url,
-            "valkey_url": self.parts.valkey_url,
+            "nats_url": self.parts.nats_url_of(worker.service),
+            "valkey_url": self._valkey_url(worker.service),
             "objects_url": self.parts.objects_url,
             "tls_directory": str(self.folder.certificates),
             "trust_domain": TRUST_DOMAIN,
@@ -103,6 +103,9 @@ class Wiring:
             **self.own.get(worker.service, {}),
         }
         return {f"PROTOMESH_{name.upper()}": value for name, value in values.items()}
+
+    def _valkey_url(self, service: str) -> str:
+        return self.parts.valkey_url_of(service) if service in deployables.with_valkey() else ""
 
 
 def workers(names: Iterable[str], count: int, ports: Ports, background: int = 0) -> tuple[Worker, ...]:

@@ -17,7 +17,6 @@ from services.identity.settings import IdentitySettings
 VALKEY_TIMEOUT_SECONDS = 0.2
 # How long a process counts on its own before it tries Valkey again.
 RETREAT_SECONDS = 5.0
-_PREFIX = "identity:logins"
 
 # A limit, and whom it counts.
 Limit = tuple[RateLimitItem, str]
@@ -91,7 +90,7 @@ class LoginLimits:
 
 
 async def _wait_by_valkey(valkey: Valkey, limits: Sequence[Limit]) -> float:
-    keys = [limit.key_for(_PREFIX, key) for limit, key in limits]
+    keys = [_counter(limit, key) for limit, key in limits]
     (counts,) = await valkey.run(("MGET", *keys))
     used_up = [
         key
@@ -104,9 +103,14 @@ async def _wait_by_valkey(valkey: Valkey, limits: Sequence[Limit]) -> float:
 
 
 async def _count_in_valkey(valkey: Valkey, limits: Sequence[Limit]) -> None:
-    keys = [(limit.key_for(_PREFIX, key), limit.get_expiry()) for limit, key in limits]
+    keys = [(_counter(limit, key), limit.get_expiry()) for limit, key in limits]
     # A window begins with its first failure: NX leaves the end of one that has begun. The transaction is for a count
     # that would otherwise stay for good if Valkey got only half of the commands.
     counts = [("INCR", key) for key, _ in keys]
     ends = [("EXPIRE", key, seconds, "NX") for key, seconds in keys]
     await valkey.run(("MULTI",), *counts, *ends, ("EXEC",))
+
+
+def _counter(limit: RateLimitItem, key: str) -> str:
+    # A service's user in Valkey reaches only the keys that begin with its name.
+    return f"identity:{limit.key_for('logins', key)}"

@@ -4,14 +4,14 @@ from datetime import timedelta
 
 from pydantic import Field, SecretStr
 
-from chassis.core import Settings
+from chassis.core import ValkeySettings
 
 ACCESS_TOKEN_LIFE = timedelta(minutes=10)
 SESSION_LIFE = timedelta(days=30)
 REFRESH_TOKEN_LIFE = timedelta(days=14)
 
 
-class IdentitySettings(Settings):
+class IdentitySettings(ValkeySettings):
     """Settings of identity."""
 
     key_encryption_secret: SecretStr = Field(

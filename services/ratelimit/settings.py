@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from chassis.core import Settings
+from chassis.core import ValkeySettings
 
 
-class RateLimitSettings(Settings):
+class RateLimitSettings(ValkeySettings):
     """The settings of every service, and a multiplier of the contracts' quotas."""
 
     rate_limit_multiplier: int = Field(

@@ -240,6 +240,14 @@ def test_every_event_has_a_versioned_subject_a_stream_and_an_aggregate(file: Fil
             assert event.aggregate_id_field in message.fields_by_name
 
 
+def test_every_subscriber_of_an_event_is_a_subscription_of_another_service() -> None:
+    for kind in contract.all_event_types().values():
+        for name in kind.subscribers - {contract.EVERY_SERVICE}:
+            service, _, reaction = name.partition(".")
+            assert service in DEPLOYABLES - {kind.stream.lower()}, kind.name
+            assert re.fullmatch(r"[a-z_]+", reaction), kind.name
+
+
 def test_no_two_events_share_a_subject() -> None:
     options = (message.GetOptions() for file in OURS for message in messages(file))
     subjects = Counter(option.Extensions[options_pb2.event].subject for option in options)

@@ -17,7 +17,7 @@ class Undocumented(Settings):
 
 def test_the_page_names_every_setting_of_every_service() -> None:
     page = (ROOT / "docs/reference/settings.md").read_text()
-    assert page == settings_page.page(ROOT / "services")
+    assert page == settings_page.page()
     for name in Settings.model_fields:
         assert f"`PROTOMESH_{name.upper()}`" in page
 

@@ -16,6 +16,8 @@ CONCERNED = (
     "tests/service/test_refusals.py",
     "tests/contract",
     "tests/unit/test_compose.py::test_every_deployable_has_a_container_that_is_probed",
+    "tests/unit/test_compose.py::test_every_service_is_a_user_of_its_own_in_nats_and_valkey",
+    "tests/unit/test_compose.py::test_nats_and_valkey_have_the_users_that_the_contracts_make",
     "tests/unit/test_compose.py::test_a_service_with_a_database_waits_for_its_migrations",
     "tests/e2e/test_sdk.py::test_the_sdk_offers_every_service_that_the_edge_exposes",
 )
@@ -120,6 +122,8 @@ def test_what_is_made_is_green_at_once_and_serves_beside_the_others(notes: Copy)
         made = notes.new(*step)
         assert made.returncode == 0, made.stdout + made.stderr
     subscribe(notes.root)
+    generated = notes.run("-m", "meshctl.build.gen")
+    assert generated.returncode == 0, generated.stdout + generated.stderr
     checked = notes.run("-m", "meshctl.build.lint")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     notes.install_the_sdk()
@@ -143,3 +147,7 @@ def subscribe(root: Path) -> None:
     ):
         text = text.replace(before, line + before, 1)
     main.write_text(text)
+    events = root / "proto/protomesh/notes/v1/notes_events.proto"
+    declared = '    aggregate_id_field: "note_id"\n'
+    text = events.read_text().replace(declared, declared + '    subscribers: ["projects.notes"]\n', 1)
+    events.write_text(text)

@@ -1,5 +1,6 @@
 """The stack in containers is the stack of ./scripts/up."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import yaml
 
 from chassis import process
 from meshctl.core import deployables
+from meshctl.mesh.parts import nats
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = {"certificates", "migrate", "edge-configuration"}
@@ -33,6 +35,35 @@ def test_a_service_with_a_database_waits_for_its_migrations(services: dict[str, 
         owns = name in deployables.with_database()
         assert ("migrate" in services[name]["depends_on"]) == owns
         assert ("PROTOMESH_DATABASE_URL" in services[name]["environment"]) == owns
+
+
+def test_every_service_is_a_user_of_its_own_in_nats_and_valkey(services: dict[str, Any]) -> None:
+    for name in deployables.deployables():
+        environment, password = services[name]["environment"], f"PASSWORD_{name.upper()}:-development"
+        assert environment["PROTOMESH_NATS_URL"] == f"nats://{name}:${{NATS_{password}}}@nats:4222"
+        valkey = f"redis://{name}:${{VALKEY_{password}}}@valkey:6379/0"
+        assert environment.get("PROTOMESH_VALKEY_URL") == (
+            valkey if name in deployables.with_valkey() else None
+        )
+
+
+def test_nats_and_valkey_have_the_users_that_the_contracts_make(services: dict[str, Any]) -> None:
+    files = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["configs"]
+    users = (ROOT / "gen/nats/users.conf").read_text()
+    assert files["nats-users"] == {"file": "gen/nats/users.conf"}
+    assert set(re.findall(r"\$(NATS_PASSWORD_\w+)", users)) == services["nats"]["environment"].keys()
+    acl = files["valkey-users"]["content"].replace(":-development}", "}")
+    assert acl == (ROOT / "gen/valkey/users.acl").read_text()
+
+
+def test_nats_accepts_its_configuration(tmp_path: Path, services: dict[str, Any]) -> None:
+    files = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["configs"]
+    (tmp_path / "nats.conf").write_text(files["nats"]["content"])
+    shutil.copy(ROOT / "gen/nats/users.conf", tmp_path)
+    passwords = dict.fromkeys(services["nats"]["environment"], "development")
+    command = [str(nats.BINARY), "-t", "--config", str(tmp_path / "nats.conf")]
+    checked = subprocess.run(command, env=passwords, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_only_the_edge_is_published_and_only_to_this_machine(services: dict[str, Any]) -> None:

@@ -33,11 +33,15 @@ def derive(image: Path, fresh: Path) -> None:
     from chassis import contract
     from meshctl.build.gen import envoy, openapi, reasons, reference, sdk_errors, settings_page
     from meshctl.build.gen.comments import Comments
+    from meshctl.core import deployables
+    from meshctl.mesh.parts import nats, valkey
 
     comments = Comments(image)
     methods, protos = contract.platform(), contract.files()
     known = reasons.all_reasons(protos, comments)
     write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
+    write(fresh / "gen/nats/users.conf", nats.users_file((nats.OPERATOR, *deployables.deployables())))
+    write(fresh / "gen/valkey/users.acl", valkey.users_file((valkey.OPERATOR, *deployables.with_valkey())))
     write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments, known))
     for deployable in sorted({method.deployable for method in methods} - {""}):
         write(
@@ -51,7 +55,7 @@ def derive(image: Path, fresh: Path) -> None:
     write(fresh / "sdk/python/src/protomesh_sdk/reasons/__init__.py", sdk_errors.module(known.values()))
     write(fresh / "docs/reference/events.md", reference.events(protos, comments))
     write(fresh / "docs/reference/errors.md", reference.reasons(protos, comments))
-    write(fresh / "docs/reference/settings.md", settings_page.page(ROOT / "services"))
+    write(fresh / "docs/reference/settings.md", settings_page.page())
 
 
 def write(path: Path, text: str) -> None:

@@ -131,7 +131,8 @@ def events(files: Sequence[FileDescriptor], comments: Comments) -> str:
         for event, message in sorted(published, key=lambda pair: pair[0].subject):
             lines += [f"### {message.name}", "", comments.of(message.full_name), ""]
             lines += [
-                f"Subject `{event.subject}.<{event.aggregate_id_field}>`, message `{message.full_name}`.",
+                f"Subject `{event.subject}.<{event.aggregate_id_field}>`, message `{message.full_name}`."
+                + _subscribers(event.subscribers),
                 "",
             ]
             lines += ["| field | type | meaning |", "| --- | --- | --- |"]
@@ -143,6 +144,12 @@ def events(files: Sequence[FileDescriptor], comments: Comments) -> str:
                 )
             lines.append("")
     return "\n".join(lines)
+
+
+def _subscribers(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return " Received by every service." if "*" in names else f" Received by {', '.join(f'`{n}`' for n in names)}."
 
 
 def reasons(files: Sequence[FileDescriptor], comments: Comments) -> str:

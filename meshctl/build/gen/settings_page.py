@@ -1,15 +1,14 @@
 """The reference page of settings, generated from the settings classes; a setting without a description is an error."""
 
-import importlib
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from chassis.core import Settings
+from meshctl.core import deployables
 from meshctl.edge.rendering import EdgeSettings
 
 _NOTE = "<!-- Generated from the settings classes by scripts/gen; not edited by hand. -->"
@@ -21,23 +20,14 @@ machine needs, and passes on settings from its own environment.
 """
 
 
-def page(services: Path) -> str:
+def page() -> str:
     """Returns the page: settings of every service, of each service that has its own, and of the edge."""
     sections = [_NOTE, _INTRODUCTION, *_section("Every service", Settings, Settings.model_fields)]
-    for found in sorted(services.glob("*/settings.py")):
-        name = found.parent.name
-        own = _own_settings(importlib.import_module(f"services.{name}.settings"))
-        sections += _section(name, own, own.__annotations__)
+    for name in deployables.deployables():
+        own = deployables.settings_of(name)
+        if own is not Settings:
+            sections += _section(name, own, [field for field in own.model_fields if field not in Settings.model_fields])
     return "\n".join([*sections, *_section("The edge", EdgeSettings, EdgeSettings.model_fields)])
-
-
-def _own_settings(module: Any) -> type[Settings]:
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Settings) and value is not Settings
-    )
-    return found
 
 
 def _section(title: str, settings: type[BaseSettings], names: Iterable[str]) -> Iterator[str]:

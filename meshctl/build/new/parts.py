@@ -31,6 +31,13 @@ def add_service(tree: Tree, names: Names) -> None:
     tree.create(f"docs/services/{domain}.md", "docs.md", values)
     compose = "docker-compose.yml"
     tree.insert(compose, "  observer:\n", render("compose.yml", values))
+    variable = f"NATS_PASSWORD_{domain.upper()}"
+    tree.insert(
+        compose,
+        "      NATS_PASSWORD_OBSERVER",
+        f"      {variable}: ${{{variable}:-development}}\n",
+        after="  nats:\n",
+    )
     healthy = f"      {domain}: {{condition: service_healthy}}\n"
     tree.insert(compose, "      ratelimit: {condition", healthy, after="  edge:\n")
 

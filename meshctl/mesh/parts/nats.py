@@ -3,29 +3,36 @@
 import asyncio
 import json
 import os
+import re
 import sys
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
+from chassis.events import permissions
 from meshctl.core import loopback
 from meshctl.core.files import write_private
 from meshctl.mesh.program import Program, Unwell
 
 BINARY = Path(sys.executable).parent / "nats-server"
+# The user of the operator's tools, who may do everything.
+OPERATOR = "operator"
 
 
 # A stream that could not be written stays closed until NATS starts again, which makes sense once there is space.
 SPACE_BYTES = 16 * 1024 * 1024
 
 
-def program(folder: Path, port: int, password: str, monitor: int) -> Program:
+def program(folder: Path, port: int, passwords: Mapping[str, str], monitor: int) -> Program:
     """NATS with its streams in `folder`; every message is on disk before it is acknowledged.
 
-    `monitor` is the loopback port on which it tells how its streams are.
+    `passwords` are those of its users: the operator and the services. `monitor` is the loopback port on which it tells
+    how its streams are.
     """
     configuration = folder / "nats.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_private(configuration, json.dumps(_configuration(folder, port, password, monitor), indent=2))
+    write_private(configuration, json.dumps(_configuration(folder, port, passwords, monitor), indent=2))
     return Program(
         name="nats",
         command=(str(BINARY), "--config", str(configuration)),
@@ -35,17 +42,44 @@ def program(folder: Path, port: int, password: str, monitor: int) -> Program:
     )
 
 
-def url(port: int, password: str) -> str:
-    return f"nats://mesh:{password}@127.0.0.1:{port}"
+def url(port: int, user: str, password: str) -> str:
+    return f"nats://{user}:{password}@127.0.0.1:{port}"
 
 
-def _configuration(folder: Path, port: int, password: str, monitor: int) -> dict[str, object]:
+def authorization(passwords: Mapping[str, str]) -> dict[str, Any]:
+    """The section `authorization` of NATS's configuration: its users, each service with what its contracts allow."""
+    return {"users": [_user(name, password) for name, password in passwords.items()]}
+
+
+def users_file(names: Iterable[str]) -> str:
+    """NATS's configuration of users for a server that is not embedded, with passwords from its environment."""
+    section = authorization({name: f"NATS_PASSWORD_{name.upper()}" for name in names})
+    text = json.dumps({"authorization": section}, indent=2)
+    # NATS replaces a variable that is not in quotation marks.
+    return re.sub(r'"(NATS_PASSWORD_\w+)"', r"$\1", text) + "\n"
+
+
+def _user(name: str, password: str) -> dict[str, Any]:
+    known = {"user": name, "password": password}
+    if name == OPERATOR:
+        return known
+    allowed = permissions.of_service(name)
+    return {
+        **known,
+        "permissions": {
+            "publish": {"allow": allowed.publish, "deny": allowed.never},
+            "subscribe": {"allow": allowed.subscribe},
+        },
+    }
+
+
+def _configuration(folder: Path, port: int, passwords: Mapping[str, str], monitor: int) -> dict[str, object]:
     disk = os.statvfs(folder)
     return {
         "host": "127.0.0.1",
         "port": port,
         "http": f"127.0.0.1:{monitor}",
-        "authorization": {"user": "mesh", "password": password},
+        "authorization": authorization(passwords),
         "jetstream": {
             "store_dir": str(folder / "jetstream"),
             "sync_interval": "always",

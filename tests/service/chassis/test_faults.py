@@ -104,11 +104,11 @@ async def stand(tmp_path: pathlib.Path) -> AsyncIterator[Stand]:
     async with (
         parts.running(program, tmp_path) as pg,
         parts.running(
-            nats_part.program(tmp_path / "nats", nats_port, "password", ports.take()), tmp_path
+            nats_part.program(tmp_path / "nats", nats_port, {"operator": "password"}, ports.take()), tmp_path
         ) as nats_,
     ):
         await asyncio.to_thread(migrations.upgrade, "things", url, MIGRATIONS)
-        broker = Broker(nats_part.url(nats_port, "password"))
+        broker = Broker(nats_part.url(nats_port, "operator", "password"))
         async with Database(url) as database, broker:
             yield Stand(pg, nats_, database, broker)
 

@@ -73,7 +73,7 @@ async def test_what_one_process_of_a_service_writes_another_handles_and_watchers
                 drain_wait_seconds=0,
             )
         )
-        service.subscribe("ordering.test", {OrderCancelled: handle})
+        service.subscribe("catalog.release_stock", {OrderCancelled: handle})
         return service
 
     server, worker, order = process("server"), process("worker"), str(uuid7())

@@ -42,8 +42,8 @@ async def valkey(valkey_url: str) -> AsyncIterator[Valkey]:
 @pytest.fixture
 async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
     port = Ports().take()
-    async with parts.running(part.program(tmp_path, port, "p@ss:word"), tmp_path) as process:
-        client = Valkey(f"valkey://:p%40ss%3Aword@127.0.0.1:{port}", timeout=TIMEOUT)
+    async with parts.running(part.program(tmp_path, port, {"operator": "p@ss:word"}), tmp_path) as process:
+        client = Valkey(f"valkey://operator:p%40ss%3Aword@127.0.0.1:{port}", timeout=TIMEOUT)
         yield Stand(process, client)
         await client.close()
 
@@ -144,7 +144,7 @@ async def test_of_a_valkey_that_hangs_all_who_wait_are_told_in_time(stand: Stand
 
 async def test_a_wrong_password_is_told_and_leaves_no_connection(stand: Stand) -> None:
     port = stand.process.program.port
-    stranger = Valkey(f"redis://default:wrong@127.0.0.1:{port}/0", timeout=TIMEOUT)
+    stranger = Valkey(f"redis://operator:wrong@127.0.0.1:{port}/0", timeout=TIMEOUT)
     for _ in range(3):
         with pytest.raises(Unavailable):
             await stranger.run(("PING",))
@@ -153,7 +153,7 @@ async def test_a_wrong_password_is_told_and_leaves_no_connection(stand: Stand) -
 
 async def test_a_url_names_a_database_and_a_user(valkey_url: str, valkey: Valkey) -> None:
     key = name()
-    other = Valkey(valkey_url.replace("://:", "://default:").removesuffix("/0") + "/1", timeout=TIMEOUT)
+    other = Valkey(valkey_url.removesuffix("/0") + "/1", timeout=TIMEOUT)
     await other.run(("SET", key, "there"))
     assert await valkey.run(("GET", key)) == [None]
     assert await other.run(("GET", key)) == [b"there"]

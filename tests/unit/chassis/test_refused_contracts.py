@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
 
 from chassis import contract
 from chassis.contract import ContractError, published
@@ -113,6 +114,13 @@ def test_an_event_that_could_not_be_published_is_none(event: Any, sentence: str)
         contract.event_type(event)
     with pytest.raises(ContractError, match=sentence):
         Service(Settings(service="refused")).subscribe("refused.test", {event: _nothing})
+
+
+def test_a_subscription_that_the_events_contract_does_not_list_is_refused() -> None:
+    with pytest.raises(
+        ContractError, match=r"OrderCancelled does not list refused\.test among its `subscribers`"
+    ):
+        Service(Settings(service="refused")).subscribe("refused.test", {OrderCancelled: _nothing})
 
 
 def test_a_service_has_one_subscription_of_a_name() -> None:

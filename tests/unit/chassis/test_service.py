@@ -238,7 +238,7 @@ def test_an_entry_point_takes_the_role_of_its_process(certificate_directory: pat
 
 SUBSCRIBES = """
     from protomesh.ordering.v1.ordering_events_pb2 import OrderCancelled
-    service.subscribe("scratch.test", {OrderCancelled: None})
+    service.subscribe("catalog.release_stock", {OrderCancelled: None})
 """
 
 

@@ -35,9 +35,9 @@ async def test_nats_stores_again_once_its_full_disk_has_space(
     """NATS closes a stream that it could not write to until it is started again, and serves everything else."""
     monkeypatch.setattr(supervised, "CHECK_SECONDS", 0.1)
     (port, monitor), password = (Ports().take(), Ports().take()), secrets.token_hex(16)
-    program = nats_part.program(small_disk / "nats", port, password, monitor)
+    program = nats_part.program(small_disk / "nats", port, {"operator": password}, monitor)
     async with parts.running(program, small_disk) as process:
-        client = await nats.connect(nats_part.url(port, password), reconnect_time_wait=0.1)
+        client = await nats.connect(nats_part.url(port, "operator", password), reconnect_time_wait=0.1)
         stream = client.jetstream()
         await stream.add_stream(name="CATALOG", subjects=["catalog.>"])
         assert await stores(stream)
@@ -110,9 +110,9 @@ async def test_a_postgresql_that_does_not_commit_is_not_healthy_and_not_restarte
 
 async def test_a_valkey_that_refuses_writes_is_not_healthy_and_not_restarted(tmp_path: Path) -> None:
     port, password = Ports().take(), secrets.token_hex(16)
-    async with parts.running(valkey.program(tmp_path, port, password), tmp_path) as process:
+    async with parts.running(valkey.program(tmp_path, port, {"operator": password}), tmp_path) as process:
         assert not (await process.health()).complaint
-        async with Redis.from_url(valkey.url(port, password)) as client:
+        async with Redis.from_url(valkey.url(port, "operator", password)) as client:
             await client.config_set("maxmemory", "1")
         health = await process.health()
         assert health.complaint.startswith("it refuses to write: ")

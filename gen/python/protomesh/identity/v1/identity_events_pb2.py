@@ -27,7 +27,7 @@ from protomesh.identity.v1 import user_pb2 as protomesh_dot_identity_dot_v1_dot_
 from protomesh.options.v1 import options_pb2 as protomesh_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/identity/v1/identity_events.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\"\xcd\x01\n\x0eUserRegistered\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x31\n\rregistered_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account:4\xea\xc7\x18\x30\n\x1bidentity.user.registered.v1\x12\x08IDENTITY\x1a\x07user_id\"\x82\x01\n\x0bUserUpdated\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account:1\xea\xc7\x18-\n\x18identity.user.updated.v1\x12\x08IDENTITY\x1a\x07user_id\"\xb5\x01\n\x0cUserDisabled\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account\x12/\n\x0b\x64isabled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:2\xea\xc7\x18.\n\x19identity.user.disabled.v1\x12\x08IDENTITY\x1a\x07user_id\"\xb2\x01\n\x0bUserEnabled\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account\x12.\n\nenabled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:1\xea\xc7\x18-\n\x18identity.user.enabled.v1\x12\x08IDENTITY\x1a\x07user_id\"\x9e\x01\n\x0fSessionsRevoked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_ids\x18\x02 \x03(\t\x12.\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:5\xea\xc7\x18\x31\n\x1cidentity.sessions.revoked.v1\x12\x08IDENTITY\x1a\x07user_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/identity/v1/identity_events.proto\x12\x15protomesh.identity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a protomesh/identity/v1/user.proto\x1a\"protomesh/options/v1/options.proto\"\xcd\x01\n\x0eUserRegistered\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x31\n\rregistered_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x61\x63\x63ount\x18\x04 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account:4\xea\xc7\x18\x30\n\x1bidentity.user.registered.v1\x12\x08IDENTITY\x1a\x07user_id\"\x82\x01\n\x0bUserUpdated\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account:1\xea\xc7\x18-\n\x18identity.user.updated.v1\x12\x08IDENTITY\x1a\x07user_id\"\xb5\x01\n\x0cUserDisabled\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account\x12/\n\x0b\x64isabled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:2\xea\xc7\x18.\n\x19identity.user.disabled.v1\x12\x08IDENTITY\x1a\x07user_id\"\xb2\x01\n\x0bUserEnabled\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12/\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1e.protomesh.identity.v1.Account\x12.\n\nenabled_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:1\xea\xc7\x18-\n\x18identity.user.enabled.v1\x12\x08IDENTITY\x1a\x07user_id\"\xa1\x01\n\x0fSessionsRevoked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x13\n\x0bsession_ids\x18\x02 \x03(\t\x12.\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:8\xea\xc7\x18\x34\n\x1cidentity.sessions.revoked.v1\x12\x08IDENTITY\x1a\x07user_id\"\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERENABLED']._loaded_options = None
   _globals['_USERENABLED']._serialized_options = b'\352\307\030-\n\030identity.user.enabled.v1\022\010IDENTITY\032\007user_id'
   _globals['_SESSIONSREVOKED']._loaded_options = None
-  _globals['_SESSIONSREVOKED']._serialized_options = b'\352\307\0301\n\034identity.sessions.revoked.v1\022\010IDENTITY\032\007user_id'
+  _globals['_SESSIONSREVOKED']._serialized_options = b'\352\307\0304\n\034identity.sessions.revoked.v1\022\010IDENTITY\032\007user_id\"\001*'
   _globals['_USERREGISTERED']._serialized_start=174
   _globals['_USERREGISTERED']._serialized_end=379
   _globals['_USERUPDATED']._serialized_start=382
@@ -53,5 +53,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERENABLED']._serialized_start=699
   _globals['_USERENABLED']._serialized_end=877
   _globals['_SESSIONSREVOKED']._serialized_start=880
-  _globals['_SESSIONSREVOKED']._serialized_end=1038
+  _globals['_SESSIONSREVOKED']._serialized_end=1041
 # @@protoc_insertion_point(module_scope)

@@ -340,22 +340,30 @@ class Event(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     AGGREGATE_ID_FIELD_FIELD_NUMBER: _builtins.int
+    SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """The subject it is published on, such as `ordering.order.placed.v1`; the aggregate's id is appended as a last token."""
     stream: _builtins.str
     """The JetStream stream that holds it, such as `ORDERING`."""
     aggregate_id_field: _builtins.str
     """The field that names the aggregate, such as `order_id`; events of one aggregate are handled in order."""
+    @_builtins.property
+    def subscribers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The subscriptions of other services that receive it, such as `catalog.release_stock`: the deployable, and what it
+        does with the event. `*` is every service, without a durable subscription. Unset: no other service receives it.
+        """
+
     def __init__(
         self,
         *,
         subject: _builtins.str = ...,
         stream: _builtins.str = ...,
         aggregate_id_field: _builtins.str = ...,
+        subscribers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_id_field", b"aggregate_id_field", "stream", b"stream", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregate_id_field", b"aggregate_id_field", "stream", b"stream", "subject", b"subject", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from protomesh.ordering.v1 import order_pb2 as protomesh_dot_ordering_dot_v1_dot
 from protomesh.type.v1 import money_pb2 as protomesh_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/ordering/v1/ordering_events.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a!protomesh/ordering/v1/order.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xea\x01\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\'\n\x05total\x18\x03 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12-\n\tplaced_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x05 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:2\xea\xc7\x18.\n\x18ordering.order.placed.v1\x12\x08ORDERING\x1a\x08order_id\"\xdf\x01\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\x13\n\x06reason\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x30\n\x0c\x63\x61ncelled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x05 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:5\xea\xc7\x18\x31\n\x1bordering.order.cancelled.v1\x12\x08ORDERING\x1a\x08order_id\"\xc4\x01\n\x0cOrderExpired\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12.\n\nexpired_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x04 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:3\xea\xc7\x18/\n\x19ordering.order.expired.v1\x12\x08ORDERING\x1a\x08order_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+protomesh/ordering/v1/ordering_events.proto\x12\x15protomesh.ordering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"protomesh/options/v1/options.proto\x1a!protomesh/ordering/v1/order.proto\x1a\x1dprotomesh/type/v1/money.proto\"\xea\x01\n\x0bOrderPlaced\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\'\n\x05total\x18\x03 \x01(\x0b\x32\x18.protomesh.type.v1.Money\x12-\n\tplaced_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x05 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:2\xea\xc7\x18.\n\x18ordering.order.placed.v1\x12\x08ORDERING\x1a\x08order_id\"\xf6\x01\n\x0eOrderCancelled\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12\x13\n\x06reason\x18\x03 \x01(\tB\x03\x80\x01\x01\x12\x30\n\x0c\x63\x61ncelled_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x05 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:L\xea\xc7\x18H\n\x1bordering.order.cancelled.v1\x12\x08ORDERING\x1a\x08order_id\"\x15\x63\x61talog.release_stock\"\xdb\x01\n\x0cOrderExpired\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08\x62uyer_id\x18\x02 \x01(\t\x12.\n\nexpired_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05order\x18\x04 \x01(\x0b\x32\x1c.protomesh.ordering.v1.Order:J\xea\xc7\x18\x46\n\x19ordering.order.expired.v1\x12\x08ORDERING\x1a\x08order_id\"\x15\x63\x61talog.release_stockb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,13 +40,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERCANCELLED'].fields_by_name['reason']._loaded_options = None
   _globals['_ORDERCANCELLED'].fields_by_name['reason']._serialized_options = b'\200\001\001'
   _globals['_ORDERCANCELLED']._loaded_options = None
-  _globals['_ORDERCANCELLED']._serialized_options = b'\352\307\0301\n\033ordering.order.cancelled.v1\022\010ORDERING\032\010order_id'
+  _globals['_ORDERCANCELLED']._serialized_options = b'\352\307\030H\n\033ordering.order.cancelled.v1\022\010ORDERING\032\010order_id\"\025catalog.release_stock'
   _globals['_ORDEREXPIRED']._loaded_options = None
-  _globals['_ORDEREXPIRED']._serialized_options = b'\352\307\030/\n\031ordering.order.expired.v1\022\010ORDERING\032\010order_id'
+  _globals['_ORDEREXPIRED']._serialized_options = b'\352\307\030F\n\031ordering.order.expired.v1\022\010ORDERING\032\010order_id\"\025catalog.release_stock'
   _globals['_ORDERPLACED']._serialized_start=206
   _globals['_ORDERPLACED']._serialized_end=440
   _globals['_ORDERCANCELLED']._serialized_start=443
-  _globals['_ORDERCANCELLED']._serialized_end=666
-  _globals['_ORDEREXPIRED']._serialized_start=669
-  _globals['_ORDEREXPIRED']._serialized_end=865
+  _globals['_ORDERCANCELLED']._serialized_end=689
+  _globals['_ORDEREXPIRED']._serialized_start=692
+  _globals['_ORDEREXPIRED']._serialized_end=911
 # @@protoc_insertion_point(module_scope)
