@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
@@ -62,7 +63,7 @@ class Broker:
         self._jetstream = self._client.jetstream()
         # Acknowledgements that are waited for, by the subject on which they come.
         self._unacknowledged: dict[str, asyncio.Future[Exception | None]] = {}
-        self._inbox = self._client.new_inbox()
+        self._inbox = f"{_inbox(name)}.{uuid.uuid4().hex}"
         self._numbers = itertools.count()
         self._connecting: asyncio.Task[None] | None = None
 
