@@ -58,8 +58,10 @@ async def test_nats_stores_again_once_its_full_disk_has_space(
 async def test_nats_that_recovers_its_streams_is_not_ended(tmp_path: Path) -> None:
     """It opens its port last; until then only its monitor answers."""
     (port, monitor), password = (Ports().take(), Ports().take()), secrets.token_hex(16)
-    async with parts.running(nats_part.program(tmp_path / "nats", port, password, monitor), tmp_path):
-        closed = nats_part.program(tmp_path / "other", Ports().take(), password, monitor)
+    async with parts.running(
+        nats_part.program(tmp_path / "nats", port, {"operator": password}, monitor), tmp_path
+    ):
+        closed = nats_part.program(tmp_path / "other", Ports().take(), {"operator": password}, monitor)
         assert await closed.health() == Health("it is not ready")
 
 
