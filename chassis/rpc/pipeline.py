@@ -18,7 +18,7 @@ from chassis.observe.tracing import trace_id
 from chassis.rpc.call import Call, current_call
 from chassis.rpc.failure import failure_of
 from chassis.rpc.stage import Proceed, Stage
-from chassis.rpc.stages import access, caching, reasons, validation
+from chassis.rpc.stages import access, caching, reasons, session, validation
 from chassis.rpc.stages.admission import Admission
 from chassis.rpc.stages.audit import Audit
 from chassis.rpc.stages.caller import CallerStage
@@ -101,6 +101,11 @@ STEPS: Sequence[Step] = (
         "per caller",
         lambda contract, parts: parts.per_caller.stage(contract),
         "As soon as the caller is known, and before any work is done for one who has too much open already.",
+    ),
+    Step(
+        "session",
+        lambda contract, parts: session.stage(contract, parts.verifier),
+        "As soon as a stream has its place: whatever it waits for ends with the caller's session.",
     ),
     Step(
         "access",

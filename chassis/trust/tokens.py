@@ -62,11 +62,15 @@ class TokenVerifier:
         principal = self._known.get(token)
         if principal is None:
             return None
-        if principal.expires_at <= time.time() or self._revoked(principal):
+        if not self.holds(principal):
             del self._known[token]
             return None
         self._known.move_to_end(token)
         return principal
+
+    def holds(self, principal: Principal) -> bool:
+        """Whether the token behind a user has neither expired nor been revoked."""
+        return principal.expires_at > time.time() and not self._revoked(principal)
 
     async def verify(self, token: str) -> Principal:
         """Verifies a token and returns its user.

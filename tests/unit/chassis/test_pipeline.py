@@ -68,6 +68,7 @@ def test_the_stages_stand_in_this_order() -> None:
         "audit",
         "caller",
         "per caller",
+        "session",
         "access",
         "validation",
         "caching",
