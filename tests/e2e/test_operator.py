@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import uuid
 from pathlib import Path
 
@@ -131,3 +132,16 @@ async def test_status_and_rpcs_come_as_json(mesh: Mesh) -> None:
     assert (rpc["rpc"], rpc["deployable"]) == ("protomesh.ordering.v1.OrderService/PlaceOrder", "ordering")
     assert isinstance((await meshctl(mesh, "events", "list", "--json")).answer, list)
     assert isinstance((await meshctl(mesh, "trace", "--list", "--json")).answer, list)
+
+
+async def test_a_probe_tells_whether_a_service_serves(mesh: Mesh) -> None:
+    (state,) = (state for state in mesh.status() if state["name"] == "catalog-1")
+    variables = {**os.environ, "PROTOMESH_TLS_DIRECTORY": str(mesh.folder.certificates)}
+
+    async def probed(service: str) -> int:
+        command = (sys.executable, "-P", "-m", "meshctl", "probe", service, "--port", str(state["port"]))
+        return await (await asyncio.create_subprocess_exec(*command, env=variables)).wait()
+
+    assert await probed("catalog") == 0
+    # The certificate is that of another service.
+    assert await probed("identity") == 1

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[3]
 def bare(tmp_path: Path) -> Path:
     """A checkout without a virtual environment, and `bin` with coreutils alone."""
     (tmp_path / "bin").mkdir()
-    for program in ("bash", "env", "cat", "cut", "dirname", "grep", "rm", "sha256sum"):
+    for program in ("bash", "env", "cat", "cut", "dirname", "grep", "readlink", "rm", "sha256sum"):
         (tmp_path / "bin" / program).symlink_to(str(shutil.which(program)))
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    shutil.copy(ROOT / "bin/meshctl", tmp_path / "scripts/../bin/meshctl")
     return tmp_path
 
 
@@ -41,6 +42,23 @@ def up(bare: Path) -> subprocess.CompletedProcess[str]:
 
 def test_without_python_it_says_which_one_is_needed(bare: Path) -> None:
     refused = up(bare)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("Protomesh needs Python 3.11 or later: install it")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [*(f"scripts/{name}" for name in ("down", "gen", "lint", "lock", "bench", "test")), "bin/meshctl"],
+)
+def test_every_script_sets_up_what_it_needs(bare: Path, script: str) -> None:
+    refused = subprocess.run(
+        [bare / script],
+        env={"PATH": str(bare / "bin")},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     assert refused.returncode == 1
     assert refused.stderr.startswith("Protomesh needs Python 3.11 or later: install it")
 
