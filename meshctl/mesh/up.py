@@ -34,7 +34,12 @@ def up(
     data: Annotated[
         # Whether it can be used is said in a sentence of ours.
         Path,
-        typer.Option(envvar="PROTOMESH_DATA", help="Data folder; it is kept between starts.", readable=False),
+        typer.Option(
+            envvar="PROTOMESH_DATA",
+            show_default=".mesh",
+            help="Data folder; it is kept between starts.",
+            readable=False,
+        ),
     ] = DEFAULT_FOLDER,
     port: Annotated[int, typer.Option(envvar="PROTOMESH_PORT", help="Port of the edge.")] = DEFAULT_PORT,
     workers: Annotated[
