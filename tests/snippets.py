@@ -47,6 +47,8 @@ async def names(urls: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
         product, project = await _product(catalog), await _project(projects)
         note_id = await _note(catalog)
         async with catalog.unit_of_work() as work:
+            # The pages take their time.
+            await work.execute(sqlalchemy.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield {
                 "everywhere": everywhere | {"call": call},
                 "docs/data.md": {
