@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from meshctl.core import deployables
 from meshctl.core.arguments import Data
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
@@ -24,7 +25,12 @@ _STYLES = {"warning": "yellow", "error": "bold red", "critical": "bold red", "de
 
 
 def logs(
-    service: Annotated[str, typer.Argument(help="Such as catalog, catalog-1, edge or postgres.")] = "",
+    service: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=deployables.deployables, help="Such as catalog, catalog-1, edge or postgres."
+        ),
+    ] = "",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")
     ] = False,

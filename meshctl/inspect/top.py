@@ -11,8 +11,11 @@ from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from meshctl.core import deployables
 from meshctl.core.arguments import Data
+from meshctl.core.failure import OperatorError
 from meshctl.core.folder import DEFAULT_FOLDER, MeshFolder
+from meshctl.core.suggestions import among
 from meshctl.core.terminal import console, print_json
 from meshctl.inspect.rates import Rate, counts, rates
 from meshctl.inspect.scrape import samples
@@ -20,7 +23,9 @@ from meshctl.mesh import control
 
 
 def top(
-    service: Annotated[str, typer.Argument(help="Only RPCs of this service.")] = "",
+    service: Annotated[
+        str, typer.Argument(autocompletion=deployables.deployables, help="Only RPCs of this service.")
+    ] = "",
     seconds: Annotated[float, typer.Option(min=0.2, help="The interval that each look covers.")] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Look once, and write JSON.")] = False,
@@ -30,6 +35,8 @@ def top(
 
     Errors are all calls that did not end with OK. Without a terminal, it looks once.
     """
+    if service and service not in deployables.deployables():
+        raise OperatorError(f"There is no service {service!r}: {among(service, deployables.deployables())}")
     looks = Looks(data, service, seconds)
     screen = console()
     if as_json:

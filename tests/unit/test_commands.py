@@ -79,6 +79,11 @@ def test_a_misspelt_rpc_gets_a_suggestion():
     assert said.stderr.startswith("'ListProduct' names no RPC: did you mean ListProducts or ")
 
 
+def test_a_misspelt_service_gets_a_suggestion():
+    said = run("top", "catlog")
+    assert (said.returncode, said.stderr) == (1, "There is no service 'catlog': did you mean catalog?\n")
+
+
 def test_ctrl_c_is_one_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     from meshctl import __main__ as command_line
 
