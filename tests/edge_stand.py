@@ -189,8 +189,9 @@ class EdgeStand:
         await eventually(answered, within=seconds)
 
     async def admin(self, path: str) -> str:
-        async with httpx.AsyncClient() as client:
-            return (await client.get(f"http://127.0.0.1:{self.settings.admin_port}{path}")).text
+        transport = httpx.AsyncHTTPTransport(uds=str(self.settings.admin_socket))
+        async with httpx.AsyncClient(transport=transport) as client:
+            return (await client.get(f"http://edge{path}")).text
 
 
 @asynccontextmanager
@@ -220,7 +221,8 @@ async def edge_stand(
                 stack.push_async_callback(server.stop, None)
         chosen = rendering.EdgeSettings(
             port=ports.take(),
-            admin_port=ports.take(),
+            admin_socket=directory / "admin",
+            metrics_port=ports.take(),
             certificates=certificates,
             targets=named,
             concurrency=1,

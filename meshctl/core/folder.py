@@ -45,6 +45,11 @@ class MeshFolder:
         return self.root / "edge"
 
     @property
+    def edge_admin(self) -> Path:
+        """The socket of Envoy's admin interface, in a folder that Envoy may write to."""
+        return self.edge / "admin/socket"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

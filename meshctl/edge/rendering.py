@@ -41,10 +41,14 @@ class EdgeSettings(BaseSettings):
 
     address: str = Field("127.0.0.1", description="Address that the edge listens on.")
     port: Port = Field(8080, description="Port that the edge listens on.")
-    admin_address: str = Field(
-        "127.0.0.1", description="Address of Envoy's admin interface; keep it on loopback."
+    admin_socket: Path = Field(
+        Path("/tmp/protomesh-edge-admin"),  # noqa: S108 - a file of others there ends the start, and nothing else
+        description="Unix socket of Envoy's admin interface, for its owner alone; at most 107 bytes long.",
     )
-    admin_port: Port = Field(9901, description="Port of Envoy's admin interface: health, metrics, clusters.")
+    metrics_address: str = Field(
+        "127.0.0.1", description="Address that `/stats/prometheus` and `/ready` are on."
+    )
+    metrics_port: Port = Field(9901, description="Port that `/stats/prometheus` and `/ready` are on.")
     tls_certificate: Path | None = Field(
         None, description="PEM chain that clients see, re-read when it is replaced; unset: plain text."
     )
@@ -172,6 +176,7 @@ def environment(kernel: str = os.uname().release) -> dict[str, str]:
 def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
     known = {
         "directory": str(directory),
+        "admin_socket": str(settings.admin_socket),
         "jwks_socket": _socket(directory),
         "descriptors": str(directory / DESCRIPTORS),
         "downstream_tls": _downstream_tls(settings, directory),

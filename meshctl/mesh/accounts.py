@@ -46,11 +46,11 @@ def of_mesh(data: Path) -> Account:
 
 
 def hand_over(folder: MeshFolder, account: Account) -> None:
-    """Gives the account what it needs: three folders of the data folder as their owner, two to read, and bytecode."""
+    """Gives the account what it needs: four folders of the data folder as their owner, two to read, and bytecode."""
     if account.uid < 0:
         return
-    for path in (folder.nats, folder.valkey, folder.objects):
-        path.mkdir(exist_ok=True)
+    for path in (folder.nats, folder.valkey, folder.objects, folder.edge_admin.parent):
+        path.mkdir(parents=True, exist_ok=True)
         give(path, account)
         path.chmod(stat.S_ISGID | 0o750)
     for path in (folder.certificates, folder.edge, folder.edge / "secrets", folder.edge / "endpoints"):

@@ -9,11 +9,12 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from meshctl.core.failure import OperatorError
+from meshctl.core.sockets import short
 
 
 class NotRunning(OperatorError):
@@ -44,7 +45,7 @@ async def serving(path: Path, answer: Answer) -> AsyncIterator[None]:
     path.unlink(missing_ok=True)
     previous = os.umask(0o177)
     try:
-        with _short(path) as name:
+        with short(path) as name:
             server = await asyncio.start_unix_server(connected, name)
     finally:
         os.umask(previous)
@@ -62,7 +63,7 @@ def ask(path: Path, request: dict[str, Any], say: Say = print) -> Any:
     """
     with socket.socket(socket.AF_UNIX) as connection:
         try:
-            with _short(path) as name:
+            with short(path) as name:
                 connection.connect(name)
         except OSError:
             raise NotRunning(
@@ -77,14 +78,3 @@ def ask(path: Path, request: dict[str, Any], say: Say = print) -> Any:
                 return reply["result"]
             say(reply["say"])
     raise OperatorError("The mesh ended before it answered: see mesh.log in its logs folder.")
-
-
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Returns another name for `path` that fits the 108 bytes of a socket's address."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        below_proc = Path(f"/proc/self/fd/{folder}")
-        yield str((below_proc if below_proc.exists() else path.parent) / path.name)
-    finally:
-        os.close(folder)

@@ -19,12 +19,13 @@ DRAIN_SECONDS = 10.0
 class Gateway:
     """Envoy with the endpoints of all workers. `targets` maps deployables to gRPC targets."""
 
-    def __init__(self, folder: MeshFolder, port: int, admin_port: int, targets: Mapping[str, str]) -> None:
+    def __init__(self, folder: MeshFolder, port: int, metrics_port: int, targets: Mapping[str, str]) -> None:
         self._folder = folder
-        self._admin_port = admin_port
         self._settings = rendering.EdgeSettings(
             port=port,
-            admin_port=admin_port,
+            # From the folder that Envoy runs in, because a socket's address has 108 bytes, and a path may have more.
+            admin_socket=folder.edge_admin.relative_to(folder.edge),
+            metrics_port=metrics_port,
             certificates=folder.certificates,
             targets=dict(targets),
             # Envoy's threads share the machine with all services.
@@ -34,14 +35,16 @@ class Gateway:
     def program(self) -> Program:
         """Writes the configuration, and returns the program that runs Envoy with it."""
         configuration = rendering.write(self._settings, self._folder.edge)
+        self._folder.edge_admin.parent.mkdir(mode=0o700, exist_ok=True)
+        envoy = rendering.command(self._settings, configuration)
         return Program(
             name="edge",
-            command=rendering.command(self._settings, configuration),
+            command=("/bin/sh", "-c", 'cd "$0" && exec "$@"', str(self._folder.edge), *envoy),
             environment=rendering.environment(),
             port=self._settings.port,
             capabilities=self._capabilities(),
             ready=self._live,
-            metrics_url=f"http://127.0.0.1:{self._admin_port}/stats/prometheus",
+            metrics_url=f"http://127.0.0.1:{self._settings.metrics_port}/stats/prometheus",
             drain=self._drain,
             longest_backoff=2.0,
         )
@@ -78,7 +81,7 @@ class Gateway:
         return int(text.rpartition(":")[2] or 0) == 0
 
     async def _admin(self, verb: str, path: str) -> tuple[int, str]:
-        return await loopback.request(self._admin_port, path, verb)
+        return await loopback.request(self._folder.edge_admin, path, verb)
 
 
 def _healthy_ports(cluster: dict[str, Any]) -> set[int]:

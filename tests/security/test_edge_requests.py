@@ -1,6 +1,7 @@
 """The edge refuses what is malformed, oversized or ambiguous, always with the one envelope."""
 
 import asyncio
+import stat
 from typing import Any
 
 import httpx
@@ -162,10 +163,36 @@ async def test_a_client_that_never_finishes_its_headers_is_dropped(stand: EdgeSt
     assert "408" in answer
 
 
-async def test_the_admin_interface_is_on_loopback_and_not_behind_the_edge(stand: EdgeStand) -> None:
-    assert stand.settings.admin_address == "127.0.0.1"
+async def test_the_admin_interface_is_its_owner_s_alone(stand: EdgeStand) -> None:
+    assert stat.S_IMODE(stand.settings.admin_socket.stat().st_mode) == 0o600
     for path in ("/config_dump", "/stats", "/quitquitquit"):
         assert (await stand.http.get(path)).status_code == 404
+
+
+async def test_monitoring_reads_metrics_and_readiness_and_nothing_else(stand: EdgeStand) -> None:
+    url = f"http://127.0.0.1:{stand.settings.metrics_port}"
+    assert stand.settings.metrics_address == "127.0.0.1"
+    async with httpx.AsyncClient(base_url=url) as monitor:
+        assert "envoy_http_downstream_rq_total" in (await monitor.get("/stats/prometheus")).text
+        assert (await monitor.get("/ready")).text == "LIVE\n"
+        for path in (
+            "/",
+            "/config_dump",
+            "/stats",
+            "/clusters",
+            "/ready/../quitquitquit",
+            "/stats/prometheus/x",
+        ):
+            assert (await monitor.get(path)).status_code == 404
+        for path in (
+            "/quitquitquit",
+            "/drain_listeners",
+            "/logging?level=trace",
+            "/ready",
+            "/stats/prometheus",
+        ):
+            assert (await monitor.post(path)).status_code == 404
+    assert await stand.answers()
 
 
 async def sent(stand: EdgeStand, text: str, patience: float = 3) -> str:
