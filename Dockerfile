@@ -26,6 +26,7 @@ COPY gen/python gen/python
 COPY gen/client gen/client
 COPY gen/descriptors gen/descriptors
 COPY gen/envoy gen/envoy
+COPY gen/openapi gen/openapi
 COPY envoy envoy
 COPY chassis chassis
 COPY meshctl meshctl

@@ -25,6 +25,7 @@ from meshctl.edge import descriptors, placeholders
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_UPSTREAM_PORT = 9000
 DESCRIPTORS = "descriptors.binpb"
+OPENAPI = "openapi.yaml"
 
 # Connections to one service for short requests: `max_connections` in envoy/cluster.yaml.
 CONNECTIONS = 4
@@ -124,6 +125,7 @@ def write(settings: EdgeSettings, directory: Path) -> Path:
     write_targets(settings, directory, settings.targets)
     image = (ROOT / "gen/descriptors/protomesh.binpb").read_bytes()
     files.write_private(directory / DESCRIPTORS, descriptors.for_transcoder(image))
+    files.write_private(directory / OPENAPI, (ROOT / "gen/openapi/protomesh.yaml").read_text())
     return _put(directory / "edge.yaml", placeholders.fill(tree, _values(settings, directory)))
 
 
@@ -179,6 +181,7 @@ def _values(settings: EdgeSettings, directory: Path) -> dict[str, Any]:
         "admin_socket": str(settings.admin_socket),
         "jwks_socket": _socket(directory),
         "descriptors": str(directory / DESCRIPTORS),
+        "openapi": str(directory / OPENAPI),
         "downstream_tls": _downstream_tls(settings, directory),
         "transport_security": settings.transport_security if settings.tls_certificate else "",
         "minimum_long_requests": min(settings.maximum_long_requests, LEAST_LONG_REQUESTS),

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from protomesh.ordering.v1.order_pb2 import Order
@@ -207,3 +208,16 @@ async def test_envoys_allocator_keeps_free_memory_for_each_core(stand: EdgeStand
     kept = re.search(r"(\d+) \(.*\) Bytes in per-CPU cache freelist", report)
     assert kept is not None
     assert int(kept[1]) > 0
+
+
+async def test_the_api_is_described_where_it_is_served(stand: EdgeStand) -> None:
+    response = await stand.http.get("/openapi.yaml")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/yaml")
+    assert "/v1/orders" in yaml.safe_load(response.text)["paths"]
+
+
+async def test_the_mesh_is_ready(stand: EdgeStand) -> None:
+    async def ready() -> bool:
+        return (await stand.http.get("/readyz")).status_code == 200
+
+    await eventually(ready, within=10)

@@ -146,6 +146,24 @@ async def test_a_connection_ends_after_a_while_and_loses_no_request(
         assert {answer.status_code for answer in answers} == {200}
 
 
+async def test_the_mesh_is_ready_when_each_service_has_a_worker(
+    tmp_path: Path, edge_certificates: Path
+) -> None:
+    async with edge_stand(tmp_path, edge_certificates, without=["ordering"]) as stand:
+        response = await stand.http.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["details"][0]["reason"] == "DEPENDENCY_UNAVAILABLE"
+        assert (await stand.http.get("/healthz")).status_code == 200
+        port = int(stand.settings.targets["ordering"].rpartition(":")[2])
+        server = await stand.upstream.serve(edge_certificates, "ordering", port)
+
+        async def ready() -> bool:
+            return (await stand.http.get("/readyz")).status_code == 200
+
+        await eventually(ready, within=30)
+        await server.stop(None)
+
+
 @contextlib.asynccontextmanager
 async def requesting(stand: EdgeStand, statuses: list[int]) -> Any:
     """Sends requests one after the other, four at a time, while the block runs."""

@@ -24,6 +24,8 @@ def render(methods: Iterable[MethodContract], base: Path = BASE) -> str:
     values = {
         "contract.matcher": envoy_matcher.matcher(envoy_routes.routes(exposed)),
         "contract.gates": envoy_gates.filters(exposed),
+        # In percent of a service's workers: one of them is enough.
+        "contract.wanted_workers": {name: {"value": 1} for name in sorted({m.deployable for m in exposed})},
         "contract.retry_unsent": envoy_routes.RETRY_UNSENT,
         "contract.services": sorted({method.service for method in exposed}),
         "contract.max_request_bytes": max(

@@ -1,7 +1,7 @@
 """Routes from contracts: the exact gRPC path and the REST bindings of each RPC, and refusals for the rest."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from chassis.contract import DEFAULT_MAX_REQUEST_BYTES, DEFAULT_TIMEOUT, HttpBinding, MethodContract
@@ -77,7 +77,7 @@ def routes(methods: Sequence[MethodContract]) -> list[dict[str, Any]]:
         key=lambda pair: (_is_pattern(pair[0].path), pair[0].path, pair[0].verb),
     )
     return [
-        _health_route(),
+        *_own_routes(),
         _preflight_route(),
         *(_grpc_route(method) for method in sorted(methods, key=lambda method: method.path)),
         _refusal("no such RPC", {"prefix": "/", "headers": [_is_grpc()]}),
@@ -246,9 +246,21 @@ def _allowing(methods: str) -> dict[str, Any]:
     return {"response_headers_to_add": [header]} if methods else {}
 
 
-def _health_route() -> dict[str, Any]:
-    """Returns the route of those who ask all the time whether the edge is there; their traces would be noise."""
-    return {**_answer("health", {"path": "/healthz"}, 200), "tracing": _UNTRACED}
+def _own_routes() -> Iterator[dict[str, Any]]:
+    """Yields what the edge answers itself: whether it is there, whether the mesh can serve, and the API's description.
+
+    Who asks for health does so all the time, so those traces would be noise.
+    """
+    yield {**_answer("health", {"path": "/healthz"}, 200), "tracing": _UNTRACED}
+    ready = _answer("readiness", {"path": "/readyz"}, 200)
+    filters = {**_UNCHECKED, "envoy.filters.http.health_check": _FILTER}
+    yield {**ready, "tracing": _UNTRACED, "typed_per_filter_config": filters}
+    kind = {"header": {"key": "content-type", "value": "application/yaml"}}
+    yield {
+        **_answer("openapi", {"path": "/openapi.yaml"}, 200),
+        "direct_response": {"status": 200, "body": {"filename": "${setting.openapi}"}},
+        "response_headers_to_add": [{**kind, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+    }
 
 
 def _preflight_route() -> dict[str, Any]:
