@@ -173,4 +173,8 @@ def test_every_setting_of_the_edge_is_documented() -> None:
 
 def test_the_committed_configuration_is_plain_yaml() -> None:
     tree = yaml.safe_load((ROOT / "gen/envoy/edge.yaml").read_text())
-    assert {listener["name"] for listener in tree["static_resources"]["listeners"]} == {"edge", "jwks"}
+    assert {listener["name"] for listener in tree["static_resources"]["listeners"]} == {
+        "edge",
+        "jwks",
+        "metrics",
+    }
