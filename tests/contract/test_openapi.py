@@ -99,3 +99,14 @@ def test_a_server_stream_is_an_event_stream(document: dict[str, Any]) -> None:
     assert list(document["paths"]["/v1/orders/{id}:watch"]["get"]["responses"]["200"]["content"]) == [
         "text/event-stream"
     ]
+
+
+def test_no_value_stands_for_none(document: dict[str, Any]) -> None:
+    # Who means none leaves the field out.
+    assert "_unspecified'" not in str(document)
+
+
+def test_every_operation_may_be_unavailable_or_late(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert {"503", "504"} <= operation["responses"].keys()

@@ -92,9 +92,10 @@ def _of_house_rule(rule: FieldDescriptor, value: Any) -> Schema:
 
 
 def allowed_names(enum_type: EnumDescriptor, rules: validate_pb2.FieldRules) -> list[str]:
-    """Returns the names of the enum values that a field with these rules accepts."""
+    """Returns the names of the enum values that a field with these rules accepts, except the one that stands for none."""
     enum = rules.enum
-    values = (value for value in enum_type.values if value.number not in enum.not_in)
+    named = (value for value in enum_type.values if not value.name.lower().endswith("_unspecified"))
+    values = (value for value in named if value.number not in enum.not_in)
     return [value.name for value in values if not getattr(enum, "in") or value.number in getattr(enum, "in")]
 
 

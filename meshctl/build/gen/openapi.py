@@ -174,7 +174,7 @@ def _request_body(method: MethodContract, binding: HttpBinding, schemas: Schemas
 def _responses(
     method: MethodContract, binding: HttpBinding, schemas: Schemas, reasons: Sequence[Reason]
 ) -> Schema:
-    statuses = {400, 413, 429} if binding.body else {400, 429}
+    statuses = {400, 429, 503, 504} | ({413} if binding.body else set())
     if method.access is not None and method.access.kind != "public":
         statuses |= {401, 403} if method.access.kind == "permission" else {401}
     statuses |= openapi_errors.statuses(reason.code for reason in reasons)

@@ -18,6 +18,8 @@ _CODE_STATUS = {
     "ALREADY_EXISTS": 409,
     "ABORTED": 409,
     "RESOURCE_EXHAUSTED": 429,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
 }
 _ERRORS = {
     400: "The request breaks its contract, or the current state does not allow it; see `reason`.",
@@ -27,6 +29,8 @@ _ERRORS = {
     409: "The request conflicts with an existing resource or with a concurrent change.",
     413: "The request is larger than the RPC accepts.",
     429: "Too many requests; `Retry-After` says when to try again.",
+    503: "A service that the request depends on is unavailable; try again.",
+    504: "The deadline passed before the response was ready; a change may have been made nevertheless.",
 }
 _DETAILS = ("ErrorInfo", "BadRequest", "RetryInfo", "QuotaFailure")
 
