@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from meshctl.core import deployables
+from meshctl.core import deployables, service_settings
 from meshctl.core.failure import OperatorError
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
@@ -63,7 +63,7 @@ class Parts:
                 valkey.program(
                     self._folder.valkey,
                     self._ports["Valkey"],
-                    self._passwords("valkey", (valkey.OPERATOR, *deployables.with_valkey())),
+                    self._passwords("valkey", (valkey.OPERATOR, *service_settings.with_valkey())),
                 )
             )
         return programs

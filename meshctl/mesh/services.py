@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from chassis.core import Role
-from meshctl.core import deployables, loopback
+from meshctl.core import deployables, loopback, service_settings
 from meshctl.core.folder import MeshFolder
 from meshctl.core.ports import Ports
 from meshctl.databases import provisioning
@@ -105,7 +105,7 @@ class Wiring:
         return {f"PROTOMESH_{name.upper()}": value for name, value in values.items()}
 
     def _valkey_url(self, service: str) -> str:
-        return self.parts.valkey_url_of(service) if service in deployables.with_valkey() else ""
+        return self.parts.valkey_url_of(service) if service in service_settings.with_valkey() else ""
 
 
 def workers(names: Iterable[str], count: int, ports: Ports, background: int = 0) -> tuple[Worker, ...]:

@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from chassis.contract import all_event_types
-from meshctl.core import deployables
+from meshctl.core import deployables, service_settings
 from tests.mesh import Mesh
 
 DEPLOYABLES = deployables.deployables()
 SETTLED_SECONDS = 1.0
-WITH_VALKEY = deployables.with_valkey()
+WITH_VALKEY = service_settings.with_valkey()
 
 
 def own_url(mesh: Mesh, url: str, part: str, user: str) -> str:

@@ -47,6 +47,12 @@ def test_the_help_imports_no_command():
     assert said.stdout.splitlines()[-1] == "['meshctl.__main__', 'meshctl.core', 'meshctl.core.failure']"
 
 
+@pytest.mark.parametrize("name", ["down", "status", "restart", "open", "logs", "top"])
+def test_a_command_that_asks_the_supervisor_or_reads_files_imports_no_grpc(name: str):
+    script = f"import sys\nfrom meshctl.__main__ import load\nload({name!r})\nsys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0
+
+
 def test_the_version_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert meshctl.__version__ == project["version"]

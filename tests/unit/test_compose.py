@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from chassis import process
-from meshctl.core import deployables
+from meshctl.core import deployables, service_settings
 from meshctl.mesh.parts import nats
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def test_every_service_is_a_user_of_its_own_in_nats_and_valkey(services: dict[st
         assert environment["PROTOMESH_NATS_URL"] == f"nats://{name}:${{NATS_{password}}}@nats:4222"
         valkey = f"redis://{name}:${{VALKEY_{password}}}@valkey:6379/0"
         assert environment.get("PROTOMESH_VALKEY_URL") == (
-            valkey if name in deployables.with_valkey() else None
+            valkey if name in service_settings.with_valkey() else None
         )
 
 

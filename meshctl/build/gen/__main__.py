@@ -33,7 +33,7 @@ def derive(image: Path, fresh: Path) -> None:
     from chassis import contract
     from meshctl.build.gen import envoy, openapi, reasons, reference, sdk_errors, settings_page
     from meshctl.build.gen.comments import Comments
-    from meshctl.core import deployables
+    from meshctl.core import deployables, service_settings
     from meshctl.mesh.parts import nats, valkey
 
     comments = Comments(image)
@@ -41,7 +41,7 @@ def derive(image: Path, fresh: Path) -> None:
     known = reasons.all_reasons(protos, comments)
     write(fresh / "gen/envoy/edge.yaml", envoy.render(methods))
     write(fresh / "gen/nats/users.conf", nats.users_file((nats.OPERATOR, *deployables.deployables())))
-    write(fresh / "gen/valkey/users.acl", valkey.users_file((valkey.OPERATOR, *deployables.with_valkey())))
+    write(fresh / "gen/valkey/users.acl", valkey.users_file((valkey.OPERATOR, *service_settings.with_valkey())))
     write(fresh / "gen/openapi/protomesh.yaml", openapi.document(methods, comments, known))
     for deployable in sorted({method.deployable for method in methods} - {""}):
         write(

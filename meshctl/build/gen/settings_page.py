@@ -8,7 +8,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from chassis.core import Settings
-from meshctl.core import deployables
+from meshctl.core import deployables, service_settings
 from meshctl.edge.rendering import EdgeSettings
 
 _NOTE = "<!-- Generated from the settings classes by scripts/gen; not edited by hand. -->"
@@ -24,7 +24,7 @@ def page() -> str:
     """Returns the page: settings of every service, of each service that has its own, and of the edge."""
     sections = [_NOTE, _INTRODUCTION, *_section("Every service", Settings, Settings.model_fields)]
     for name in deployables.deployables():
-        own = deployables.settings_of(name)
+        own = service_settings.settings_of(name)
         if own is not Settings:
             sections += _section(name, own, [field for field in own.model_fields if field not in Settings.model_fields])
     return "\n".join([*sections, *_section("The edge", EdgeSettings, EdgeSettings.model_fields)])
