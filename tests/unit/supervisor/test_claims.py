@@ -30,7 +30,7 @@ async def test_a_nats_with_streams_that_nobody_marked_is_refused(tmp_path: Path)
 async def test_a_nats_that_refuses_the_user_is_one_sentence(tmp_path: Path) -> None:
     async with parts.running_nats(tmp_path) as url:
         with pytest.raises(OperatorError, match=r"^NATS cannot be used: .*Authorization"):
-            await claims.claim_nats(url.replace("mesh:", "mesh:not"), "ours")
+            await claims.claim_nats(url.replace("operator:", "operator:not"), "ours")
 
 
 async def test_a_valkey_of_another_mesh_is_refused(tmp_path: Path) -> None:
@@ -40,4 +40,4 @@ async def test_a_valkey_of_another_mesh_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OperatorError, match=r"^This Valkey serves another mesh: use another one"):
             await claims.claim_valkey(url, "theirs")
         with pytest.raises(OperatorError, match=r"^Valkey cannot be used: "):
-            await claims.claim_valkey(url.replace("redis://:", "redis://:not"), "ours")
+            await claims.claim_valkey(url.replace("operator:", "operator:not"), "ours")
