@@ -40,23 +40,15 @@ class Copy:
         return self.run("-m", "meshctl", "new", *arguments)
 
     def install_the_sdk(self) -> None:
-        """Builds the SDK's wheel and installs it where the copy's commands find it."""
-        for step in (
-            ("wheel", "-q", "--no-deps", "-w", "wheels", "sdk/python"),
-            (
-                "install",
-                "-q",
-                "--no-deps",
-                "--no-index",
-                "-f",
-                "wheels",
-                "--target",
-                "client",
-                "protomesh-sdk",
-            ),
-        ):
-            done = self.run("-m", "pip", *step)
-            assert done.returncode == 0, done.stderr
+        """Installs the SDK where the copy's commands find it."""
+        consumer = self.root / "consumer"
+        # The project's own environment has no pip.
+        subprocess.run([sys.executable, "-m", "venv", consumer], check=True)
+        install = [consumer / "bin/pip", "install", "-q", "--no-deps", "--target", self.root / "client"]
+        done = subprocess.run(
+            [*install, self.root / "sdk/python"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
     def files(self) -> dict[str, float]:
         """When each file was last written."""

@@ -38,21 +38,11 @@ ID = "0199a5f0-0000-7000-8000-000000000000"
 def consume(tmp_path_factory: pytest.TempPathFactory) -> Consume:
     """Runs a consumer in an environment that holds the SDK's wheel and what it asks for; gives the JSON it prints."""
     home = tmp_path_factory.mktemp("consumer")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "-w",
-        str(home),
-        str(ROOT / "sdk/python"),
-    ]
-    subprocess.run(build, check=True)
     subprocess.run([sys.executable, "-m", "venv", str(home / "venv")], check=True)
+    pip = [str(home / "venv/bin/pip"), "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(home), str(ROOT / "sdk/python")], check=True)
     (wheel,) = home.glob("*.whl")
-    subprocess.run([str(home / "venv/bin/pip"), "install", "-q", str(wheel)], check=True)
+    subprocess.run([*pip, "install", str(wheel)], check=True)
     python = str(home / "venv/bin/python")
 
     async def run(name: str, *arguments: str) -> Any:
