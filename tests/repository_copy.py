@@ -44,9 +44,9 @@ class Copy:
         consumer = self.root / "consumer"
         # The project's own environment has no pip.
         subprocess.run([sys.executable, "-m", "venv", consumer], check=True)
-        install = [consumer / "bin/pip", "install", "-q", "--no-deps", "--target", self.root / "client"]
+        install = (consumer / "bin/pip", "install", "-q", "--no-deps", "--target", self.root / "client")
         done = subprocess.run(
-            [*install, self.root / "sdk/python"], capture_output=True, text=True, check=False
+            (*install, self.root / "sdk/python"), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
 
