@@ -89,8 +89,9 @@ class Broker:
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        # A connection that is lost meanwhile takes what is buffered with it; the outbox still has it.
-        with contextlib.suppress(nats.errors.Error, OSError):
+        # A connection that is lost meanwhile takes what is buffered with it; the outbox still has it. A RuntimeError is
+        # how uvloop refuses to write to one that is gone, where asyncio's own loop says nothing.
+        with contextlib.suppress(nats.errors.Error, OSError, RuntimeError):
             if self._client.is_connected:
                 await self._client.flush()
             await self._client.close()
