@@ -290,32 +290,29 @@ def test_a_missing_right_is_one_sentence(tmp_path: Path, port: str, owns: bool, 
     assert up.stderr.strip() == sentence.format(folder)
 
 
+async def one_is_refused(both: list[asyncio.subprocess.Process], said: str) -> None:
+    """Waits until one of the two has ended with that sentence; the other one runs on, and is ended."""
+    ends = [asyncio.ensure_future(one.communicate()) for one in both]
+    async with asyncio.timeout(60):
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    refused = ends.index(done.pop())
+    assert both[refused].returncode == 1
+    assert said in ends[refused].result()[0].decode()
+    assert both[1 - refused].returncode is None
+    both[1 - refused].terminate()
+    await ends[1 - refused]
+
+
 async def test_of_two_that_start_at_once_on_a_port_one_is_refused(tmp_path: Path) -> None:
     """Envoy by itself would share the port, and both would say that they are up."""
     port = str(Ports().take())
     both = [await start_up(tmp_path / name, "--port", port) for name in ("one", "other")]
-    ends = [asyncio.ensure_future(one.communicate()) for one in both]
-    async with asyncio.timeout(60):
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    refused = ends.index(done.pop())
-    assert both[refused].returncode == 1
-    assert f"Port {port} is taken: choose another with --port." in ends[refused].result()[0].decode()
-    assert both[1 - refused].returncode is None
-    both[1 - refused].terminate()
-    await ends[1 - refused]
+    await one_is_refused(both, f"Port {port} is taken: choose another with --port.")
 
 
 async def test_of_two_that_start_at_once_on_a_folder_one_is_refused(tmp_path: Path) -> None:
     both = [await start_up(tmp_path / "mesh") for _ in range(2)]
-    ends = [asyncio.ensure_future(one.communicate()) for one in both]
-    async with asyncio.timeout(60):
-        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    refused = ends.index(done.pop())
-    assert both[refused].returncode == 1
-    assert f"A mesh already runs on {tmp_path / 'mesh'}" in ends[refused].result()[0].decode()
-    assert both[1 - refused].returncode is None
-    both[1 - refused].terminate()
-    await ends[1 - refused]
+    await one_is_refused(both, f"A mesh already runs on {tmp_path / 'mesh'}")
 
 
 def test_a_mesh_whose_terminal_closes_drains(tmp_path: Path) -> None:
