@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import http
 import http.client
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from meshctl.core.sockets import short
 
@@ -14,6 +16,18 @@ SECONDS = 2.0
 async def request(at: int | Path, path: str, verb: str = "GET") -> tuple[int, str]:
     """Returns the status and text of an answer. Raises OSError or http.client.HTTPException when there is none."""
     return await asyncio.to_thread(_request, at, path, verb)
+
+
+def page(url: str) -> str:
+    """Returns what a program serves at a loopback URL; "" without a URL, and when there is no proper answer."""
+    where = urlsplit(url)
+    if not where.port:
+        return ""
+    try:
+        status, text = _request(where.port, where.path, "GET")
+    except (OSError, http.client.HTTPException):
+        return ""
+    return text if status == http.HTTPStatus.OK else ""
 
 
 class _SocketConnection(http.client.HTTPConnection):

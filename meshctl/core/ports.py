@@ -17,11 +17,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class Ports:
-    """Hands out free ports and holds them until `release`; none of `promised`: somebody will listen on those later."""
+    """Hands out free ports and holds them until `release`."""
 
-    def __init__(self, *promised: int) -> None:
+    def __init__(self) -> None:
         self._candidates = iter(random.sample(range(LOWEST, HIGHEST), HIGHEST - LOWEST))
-        self._promised = frozenset(promised)
         self._held: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -31,7 +30,7 @@ class Ports:
         self.release()
 
     def take(self) -> int:
-        return next(port for port in self._candidates if port not in self._promised and self._hold(port))
+        return next(port for port in self._candidates if self._hold(port))
 
     def release(self) -> None:
         """Holds the ports no longer; who listens on one keeps it."""

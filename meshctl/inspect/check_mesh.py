@@ -12,9 +12,10 @@ from meshctl.core.folder import MeshFolder
 from meshctl.inspect.finding import Finding, judged
 from meshctl.inspect.scrape import Sample, samples
 from meshctl.mesh import control
+from meshctl.mesh.program import LATE_EVENT_SECONDS
 
-# As the alerts of docs/observing.md have them.
-OUTBOX_SECONDS, CONSUMER_EVENTS = 30.0, 1000
+# As the alert of docs/observing.md has it.
+CONSUMER_EVENTS = 1000
 # Leases, tokens and deadlines allow for a little.
 CLOCK_SECONDS = 1.0
 
@@ -79,7 +80,7 @@ def _events(found: list[Sample]) -> Iterator[Finding]:
 
     seconds, database = highest("outbox_lag_seconds", "database")
     advice = f"events of {database} are not sent: see `meshctl logs {database}` and `meshctl logs nats`"
-    late = seconds > OUTBOX_SECONDS
+    late = seconds > LATE_EVENT_SECONDS
     yield judged("outbox", f"the oldest unsent event is {seconds:.0f} s old", problem=advice if late else "")
     events, consumer = highest("consumer_lag_events", "consumer")
     advice = f"{consumer} falls behind: see `meshctl logs {consumer.partition('.')[0]}`"

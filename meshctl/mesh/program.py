@@ -12,6 +12,8 @@ from pathlib import Path
 LAUNCH = Path(__file__).parent / "launch.py"
 CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 2, 10
 CHECK_TIMEOUT = 5.0
+# An event that waits for longer is stuck: it is published within moments when all is well.
+LATE_EVENT_SECONDS = 30.0
 
 
 class Unwell(Exception):

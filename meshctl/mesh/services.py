@@ -1,6 +1,6 @@
 """How each deployable is started: its workers, their ports and their settings."""
 
-import http.client
+import asyncio
 import json
 import sys
 import time
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -143,13 +142,7 @@ def wire(folder: MeshFolder, parts: Parts, workers: tuple[Worker, ...]) -> Wirin
 
 async def outbox_lag(program: Program) -> float:
     """Returns the age in seconds of a worker's oldest event that is not published; 0 for what has no events."""
-    metrics = urlsplit(program.metrics_url)
-    if not metrics.port:
-        return 0.0
-    try:
-        _, text = await loopback.request(metrics.port, metrics.path)
-    except (OSError, http.client.HTTPException):
-        return 0.0
+    text = await asyncio.to_thread(loopback.page, program.metrics_url)
     ages = (line.split()[-1] for line in text.splitlines() if line.startswith("outbox_lag_seconds{"))
     return max(map(float, ages), default=0.0)
 

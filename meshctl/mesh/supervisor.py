@@ -19,14 +19,12 @@ from meshctl.mesh.embedded import Parts
 from meshctl.mesh.gateway import Gateway
 from meshctl.mesh.options import VARIABLES, Options
 from meshctl.mesh.process import Process, Say, reason
-from meshctl.mesh.program import Account, Program, launch_command
+from meshctl.mesh.program import LATE_EVENT_SECONDS, Account, Program, launch_command
 from meshctl.mesh.progress import Progress
 from meshctl.mesh.services import Wiring, Worker
 from meshctl.pki import certificates
 
 REACHED_SECONDS = 30.0
-# An event that waits for longer is stuck: it is published within moments when all is well.
-LATE_SECONDS = 30.0
 # Options of `up` are not settings of a service; and with cached bytecode a service starts in half the time.
 NOT_PASSED_ON = VARIABLES | {"PYTHONDONTWRITEBYTECODE"}
 # The longest pause of another service's channel before it connects again to a worker that is back, and a little.
@@ -40,7 +38,7 @@ class Supervisor:
         self.options = options
         self.folder = MeshFolder(options.data.resolve())
         self._progress = progress
-        self._ports = ports.Ports(options.port)
+        self._ports = ports.Ports()
         self._edge_port: socket.socket | None = None
         self._ledger = housekeeping.Ledger(self.folder.processes)
         self._processes: dict[str, Process] = {}
@@ -236,7 +234,7 @@ async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 async def _state(process: Process) -> dict[str, Any]:
     health, lag = await asyncio.gather(process.health(), services.outbox_lag(process.program))
-    late = f"its oldest event has waited for {lag:.0f} s to be published" if lag > LATE_SECONDS else ""
+    late = f"its oldest event has waited for {lag:.0f} s to be published" if lag > LATE_EVENT_SECONDS else ""
     return {
         "name": process.name,
         "pid": process.pid,

@@ -23,14 +23,16 @@ def listening(port: int, *, shared: bool = False) -> Iterator[socket.socket]:
         yield server
 
 
-def test_a_promised_port_is_not_given_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_that_is_claimed_for_the_edge_is_not_given_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with Ports() as free:
-        promised = free.take()
-    monkeypatch.setattr(ports, "LOWEST", promised)
-    monkeypatch.setattr(ports, "HIGHEST", promised + 40)
+        port = free.take()
+    monkeypatch.setattr(ports, "LOWEST", port)
+    monkeypatch.setattr(ports, "HIGHEST", port + 1)
 
-    with Ports(promised) as handed_out:
-        assert promised not in {handed_out.take() for _ in range(10)}
+    with ports.claim(port), Ports() as handed_out, pytest.raises(StopIteration):
+        handed_out.take()
 
 
 def test_two_meshes_that_start_at_once_get_different_ports(monkeypatch: pytest.MonkeyPatch) -> None:
